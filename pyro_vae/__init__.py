@@ -1,0 +1,27 @@
+"""Variational autoencoders as probabilistic programs."""
+
+from pyro_vae import bounds, datasets, elbos, guides, likelihoods, nets, priors
+from pyro_vae.base import LatentVariableModel
+from pyro_vae.batches import Rows
+from pyro_vae.history import History
+from pyro_vae.loading import load
+from pyro_vae.vae import VAE
+from pyro_vae.weights import log_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "History",
+    "LatentVariableModel",
+    "Rows",
+    "bounds",
+    "datasets",
+    "elbos",
+    "guides",
+    "likelihoods",
+    "load",
+    "log_weights",
+    "nets",
+    "priors",
+]

@@ -1,0 +1,272 @@
+"""The pair of Pyro programs, and what can be done with it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pyro.infer
+import torch
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor
+
+from pyro_vae import evaluation, predictive, training
+from pyro_vae.batches import Rows, as_rows
+from pyro_vae.history import History
+
+__all__ = ["LatentVariableModel"]
+
+
+class LatentVariableModel(PyroModule):
+    """A pair of Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
+
+    Subclass it, write both with ordinary `pyro.sample` and `pyro.plate` statements, and call `super().__init__()`
+    first in the constructor. Training, evaluation, draws and saving follow. The programs also work in plain Pyro.
+
+    Rows are the plate named `row_plate`; the observed sites are named in `data_sites`. The model is called with
+    `x` to be scored and with `rows=` (how many) to be drawn from; named per-row fields come as keywords.
+
+    Attributes:
+        row_plate: the name of the plate over rows.
+        data_sites: the names of the sites that are data.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> class Mine(LatentVariableModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder = torch.nn.Linear(1, 1)
+        ...     def model(self, x=None, *, rows=None, **batch):
+        ...         with pyro.plate("data", len(x) if x is not None else rows):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        ...             return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        ...     def guide(self, x, **batch):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("z", dist.Normal(self.encoder(x), 0.7).to_event(1))
+        >>> Mine().sample(3).shape
+        torch.Size([3, 1])
+    """
+
+    row_plate: ClassVar[str] = "data"
+    data_sites: ClassVar[tuple[str, ...]] = ("x",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(self._pyro_context, "param_state"):  # Pyro makes it only where the setting is on from the start
+            self._pyro_context.param_state = {"params": {}, "constraints": {}}
+        self.register_buffer("initialized", torch.tensor(False))
+        self.training_state: training.TrainingState | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if name in cls.__dict__:  # without it, plain SVI would see no parameters
+                setattr(cls, name, pyro_method(cls.__dict__[name]))
+
+    def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
+        """p(x, z): scores `x` (B, *E), or draws `rows` rows without it."""
+        raise NotImplementedError(f"{type(self).__name__} must define model(self, x=None, *, rows=None, **batch).")
+
+    def guide(self, x: Tensor, **batch: Tensor) -> Any:
+        """q(z | x) for the rows of `x` (B, *E)."""
+        raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
+
+    def initialize(self, x: Tensor) -> None:
+        """Start from the data (N, *E); called once by `fit`, before the first step."""
+
+    def check_data(self, x: Tensor) -> None:
+        """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and device that data are cast to: the first parameter or real buffer."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.zeros(())
+
+    @property
+    def history(self) -> History:
+        """The table of all epochs so far."""
+        return History() if self.training_state is None else self.training_state.history
+
+    def _rows(self, x: Any, fields: dict[str, Any]) -> Rows:
+        """The rows of `x` with the fields, checked; a data set that is not in memory is read whole."""
+        rows = as_rows(x)
+        if not isinstance(rows, Rows):
+            elements = [item if isinstance(item, Tensor) else item[0] for item in rows]
+            rows = Rows(torch.cat(elements))
+        if fields:
+            rows = Rows(rows.x, fields, transform=rows.transform, columns=rows.columns, index=rows.index)
+        for start in range(0, len(rows), 4096):
+            self.check_data(rows.take(slice(start, start + 4096), like=self.like)["x"])
+        return rows
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        elbo: pyro.infer.ELBO | None = None,
+        epochs: int = 100,
+        batch_size: int = 128,
+        learning_rate: float | Callable[[int], float] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        valid: Any = None,
+        patience: int | None = None,
+        grad_clip: float | None = None,
+        num_rows: int | None = None,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        fields: Sequence[str] = (),
+        callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
+        progress: bool = True,
+    ) -> History:
+        """Train model and guide by stochastic variational inference; called again, it goes on.
+
+        Optimiser, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
+        run and returns the history so far. The first batch is checked strictly; a loss or gradient that is not
+        finite raises before the optimiser steps.
+
+        Args:
+            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`.
+            elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
+            epochs: passes over the data.
+            batch_size: rows per step; a `DataLoader` brings its own.
+            learning_rate: a number, or a function of the number of steps taken. 1e-3 at first.
+            optimizer: makes a `torch.optim` optimiser from `(parameters, lr=...)`; fused Adam by default.
+            valid: rows whose bound is reported each epoch, with every weight on the KL removed.
+            patience: stop after so many epochs without a better validation bound, and restore the best parameters.
+            grad_clip: the largest norm of the gradient; longer ones are shortened to it.
+            num_rows: N, for data without a length.
+            seed: of the order of rows and the noise; parameters are drawn when the model is made.
+            device: where to train, e.g. "cuda"; the model is moved there.
+            fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
+                the programs receive them as keywords. `row_weights` multiplies each row's bound.
+            callbacks: called with (model, history) after each epoch; True ends the run.
+            progress: whether a bar is shown where there is a terminal.
+
+        Returns:
+            The table of all epochs so far, in nats per row.
+
+        Raises:
+            ValueError, TypeError: naming what is wrong with options, data or programs; nothing is trained then.
+        """
+        bar = None
+        if progress:
+            from pyro_vae import reporting
+
+            bar = reporting.ProgressBar(epochs)
+        return training.fit(
+            self,
+            data,
+            elbo=elbo,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            valid=valid,
+            patience=patience,
+            grad_clip=grad_clip,
+            num_rows=num_rows,
+            seed=seed,
+            device=device,
+            fields=fields,
+            callbacks=callbacks,
+            progress=bar,
+        )
+
+    def elbo(
+        self, x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Tensor
+    ) -> evaluation.BoundResult:
+        """The evidence lower bound of each row and its parts, never weighted; the KL in closed form where there is one.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_particles: draws from the guide per row.
+            seed: of the draws.
+            **fields: named per-row fields.
+        """
+        return evaluation.elbo(
+            self, self._rows(x, fields), num_particles=num_particles, seed=seed, fields=tuple(fields)
+        )
+
+    def log_likelihood(
+        self, x: Any, *, num_particles: int = 1000, seed: int | None = None, **fields: Tensor
+    ) -> evaluation.LogLikelihood:
+        """log p(x) of each row by importance sampling from the guide, with its standard error, in nats.
+
+        Data on the original scale; for real x a log-density. The estimate is a lower bound in expectation.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_particles: draws from the guide per row.
+            seed: of the draws.
+            **fields: named per-row fields.
+
+        References:
+            *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+        """
+        rows = self._rows(x, fields)
+        return evaluation.log_likelihood(self, rows, num_particles=num_particles, seed=seed, fields=tuple(fields))
+
+    def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Tensor) -> Any:
+        """Draws of x from the prior predictive, (num_rows, *E), with observation noise.
+
+        Args:
+            num_rows: how many.
+            mean: return E[x | z] at draws of z instead.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+
+        Returns:
+            A tensor; a dictionary by site where the model has several data sites.
+        """
+        return predictive.sample(self, num_rows, mean=mean, seed=seed, **fields)
+
+    def posterior_predictive(
+        self, x: Any, *, num_samples: int = 100, seed: int | None = None, out: Any = None, **fields: Tensor
+    ) -> Any:
+        """Replicated data: draws of new x given z ~ q(z | x), with observation noise.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_samples: S, draws per row.
+            seed: of the draws.
+            out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
+            **fields: named per-row fields.
+
+        Returns:
+            (S, B, *E); a dictionary by site where the model has several data sites.
+        """
+        rows = self._rows(x, fields)
+        return predictive.posterior_predictive(
+            self, rows, num_samples=num_samples, seed=seed, out=out, fields=tuple(fields)
+        )
+
+    def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Tensor) -> Any:
+        """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
+
+        Where the guide has no mean, the average of E[x | z] over `num_samples` draws instead, with a warning.
+        """
+        rows = self._rows(x, fields)
+        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=tuple(fields))
+
+    def encode(self, x: Any, **fields: Tensor) -> Any:
+        """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
+        rows = self._rows(x, fields)
+        return predictive.encode(self, **rows.take(slice(None), tuple(fields), like=self.like))
+
+    def decode(self, z: Any, **fields: Tensor) -> Any:
+        """The distributions of the data given `{site: value}` for every latent site, by site."""
+        return predictive.decode(self, z, **fields)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model.safetensors` and `config.json` into the folder `path`; `pv.load(path)` reads them.
+
+        Each file is whole or absent, whatever happens meanwhile; neither can run code.
+        """
+        from pyro_vae import loading
+
+        loading.save(self, path)

@@ -1,0 +1,84 @@
+"""Images in files: a user's folder of them, and the decoder that others share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.batches import Rows
+from pyro_vae.datasets.splits import Request, Splits, images, reading, tenths
+
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def read(folder: Path, request: Request) -> Splits:
+    """All images in a folder, in order of path; subfolders, where all images lie in one, are the field `label`.
+
+    Raises:
+        ValueError: if there are none or fewer than 10, one is damaged or of more than 8 bits, or their sizes differ.
+    """
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES]
+    found = sorted((path for path in found if not any(part.startswith(".") for part in path.parts)), key=Path.as_posix)
+    if not found:
+        raise ValueError(f"{folder} must hold images ({', '.join(_SUFFIXES)}); got none. Correct the path.")
+    paths = [folder / path for path in found]
+    x = decode(paths, _common_mode(paths, request.image_size), request.image_size)
+    return images(request, tenths(Rows(x, _labels(found)), request), default="none")
+
+
+def _labels(found: Sequence[Path]) -> dict[str, Any]:
+    if any(len(path.parts) == 1 for path in found):
+        return {}
+    classes = {name: i for i, name in enumerate(sorted({path.parts[0] for path in found}))}
+    return {"label": torch.tensor([classes[path.parts[0]] for path in found])}
+
+
+def _common_mode(paths: Sequence[Path], image_size: int | None) -> str:
+    """The mode to read all images in, once their headers agree."""
+    from PIL import Image
+
+    modes, sizes = set(), []
+    for path in paths:
+        with reading(path), Image.open(path) as image:
+            mode, size = image.mode, image.size
+        if mode[0] in "IF":
+            raise ValueError(f"{path} must have 8 bits per channel; got mode {mode!r}. Convert it first.")
+        modes.add(mode)
+        sizes.append(size)
+    (width, height), _ = Counter(sizes).most_common(1)[0]
+    odd = [i for i, size in enumerate(sizes) if size != (width, height)]
+    if odd and image_size is None:
+        raise ValueError(
+            f"images must have one size, {width}x{height} like most; got {sizes[odd[0]][0]}x{sizes[odd[0]][1]} in"
+            f" {paths[odd[0]]} ({len(odd)} such files). Pass image_size to resize all, or correct these."
+        )
+    return "L" if modes <= {"1", "L", "LA"} else "RGB"
+
+
+def decode(paths: Sequence[Path], mode: str, image_size: int | None, crop: int | None = None) -> Tensor:
+    """All images as one uint8 tensor (N, C, H, W), cut at the centre to `crop` and resized to squares of `image_size`.
+
+    Raises:
+        ValueError: if an image is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    levels = np.empty(0, np.uint8)
+    for i, path in enumerate(paths):
+        with reading(path), Image.open(path) as opened:
+            image: Image.Image = opened.convert(mode)
+        if crop is not None:
+            left, top = (image.width - crop) // 2, (image.height - crop) // 2
+            image = image.crop((left, top, left + crop, top + crop))
+        if image_size is not None:
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+        if i == 0:
+            levels = np.empty((len(paths), image.height, image.width, len(mode)), np.uint8)
+        levels[i] = np.asarray(image).reshape(levels.shape[1:])
+    return torch.from_numpy(levels).movedim(-1, 1).contiguous()

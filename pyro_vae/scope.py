@@ -1,0 +1,93 @@
+"""What a call leaves as it found it: random state, parameter store, validation flags, module modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyro
+import torch
+from torch import nn
+
+__all__ = ["evaluating", "isolated", "preserved_buffers", "preserved_rng", "seeded"]
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore torch's random state (CPU, and CUDA where it is in use) on exit."""
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def seeded(seed: int | None, *steps: int) -> Iterator[None]:
+    """Draw from a stream of its own, given by `seed` and `steps`; with None, from the global stream.
+
+    The global stream is untouched when a seed is given, and never reseeded when none is.
+
+    Args:
+        seed: a non-negative integer, or None.
+        *steps: further non-negative integers that tell streams of one seed apart, e.g. the epoch.
+
+    Raises:
+        TypeError: if `seed` is neither an integer nor None.
+        ValueError: if it is negative.
+    """
+    if seed is None:
+        yield
+        return
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an integer or None; got {seed!r}. Pass e.g. seed=0.")
+    if seed < 0:
+        raise ValueError(f"seed must be zero or more; got {seed}. Pass e.g. seed=0.")
+    state = int(np.random.SeedSequence([seed, *steps]).generate_state(1, np.uint64)[0])
+    with preserved_rng():
+        torch.default_generator.manual_seed(state)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(state)
+        yield
+
+
+@contextmanager
+def isolated(*, validate: bool = False) -> Iterator[None]:
+    """Run Pyro programs without touching Pyro's globals.
+
+    Modules keep their own parameters, an empty parameter store stands in for the global one, and validation
+    is switched to `validate`; all is restored on exit.
+    """
+    local = pyro.settings.context(module_local_params=True)
+    with pyro.get_param_store().scope(), local, pyro.validation_enabled(validate):
+        yield
+
+
+@contextmanager
+def preserved_buffers(module: nn.Module) -> Iterator[None]:
+    """Restore the module's buffers (running statistics, counters) on exit."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextmanager
+def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients, Pyro's globals isolated; every module's mode is restored."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        with torch.no_grad(), isolated(), seeded(seed):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,127 @@
+"""The programs are ordinary Pyro programs: SVI, Predictive, poutine, MCMC and render_model take them unchanged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import draw_data, small_vae
+from exact import LinearGaussian
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from pyro.nn import PyroParam
+from torch import nn
+
+import pyro_vae as pv
+
+pytestmark = pytest.mark.usefixtures("plain_pyro")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Trace_ELBO, lambda: pv.elbos.ELBO(num_rows=60), lambda: pv.elbos.IWAE(num_particles=3)],
+    ids=["Pyro", "ELBO", "IWAE"],
+)
+def test_parameters_move_under_plain_svi(make) -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 6)
+    before = [parameter.detach().clone() for parameter in vae.parameters()]
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=make())
+    losses = [svi.step(x) for _ in range(60)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert not any(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    assert np.isfinite(svi.evaluate_loss(x))
+
+
+def test_a_users_program_with_its_own_parameters_moves_too() -> None:
+    class Mine(pv.LatentVariableModel):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(2, 2)
+            self.rate = PyroParam(torch.tensor(2.0), constraint=dist.constraints.positive)
+            self.loc = nn.Parameter(torch.zeros(2))
+
+        def model(self, x=None, *, rows=None, **batch):
+            with pyro.plate("data", len(x) if x is not None else rows):
+                z = pyro.sample("z", dist.Normal(self.loc, self.rate).to_event(1))
+                return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x, **batch):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.net(x), 0.5).to_event(1))
+
+    x = torch.randn(30, 2)
+    for train in ("svi", "fit"):
+        pyro.get_param_store().clear()
+        mine = Mine()
+        before = [parameter.detach().clone() for parameter in mine.parameters()]
+        if train == "svi":
+            svi = SVI(mine.model, mine.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+            for _ in range(3):
+                svi.step(x)
+        else:
+            mine.fit(x, epochs=2, progress=False)
+        assert len(before) == 4
+        assert not any(torch.equal(a, b) for a, b in zip(before, mine.parameters(), strict=True))
+        assert mine.rate > 0
+
+
+def test_predictive_draws_replicates() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 5)
+    for parallel in (False, True):
+        draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=10, parallel=parallel)(x)
+        assert draws["x"].shape == (10, 5, 2, 3)
+        assert not torch.equal(draws["x"][0], x)
+
+
+def test_nuts_finds_the_exact_posterior_of_the_latents() -> None:
+    program = LinearGaussian(event=3, latent=1)
+    x = program.draw(2)
+    sampler = MCMC(NUTS(program.model), num_samples=400, warmup_steps=200, disable_progbar=True)
+    sampler.run(x)
+    z = sampler.get_samples()["z"].squeeze(-1)
+    mean_map, covariance = program.posterior_parameters()
+    expected = ((x - program.bias) @ mean_map.T).squeeze(-1)
+    # NUTS draws are near independent here; 5 standard errors with an effective size of 100.
+    error = float(covariance.squeeze().sqrt().detach()) / 10
+    np.testing.assert_allclose(z.mean(0), expected.detach(), atol=5 * error)
+    np.testing.assert_allclose(z.std(0), covariance.squeeze().sqrt().detach().expand(2), rtol=5 / (2 * 100) ** 0.5)
+
+
+def test_traces_conditions_and_pictures_of_the_model() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 5)
+    trace = poutine.trace(vae.model).get_trace(x)
+    assert trace.log_prob_sum().isfinite()
+    z = torch.zeros(5, 3, dtype=torch.float64)
+    held = poutine.trace(poutine.condition(vae.model, data={"z": z})).get_trace(x)
+    assert torch.equal(held.nodes["z"]["value"], z)
+    graph = pyro.infer.inspect.get_model_relations(vae.model, model_args=(x,))
+    assert graph["sample_sample"]["x"] == ["z"]
+    assert graph["plate_sample"] == {"data": ["z", "x"]}
+    picture = pyro.render_model(vae.model, model_args=(x,))
+    assert "data" in picture.source
+
+
+def test_the_programs_run_under_pyros_particle_plate_with_convolutions() -> None:
+    conv = pv.nets.Conv(channels=(3, 4), hidden=(6,))
+    vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli((1, 8, 8)), prior=pv.priors.Normal(2), encoder=conv, decoder=conv)
+    x = torch.bernoulli(torch.full((5, 1, 8, 8), 0.3))
+    loss = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1).loss(vae.model, vae.guide, x)
+    assert np.isfinite(loss)
+    assert vae.log_likelihood(x, num_particles=6).estimate.shape == (5,)
+
+
+def test_the_base_class_asks_for_both_programs() -> None:
+    class Empty(pv.LatentVariableModel):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty must define guide"):
+        Empty().guide(torch.zeros(1))
+    with pytest.raises(NotImplementedError, match="Empty must define model"):
+        Empty().sample(3)
+    with pytest.raises(ValueError, match="rows must be given where x is not"):
+        small_vae().model()

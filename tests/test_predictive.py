@@ -1,0 +1,188 @@
+"""Draws have the moments of the closed form; means are means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import LIKELIHOODS, draw_data, small_vae
+from exact import Discrete, GlobalMean, LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae import evaluation, predictive
+
+
+def test_the_prior_predictive_has_the_marginals_moments_noise_included() -> None:
+    program = LinearGaussian()
+    x = program.sample(20_000, seed=0)
+    marginal = program.marginal()
+    error = marginal.stddev / 20_000**0.5
+    assert ((x.mean(0) - marginal.mean).abs() < 5 * error).all()
+    # The variance of a sample covariance of normals: (s_ii s_jj + s_ij^2) / n.
+    s = marginal.covariance_matrix
+    spread = ((s.diag().outer(s.diag()) + s**2) / 20_000).sqrt()
+    assert ((torch.cov(x.T) - s).abs() < 5 * spread).all()
+    means = program.sample(20_000, seed=0, mean=True)
+    assert ((torch.cov(means.T) - (s - program.log_scale.mul(2).exp() * torch.eye(4))).abs() < 5 * spread).all()
+
+
+def test_the_posterior_predictive_has_the_posteriors_moments() -> None:
+    program = LinearGaussian()
+    x = program.draw(3)
+    draws = program.posterior_predictive(x, num_samples=20_000, seed=0)
+    assert draws.shape == (20_000, 3, 4)
+    mean_map, covariance = program.posterior_parameters()
+    mean = (x - program.bias) @ mean_map.T @ program.weight.T + program.bias
+    variance = (program.weight @ covariance @ program.weight.T).diag() + program.log_scale.mul(2).exp()
+    assert ((draws.mean(0) - mean).abs() < 5 * (variance / 20_000).sqrt()).all()
+    assert ((draws.var(0) - variance).abs() < 5 * variance * (2 / 20_000) ** 0.5).all()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_draws_lie_in_the_support_and_means_do_not_vary(likelihood: str) -> None:
+    vae = small_vae(likelihood=LIKELIHOODS[likelihood]())
+    x = draw_data(vae.likelihood, 6)
+    vae.likelihood.check(vae.sample(50, seed=0))
+    vae.likelihood.check(vae.posterior_predictive(x, num_samples=5, seed=0).flatten(0, 1))
+    assert torch.equal(vae.reconstruct(x), vae.reconstruct(x))
+    np.testing.assert_allclose(vae.reconstruct(x), vae.decode(vae.encode(x).mean).mean)
+    assert torch.equal(vae.encode(x).mean, vae.encode(x).mean)
+    assert not torch.equal(vae.encode(x).sample(), vae.encode(x).sample())
+
+
+def test_chunks_cover_every_row_and_draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = LinearGaussian()
+    with torch.no_grad():
+        program.log_scale.fill_(-12.0)
+        program.tril.mul_(1e-6)
+    x = program.draw(11)
+    for module in (evaluation, predictive):
+        monkeypatch.setattr(module, "CELLS", 30)
+    draws = program.posterior_predictive(x, num_samples=9, seed=0)
+    expected = (x - program.bias) @ program.mean_map.T @ program.weight.T + program.bias
+    np.testing.assert_allclose(draws, expected.detach().expand(9, 11, 4), atol=1e-3)
+    assert program.sample(11, seed=0).shape == (11, 4)
+    assert program.sample(11, seed=0).unique(dim=0).shape == (11, 4)
+
+
+def test_results_are_streamed_to_disk_or_into_the_users_array(tmp_path) -> None:
+    program = LinearGaussian()
+    x = program.draw(5)
+    expected = program.posterior_predictive(x, num_samples=7, seed=0)
+    program.posterior_predictive(x, num_samples=7, seed=0, out=tmp_path / "draws.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "draws.npy"), expected)
+    array = np.zeros((7, 5, 4))
+    assert program.posterior_predictive(x, num_samples=7, seed=0, out=array) is array
+    np.testing.assert_array_equal(array, expected)
+    with pytest.raises(ValueError, match=r"out must have shape \(7, 5, 4\); got \(7, 5\)"):
+        program.posterior_predictive(x, num_samples=7, out=np.zeros((7, 5)))
+
+
+def test_global_latents_are_shared_by_the_rows_of_a_draw() -> None:
+    program = GlobalMean(prior_scale=1000.0)
+    x = program.sample(50, seed=0)
+    assert x.shape == (50,)
+    assert x.std() < 2
+    draws = program.posterior_predictive(torch.randn(6, dtype=torch.float64), num_samples=4, seed=0)
+    assert draws.shape == (4, 6)
+
+
+class TwoLayers(pv.LatentVariableModel):
+    """b ~ N(0, 1), a ~ N(b, 1), with two data sites."""
+
+    data_sites = ("x", "y")
+
+    def model(self, x=None, *, rows=None, **batch):
+        with pyro.plate("data", len(x) if x is not None else rows):
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+            a = pyro.sample("a", dist.Normal(b, 1.0))
+            pyro.sample("y", dist.Normal(2 * a, 1.0), obs=None if x is None else x[:, 1])
+            return pyro.sample("x", dist.Normal(a, 1.0), obs=None if x is None else x[:, 0])
+
+    def guide(self, x, **batch):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(x[:, 0], 1.0))
+            pyro.sample("a", dist.Normal(3 * b, 1.0))
+
+
+def test_several_sites_come_by_name() -> None:
+    program, x = TwoLayers(), torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
+    assert set(program.encode(x)) == {"a", "b"}
+    np.testing.assert_allclose(program.encode(x)["b"].mean, x[:, 0])
+    decoded = program.decode({"a": x[:, 0], "b": x[:, 0]})
+    np.testing.assert_allclose(decoded["y"].mean, 2 * x[:, 0])
+    means = program.reconstruct(x)
+    np.testing.assert_allclose(means["x"], 3 * x[:, 0])
+    np.testing.assert_allclose(means["y"], 6 * x[:, 0])
+    assert {name: tuple(value.shape) for name, value in program.sample(5).items()} == {"x": (5,), "y": (5,)}
+    draws = program.posterior_predictive(x, num_samples=3)
+    assert draws["y"].shape == (3, 2)
+    assert program.log_likelihood(x, num_particles=4).estimate.shape == (2,)
+
+
+def test_a_guide_without_a_mean_is_averaged_and_says_so() -> None:
+    program = Discrete()
+    with pytest.warns(UserWarning, match="q\\(z \\| x\\) has no mean here"):
+        means = program.reconstruct(program.rows, num_samples=4000, seed=0)
+    probabilities = program.guide_logits[program.rows[:, 0].long(), program.rows[:, 1].long()].softmax(-1)
+    expected = (probabilities @ program.cell_logits.sigmoid()).detach()
+    assert float((means - expected).abs().max()) < 5 * 0.5 / 4000**0.5
+
+
+def test_a_model_whose_data_have_other_names_is_told_what_to_set() -> None:
+    class Renamed(LinearGaussian):
+        data_sites = ("y",)
+
+    with pytest.raises(ValueError, match=r"data_sites must name the model's observed sites; got \('y',\)"):
+        Renamed().sample(2)
+
+
+def test_interpolation_starts_and_ends_at_the_means() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 8)
+    for path in ("linear", "spherical"):
+        steps = vae.interpolate(x[:4], x[4:], steps=5, path=path)
+        assert steps.shape == (5, 4, 2, 3)
+        np.testing.assert_allclose(steps[0], vae.reconstruct(x[:4]), atol=1e-6)
+        np.testing.assert_allclose(steps[-1], vae.reconstruct(x[4:]), atol=1e-6)
+    middle = vae.decode((vae.encode(x[:4]).mean + vae.encode(x[4:]).mean) / 2).mean
+    np.testing.assert_allclose(vae.interpolate(x[:4], x[4:], steps=3)[1], middle, atol=1e-9)
+    np.testing.assert_allclose(
+        vae.interpolate(x[:4], x[:4], path="spherical"), vae.reconstruct(x[:4]).expand(9, 4, 2, 3)
+    )
+
+
+def test_the_spherical_path_keeps_the_length() -> None:
+    from pyro_vae.vae import _spherical
+
+    z0, z1 = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    t = torch.linspace(0, 1, 7).reshape(-1, 1, 1)
+    path = _spherical(z0, z1, t)
+    np.testing.assert_allclose(path.norm(dim=-1), 3.0, rtol=1e-6)
+    np.testing.assert_allclose(path[3, 0], [3 / 2**0.5, 3 / 2**0.5], rtol=1e-6)
+
+
+BAD = {
+    "steps must be at least 2; got 1": lambda vae, x: vae.interpolate(x, x, steps=1),
+    "path must be linear or spherical; got 'curved'": lambda vae, x: vae.interpolate(x, x, path="curved"),
+    r"z must have shape \(..., 3\); got \(4, 2\)": lambda vae, x: vae.decode(torch.zeros(4, 2)),
+    "num_rows must be a positive integer; got 0": lambda vae, x: vae.sample(0),
+    "num_samples must be a positive integer; got -1": lambda vae, x: vae.posterior_predictive(x, num_samples=-1),
+    r"x must have shape \(rows, 2, 3\) for Bernoulli; got \(4, 3\)": lambda vae, x: vae.encode(x[:, 0]),
+    "x must be finite; got nan in row 0": lambda vae, x: vae.elbo(x * torch.nan),
+    "seed must be zero or more; got -1": lambda vae, x: vae.sample(3, seed=-1),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_arguments_are_named(message: str) -> None:
+    vae = small_vae()
+    with pytest.raises(ValueError, match=message):
+        BAD[message](vae, draw_data(vae.likelihood, 4))
+
+
+def test_a_seed_of_another_kind_is_named() -> None:
+    with pytest.raises(TypeError, match="seed must be an integer or None; got '0'"):
+        small_vae().sample(3, seed="0")

@@ -1,0 +1,165 @@
+"""Saved models come back whole, and files that are not saved models are refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from cases import GUIDES, LIKELIHOODS, PRIORS, BatchNormNet, draw_data, small_vae
+from exact import LinearGaussian
+from safetensors.torch import save_file
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae import nets, storage
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_combination_of_parts_comes_back(tmp_path, likelihood: str, prior: str, guide: str) -> None:
+    vae = small_vae(likelihood=LIKELIHOODS[likelihood](), prior=PRIORS[prior](), guide=GUIDES[guide]())
+    x = draw_data(vae.likelihood, 20)
+    vae.fit(x, epochs=1, seed=0, progress=False)
+    vae.save(tmp_path / "model")
+    again = pv.load(tmp_path / "model")
+    assert not again.training
+    assert torch.equal(
+        again.log_likelihood(x, num_particles=5, seed=1).estimate,
+        vae.log_likelihood(x, num_particles=5, seed=1).estimate,
+    )
+    assert torch.equal(again.sample(3, seed=1), vae.sample(3, seed=1))
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in vae.parameters()]
+    again.fit(x, epochs=1, seed=0, progress=False)
+
+
+def test_recipes_come_back(tmp_path) -> None:
+    recipe = nets.Conv(channels=(3, 4), hidden=(5,), activation="silu")
+    vae = pv.VAE(
+        likelihood=pv.likelihoods.Bernoulli((1, 8, 8)), prior=pv.priors.Normal(2), encoder=recipe, decoder=recipe
+    )
+    vae.save(tmp_path)
+    assert pv.load(tmp_path).nets == vae.nets
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["arguments"]["encoder"]["class"] == "nets.Conv"
+    assert set(config["versions"]) == {"pyro", "torch"}
+
+
+def test_the_users_own_modules_are_given_again(tmp_path) -> None:
+    def make():
+        return nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (2, 3)))
+
+    vae = small_vae(decoder=make(), encoder=BatchNormNet((6, 6)))
+    vae.save(tmp_path)
+    with pytest.raises(TypeError, match="encoder must be given, since it is your own BatchNormNet; got none"):
+        pv.load(tmp_path, decoder=make())
+    again = pv.load(tmp_path, decoder=make(), encoder=BatchNormNet((6, 6)))
+    z = torch.randn(4, 3)
+    assert torch.equal(again.decode(z).mean, vae.decode(z).mean)
+    with pytest.raises(ValueError, match="must hold the tensors of VAE; got other names or shapes"):
+        pv.load(tmp_path, decoder=nets.MLP(), encoder=BatchNormNet((6, 6)))
+
+
+class Mine(pv.LatentVariableModel):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.randn(size))
+
+
+class Forgetful(pv.LatentVariableModel):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size))
+
+
+def test_the_users_own_class_is_given_again(tmp_path) -> None:
+    mine = Mine(3)
+    mine.save(tmp_path)
+    assert torch.equal(pv.load(tmp_path, Mine).weight, mine.weight)
+    with pytest.raises(
+        TypeError, match=r"model must be given for your own class; got None for 'Mine'. Call pv.load\(path, Mine\)"
+    ):
+        pv.load(tmp_path)
+    with pytest.raises(ValueError, match="model must be the class that was saved, 'Mine'; got 'LinearGaussian'"):
+        pv.load(tmp_path, LinearGaussian)
+    forgetful = Forgetful(3)
+    forgetful.save(tmp_path)
+    with pytest.raises(TypeError, match="the arguments of 'Forgetful' were not saved"):
+        pv.load(tmp_path, Forgetful)
+    assert torch.equal(pv.load(tmp_path, Forgetful(3)).weight, forgetful.weight)
+    assert torch.equal(pv.load(tmp_path, Forgetful, size=3).weight, forgetful.weight)
+    with pytest.raises(ValueError, match="must hold the tensors of Forgetful"):
+        pv.load(tmp_path, Forgetful(4))
+
+
+def test_saving_over_a_model_replaces_it_and_leaves_no_litter(tmp_path) -> None:
+    for seed in (1, 2):
+        vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(4), prior=pv.priors.Normal(2), seed=seed)
+        vae.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert torch.equal(pv.load(tmp_path / "model.safetensors").sample(2, seed=0), vae.sample(2, seed=0))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    storage.write_text(tmp_path / "a.txt", "old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(storage.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def damaged(folder):
+    """File name -> what is written there -> the error."""
+    small_vae().save(folder / "good")
+    whole = (folder / "good" / "model.safetensors").read_bytes()
+    flipped = bytearray(whole)
+    flipped[20] ^= 255
+    config = storage.load_tensors(folder / "good" / "model.safetensors")[1]
+    save_file({"a": torch.zeros(1)}, folder / "foreign.safetensors")
+    save_file(
+        {"a": torch.zeros(1)}, folder / "newer.safetensors", metadata={"pyro_vae": json.dumps(config | {"format": 99})}
+    )
+    evil = config | {
+        "arguments": config["arguments"] | {"prior": {"class": "os.system", "arguments": {"command": "true"}}}
+    }
+    save_file({"a": torch.zeros(1)}, folder / "evil.safetensors", metadata={"pyro_vae": json.dumps(evil)})
+    base = config | {"arguments": config["arguments"] | {"prior": {"class": "priors.torch", "arguments": {}}}}
+    save_file({"a": torch.zeros(1)}, folder / "module.safetensors", metadata={"pyro_vae": json.dumps(base)})
+    (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "flipped.safetensors").write_bytes(flipped)
+    (folder / "pickle.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))
+    (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "header.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("truncated", "must be a whole safetensors file"),
+        ("flipped", "must be a whole safetensors file"),
+        ("pickle", "must be a whole safetensors file; .* pickles are not read"),
+        ("empty", "must be a whole safetensors file"),
+        ("header", "must be a whole safetensors file"),
+        ("foreign", "must be a model saved by pyro_vae"),
+        ("newer", "must be of format 1 or older; got format 99"),
+        ("evil", "A saved part must be one of ours; got 'os.system'"),
+        ("module", "A saved part must be one of ours; got 'priors.torch'"),
+    ],
+)
+def test_files_that_are_no_models_are_refused(tmp_path, name: str, message: str) -> None:
+    damaged(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        pv.load(tmp_path / f"{name}.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path must be a saved model; got .*nowhere.* does not exist"):
+        pv.load(tmp_path / "nowhere")
