@@ -1,0 +1,105 @@
+"""The examples run as scripts, draw their figures and print the tables that they promise."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NUMBER = r"\s*-?\d+\.\d+"
+WITH_ERROR = NUMBER + r" \+- \d+\.\d+"
+
+# Every file of the folder, and what its output holds, as regular expressions.
+PROMISES = {
+    "autoencoder_beside_vae.py": (
+        "nats per row",
+        rf"\bAE{WITH_ERROR}",
+        rf"\bVAE{WITH_ERROR}",
+        f"real test digits{WITH_ERROR * 2} %",
+        rf"AE, codes from N\(0, I\){WITH_ERROR * 2} %",
+        f"AE, codes from a fitted normal{WITH_ERROR * 2} %",
+        rf"VAE, codes from its prior N\(0, I\){WITH_ERROR * 2} %",
+        f"ELBO of the VAE, nats per test row:{WITH_ERROR}",
+    ),
+    "first_vae.py": (
+        "Nats per row",
+        *(
+            rf"{rows} +{what}{NUMBER} \({NUMBER},{NUMBER}\)"
+            for rows in ("train", "test")
+            for what in ("ELBO", "log-likelihood")
+        ),
+        f"test +reconstruction{NUMBER}, KL{NUMBER}",
+        r"largest difference of a reconstruction: 0\.0e\+00",
+    ),
+    "interpolation.py": (
+        "nats per picture",
+        f"real test digits{WITH_ERROR * 3}",
+        f"halfway, cross-fade{WITH_ERROR * 2}",
+        f"halfway, straight{WITH_ERROR * 3}",
+        f"halfway, spherical{WITH_ERROR * 3}",
+        f"decoded draws from the prior{WITH_ERROR * 2}",
+    ),
+    "linear_gaussian.py": (
+        "nats per row",
+        f"maximum likelihood, closed form{NUMBER}{WITH_ERROR}",
+        f"true parameters, closed form{NUMBER}{WITH_ERROR}",
+        f"trained VAE, closed form{NUMBER}{WITH_ERROR}",
+        f"importance sampling, K = 20{NUMBER}{WITH_ERROR}",
+        f"trained VAE, ELBO{NUMBER}{WITH_ERROR}",
+        f"Monte Carlo standard error: importance sampling{NUMBER}, ELBO{NUMBER} nats per row",
+        f"posterior mean: root mean square{NUMBER}",
+    ),
+    "own_program.py": (
+        "nats per row",
+        *(
+            rf"{name}{NUMBER} \({NUMBER}\){NUMBER}{NUMBER} \({NUMBER}\){NUMBER}{NUMBER}"
+            for name in ("fit, ELBO", "fit, Pyro's TraceMeanField_ELBO", "SVI")
+        ),
+        *(f"{name} of a row: observed{NUMBER}, replicated{NUMBER}" for name in ("total ink", "largest cell")),
+    ),
+    "what_beta_does.py": (
+        "nats per row",
+        *(
+            rf"{beta}({NUMBER} \({NUMBER}\)){{3}} +\d+ of 16{NUMBER} % \({NUMBER}\){NUMBER} \({NUMBER}\)"
+            for beta in ("0.20", "1.00", "5.00")
+        ),
+    ),
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert sorted(path.name for path in EXAMPLES.iterdir() if path.name != "__pycache__") == sorted(PROMISES)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_examples_are_short_and_explain_themselves(name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    assert len(text.splitlines()) <= 120
+    assert text.startswith('"""') and len(text.split('"""')[1].splitlines()) > 10
+
+
+@pytest.mark.usefixtures("plain_pyro")  # own_program.py trains by plain SVI, which keeps parameters in Pyro's store
+@pytest.mark.parametrize("name", PROMISES)
+def test_examples_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--smoke", "--out", str(tmp_path / "new" / "figures")])
+    try:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    finally:
+        plt.close("all")
+    printed = capsys.readouterr().out
+    for promise in PROMISES[name]:
+        assert re.search(promise, printed), f"{name} must print {promise!r}; got:\n{printed}"
+    assert not re.search(r"\b(nan|inf)\b", printed)
+    figure = tmp_path / "new" / "figures" / f"{Path(name).stem}.png"
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 20_000
