@@ -1,0 +1,187 @@
+"""One function per command: options in, files and a table out; each returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting, scope, storage
+from pyro_vae.cli import results, runs
+from pyro_vae.datasets import Splits
+from pyro_vae.history import History
+from pyro_vae.vae import VAE
+
+__all__ = ["ESTIMATORS", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+
+ESTIMATORS: dict[str, type[elbos.Estimator]] = {
+    "elbo": elbos.ELBO,
+    "meanfield": elbos.MeanFieldELBO,
+    "iwae": elbos.IWAE,
+    "renyi": elbos.Renyi,
+}
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train, and write model, numbers and pictures into the run folder."""
+    folder = Path(options.run_dir or Path("runs") / Path(options.data).resolve().stem)
+    runs.check_folder(folder, options.data, overwrite=options.overwrite)
+    binarize = None if options.binarize == "auto" else options.binarize
+    splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
+    vae, estimator = _model(options, splits), _estimator(options)
+    runs.make_folder(folder)
+    start = time.perf_counter()
+    history = vae.fit(
+        splits.train,
+        elbo=estimator,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        valid=splits.valid,
+        patience=options.patience,
+        seed=options.seed,
+        callbacks=[] if sys.stderr.isatty() else [_report(options.epochs)],
+    )
+    seconds = time.perf_counter() - start
+    runs.write(folder, vae, history, splits, options)
+    _announce(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
+    summary = results.summarize(vae, splits, history, options.elbo, estimator, options, seconds)
+    storage.write_json(folder / "summary.json", summary)
+    if not options.no_pictures:
+        from pyro_vae.cli import pictures  # matplotlib is slow to import
+
+        pictures.of_run(folder, vae, splits.test, history, seed=options.seed)
+    print(results.report(summary))
+    _say_where(sorted(folder / name for name in runs.FILES if (folder / name).exists()))
+    return 130 if history.interrupted else 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score the test rows of a run, and write `evaluation.json`."""
+    vae, splits = _reload(options)
+    numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
+    evaluation = results.flatten(vae, numbers) | {"seed": options.seed, "test": numbers}
+    storage.write_json(Path(options.run) / "evaluation.json", evaluation)
+    print(results.report(evaluation))
+    _say_where([Path(options.run) / "evaluation.json"])
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Draw from the prior predictive, or its means; a picture, and numbers where asked."""
+    from pyro_vae.cli import pictures
+
+    out = None if options.out is None else Path(options.out)
+    if out is not None and (out.suffix != ".npy" or not out.parent.is_dir()):
+        raise ValueError(f"--out must be a .npy file in a folder that exists; got {options.out!r}. Change the name.")
+    vae = runs.read_model(options.run)
+    x = vae.sample(options.n, mean=options.mean, seed=options.seed)
+    if out is not None:
+        np.save(out, x.numpy())
+    written = pictures.draws(Path(options.run) / "samples.png", vae, x, mean=options.mean)
+    _say_where([written] if out is None else [written, out])
+    return 0
+
+
+def reconstruct(options: argparse.Namespace) -> int:
+    """Picture test rows and their reconstructions."""
+    from pyro_vae.cli import pictures
+
+    vae, splits = _reload(options)
+    rows = splits.test.subset(slice(0, options.n))
+    _say_where([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
+    return 0
+
+
+def interpolate(options: argparse.Namespace) -> int:
+    """Picture the path between two test rows."""
+    from pyro_vae.cli import pictures
+
+    vae, splits = _reload(options)
+    count = len(splits.test)
+    if options.rows and max(options.rows) >= count:
+        raise ValueError(f"--rows must be less than {count}, the number of test rows; got {options.rows}. Choose two.")
+    pairs = [tuple(options.rows)] if options.rows else None
+    file = Path(options.run) / "interpolation.png"
+    _say_where([pictures.interpolation(file, vae, splits.test, pairs, steps=options.steps, path=options.path)])
+    return 0
+
+
+def list_datasets(options: argparse.Namespace) -> int:
+    """Names, and what is behind them."""
+    print(reporting.table([{"name": name, "data": text} for name, text in datasets.names().items()]))
+    print("Or a path: a .npy, .npz or .csv file, or a folder of images.")
+    return 0
+
+
+def _model(options: argparse.Namespace, splits: Splits) -> VAE:
+    hidden = tuple(options.hidden)
+    encoder, decoder = (
+        (nets.MLP(hidden), nets.MLP(hidden[::-1], dropout=options.dropout))
+        if options.net == "mlp"
+        else (nets.Conv(hidden=hidden), nets.Conv(hidden=hidden[::-1]))
+    )
+    return VAE(
+        likelihood=_likelihood(options.likelihood, splits),
+        prior=priors.Normal(options.latent_dim),
+        encoder=encoder,
+        decoder=decoder,
+        seed=options.seed,
+    )
+
+
+def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
+    """The likelihood asked for, with the arguments that come with the data where it is the one that suits them."""
+    name = splits.likelihood if choice == "auto" else choice.capitalize()
+    arguments: dict[str, Any] = {}
+    if name == splits.likelihood:
+        arguments = splits.likelihood_options
+    elif name == "Binomial":
+        arguments = {"total_count": max(1, _largest(splits))}
+    return getattr(likelihoods, name)(splits.event_shape, **arguments)  # type: ignore[no-any-return]
+
+
+def _largest(splits: Splits) -> int:
+    """The largest cell that a model will see, as a whole number."""
+    with scope.preserved_rng():
+        return int(max(rows.take(slice(None))["x"].max() for rows in (splits.train, splits.valid, splits.test)))
+
+
+def _estimator(options: argparse.Namespace) -> elbos.Estimator:
+    particles = {} if options.num_particles is None else {"num_particles": options.num_particles}
+    return ESTIMATORS[options.elbo](**particles)
+
+
+def _report(epochs: int) -> Callable[[Any, History], None]:
+    """What stands in for the bar where there is no terminal: a line for every tenth of the epochs."""
+    every = max(1, epochs // 10)
+
+    def report(model: Any, history: History) -> None:
+        last = history.rows[-1]
+        if last["epoch"] % every == 0:
+            bounds = f"train {last['train_bound']:.2f}, valid {last['valid_bound']:.2f} nats per row"
+            print(f"epoch {last['epoch']}/{epochs}: bound on {bounds}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _announce(epochs: int, interrupted: bool, rows: int, particles: int) -> None:
+    """Say what is going on while large test sets take their time."""
+    ended = f"Interrupted after {epochs} epochs" if interrupted else f"Trained for {epochs} epochs"
+    again = " (Ctrl-C again leaves summary and pictures out)" if interrupted else ""
+    print(f"{ended}; scoring {rows:,} test rows with {particles:,} draws each{again} ...", flush=True)
+
+
+def _reload(options: argparse.Namespace) -> tuple[VAE, Splits]:
+    return runs.read_model(options.run), runs.read_splits(options.run, options.data_dir)
+
+
+def _say_where(files: list[Path]) -> None:
+    folders = dict.fromkeys(file.parent for file in files)
+    for folder in folders:
+        print(f"In {folder}: {', '.join(file.name for file in files if file.parent == folder)}")

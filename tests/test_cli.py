@@ -1,0 +1,384 @@
+"""The command line: what it writes, what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import training
+from pyro_vae.cli import commands, main, options, runs
+
+SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", "--num-likelihood-particles", "20"]
+PICTURES = {"training", "reconstructions", "prior_means", "prior_draws", "interpolation", "latents"}
+NUMBERS = {"model.safetensors", "config.json", "history.csv", "summary.json"}
+
+
+def train(folder: Path, *more: str) -> int:
+    return main(["train", *more[:1], "--run-dir", str(folder), *SMALL, *more[1:]])
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def numbers_in(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers_in(part)]
+    return [value] if isinstance(value, int | float) else []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert train(folder, "digits") == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy, to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    file = tmp_path / "vectors.npy"
+    np.save(file, np.random.RandomState(0).randn(60, 4).astype(np.float32) * [1, 10, 100, 1])
+    return file
+
+
+def test_train_leaves_a_whole_run_folder(trained: Path) -> None:
+    assert {file.name for file in trained.iterdir()} == NUMBERS | {f"{name}.png" for name in PICTURES}
+    for name in PICTURES:
+        content = (trained / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) > 5000, name
+
+
+def test_summary_is_complete_and_consistent(trained: Path) -> None:
+    summary = read(trained / "summary.json")
+    assert all(math.isfinite(number) for number in numbers_in(summary))
+    assert summary["test_elbo"] == pytest.approx(summary["test_reconstruction"] - summary["test_kl"], rel=1e-9)
+    assert summary["test_log_likelihood"] > summary["test_elbo"]
+    bits = -summary["test_log_likelihood"] / (64 * math.log(2))
+    assert summary["test_bits_per_dimension"] == pytest.approx(bits)
+    assert summary["trained_bound"] == {"name": "elbo", "num_particles": 1, "test": summary["test_elbo"]}
+    assert [summary[split]["rows"] for split in ("train", "valid", "test")] == [1257, 180, 360]
+    for split in ("train", "valid", "test"):
+        parts = [summary[split][name] for name in ("elbo", "reconstruction", "kl")]
+        assert all(set(part) == {"estimate", "monte_carlo_error", "sampling_error"} for part in parts)
+        assert parts[0]["estimate"] == pytest.approx(parts[1]["estimate"] - parts[2]["estimate"], rel=1e-9)
+    vae = pv.load(trained)
+    assert summary["num_parameters"] == sum(parameter.numel() for parameter in vae.parameters())
+    assert summary["epochs"] == 2 and summary["interrupted"] is False and summary["seconds"] > 0
+
+
+def test_history_and_configuration_are_written(trained: Path) -> None:
+    with (trained / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    config = read(trained / "config.json")
+    assert {"pyro", "torch", "numpy", "pyro_vae"} <= set(config["versions"])
+    assert config["seed"] == 0 and config["options"]["latent_dim"] == 3 and config["options"]["hidden"] == [16]
+    digits = pv.datasets.load("digits")
+    for split, indices in digits.indices.items():
+        assert config["data"]["indices"][split] == runs._compact(indices)
+        assert len(config["data"]["sha256"][split]) == 64
+
+
+def test_a_seed_repeats_a_run_and_the_split_does_not_depend_on_it(trained: Path, tmp_path: Path) -> None:
+    assert train(tmp_path / "same", "digits", "--no-pictures") == 0
+    assert train(tmp_path / "other", "digits", "--no-pictures", "--seed", "1") == 0
+    assert {file.name for file in (tmp_path / "same").iterdir()} == NUMBERS
+    first, same, other = (read(folder / "summary.json") for folder in (trained, tmp_path / "same", tmp_path / "other"))
+    assert first["test_elbo"] == same["test_elbo"] != other["test_elbo"]
+    data = [read(folder / "config.json")["data"] for folder in (trained, tmp_path / "other")]
+    assert data[0] == data[1]
+
+
+def test_evaluate_repeats_the_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--num-particles", "20"]) == 0
+    out = capsys.readouterr().out
+    summary, evaluation = read(run / "summary.json"), read(run / "evaluation.json")
+    for name in ("test_elbo", "test_reconstruction", "test_kl", "test_log_likelihood", "test_bits_per_dimension"):
+        assert evaluation[name] == summary[name], name
+    assert evaluation["test"] == summary["test"]
+    for text in ("nats per row", f"{summary['test_elbo']:.3f}", "Monte Carlo error", "sampling error", "bits per dim"):
+        assert text in out
+    assert main(["evaluate", str(run), "--num-particles", "20", "--seed", "1"]) == 0
+    assert read(run / "evaluation.json")["test_elbo"] != summary["test_elbo"]
+
+
+def test_few_effective_draws_are_pointed_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--num-particles", "4"]) == 0
+    assert "more draws would raise it" in capsys.readouterr().out
+
+
+def test_sample_draws_from_the_model(run: Path, tmp_path: Path) -> None:
+    vae = pv.load(run)
+    for more, mean in (([], False), (["--mean"], True)):
+        out = tmp_path / "x.npy"
+        assert main(["sample", str(run), "-n", "5", "--seed", "3", "--out", str(out), *more]) == 0
+        assert torch.equal(torch.from_numpy(np.load(out)), vae.sample(5, mean=mean, seed=3))
+        assert (run / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconstruct_and_interpolate_write_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("reconstructions.png", "interpolation.png"):
+        (run / name).unlink()
+    assert main(["reconstruct", str(run), "-n", "3"]) == 0
+    assert main(["interpolate", str(run), "--rows", "0", "7", "--steps", "4", "--path", "spherical"]) == 0
+    straight = main(["interpolate", str(run)])
+    assert straight == 0 and (run / "interpolation.png").exists() and (run / "reconstructions.png").exists()
+    assert f"In {run}: reconstructions.png" in capsys.readouterr().out
+
+
+def test_every_data_set_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, description in pv.datasets.names().items():
+        assert any(line.split()[0] == name and description in line for line in lines), name
+
+
+def test_vectors_from_a_file_that_moves(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, str(vectors), "--latent-dim", "1", "--elbo", "iwae") == 0
+    summary = read(folder / "summary.json")
+    assert "test_bits_per_dimension" not in summary
+    assert summary["trained_bound"]["name"] == "iwae" and summary["trained_bound"]["num_particles"] == 5
+    assert summary["test_elbo"] < summary["trained_bound"]["test"]
+    assert "iwae with 5 particles" in capsys.readouterr().out
+    assert all((folder / f"{name}.png").exists() for name in PICTURES)
+
+    (tmp_path / "elsewhere").mkdir()
+    vectors.rename(tmp_path / "elsewhere" / vectors.name)
+    assert main(["evaluate", str(folder)]) == 2
+    assert main(["evaluate", str(folder), "--num-particles", "20", "--data-dir", str(tmp_path / "elsewhere")]) == 0
+    assert read(folder / "evaluation.json")["test_elbo"] == summary["test_elbo"]
+
+
+def test_the_run_folder_has_the_name_of_the_data(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", vectors.name, *SMALL, "--no-pictures", "--elbo", "renyi"]) == 0
+    assert {file.name for file in (tmp_path / "runs" / "vectors").iterdir()} == NUMBERS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--likelihood", "normal", "--latent-dim", "2", "--net", "conv"],
+        ["--binarize", "dynamic", "--elbo", "meanfield", "--num-particles", "2"],
+        ["--binarize", "static", "--likelihood", "bernoulli", "--hidden", "8", "4"],
+        ["--binarize", "dynamic", "--likelihood", "binomial"],
+    ],
+    ids=["normal conv", "dynamic", "static", "binomial"],
+)
+def test_choices_of_model_and_data(tmp_path: Path, arguments: list[str]) -> None:
+    pictures = [] if arguments[1] == "normal" else ["--no-pictures"]
+    assert train(tmp_path / "run", "digits", "--epochs", "1", *arguments, *pictures) == 0
+    assert math.isfinite(read(tmp_path / "run" / "summary.json")["test_log_likelihood"])
+    assert main(["evaluate", str(tmp_path / "run"), "--num-particles", "20"]) == 0
+    assert read(tmp_path / "run" / "evaluation.json")["test"] == read(tmp_path / "run" / "summary.json")["test"]
+
+
+def test_overwrite_replaces_every_file_of_the_earlier_run(run: Path) -> None:
+    (run / "evaluation.json").write_text("{}")
+    (run / "notes.txt").write_text("mine")
+    assert train(run, "digits", "--overwrite", "--no-pictures", "--seed", "2") == 0
+    assert {file.name for file in run.iterdir()} == NUMBERS | {"notes.txt"}
+    assert read(run / "config.json")["seed"] == 2
+
+
+def test_progress_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", "digits", "--no-pictures", "--epochs", "20") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("epoch 2/20: bound on train -") and lines[-1].endswith("nats per row")
+
+
+def test_an_interrupted_run_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(model: Any, history: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_report", lambda epochs: stop)
+    assert train(tmp_path / "run", "digits") == 130
+    assert {file.name for file in (tmp_path / "run").iterdir()} == NUMBERS | {f"{name}.png" for name in PICTURES}
+    summary = read(tmp_path / "run" / "summary.json")
+    assert summary["interrupted"] is True and summary["epochs"] == 1
+    assert "Interrupted after 1 epochs" in capsys.readouterr().out
+
+
+def test_a_run_interrupted_in_its_first_epoch_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_epoch", stop)
+    assert train(tmp_path / "run", "digits") == 130
+    summary = read(tmp_path / "run" / "summary.json")
+    assert summary["epochs"] == 0 and summary["best_epoch"] is None
+    assert pv.load(tmp_path / "run").prior.latent_dim == 3
+
+
+def test_an_interrupt_elsewhere_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pv.datasets, "load", stop)
+    assert train(tmp_path / "run", "digits") == 130
+    assert capsys.readouterr().err == "pyro-vae: interrupted\n"
+
+
+def fails(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line on stderr, with `text` in it."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("pyro-vae: error: ") and captured.err.count("\n") == 1, captured.err
+    assert text in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nonsense"], "must be one of ['digits'"),
+        (["--nonsense"], "--nonsense"),
+        (["--epoch", "1"], "--epoch"),
+        (["--epochs", "0"], "--epochs: must be a positive integer; got 0"),
+        (["--epochs", "many"], "--epochs: must be a positive integer; got many"),
+        (["--latent-dim", "0"], "--latent-dim: must be a positive integer; got 0"),
+        (["--hidden", "0"], "--hidden"),
+        (["--learning-rate", "-1"], "--learning-rate"),
+        (["--learning-rate", "nan"], "--learning-rate: must be a positive number; got nan"),
+        (["--dropout", "1"], "--dropout: must be 0 or more and less than 1; got 1"),
+        (["--seed", "-1"], "--seed"),
+        (["--elbo", "nonsense"], "--elbo"),
+        (["--likelihood", "bernoulli"], "must lie in {0, 1} for Bernoulli"),
+        (["--binarize", "none", "--likelihood", "bernoulli"], "must lie in {0, 1} for Bernoulli"),
+        (["digits", "more"], "more"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options_of_train(
+    arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(["train", *arguments, "--run-dir", str(tmp_path / "run")], text, capsys)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_networks_that_do_not_fit(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["train", str(vectors), "--net", "conv", "--run-dir", str(tmp_path / "run")], "Conv must map", capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_not_replaced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    fails(["train", "--run-dir", str(run), *SMALL], "--overwrite", capsys)
+    (run / "config.json").unlink()
+    fails(["train", "--run-dir", str(run), *SMALL], "--overwrite", capsys)
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_among_the_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["train", str(tmp_path), "--run-dir", str(tmp_path / "run"), *SMALL], "outside of DATA", capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    fails(["train", "--run-dir", str(tmp_path / "file"), *SMALL], "file", capsys)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "interpolate"])
+def test_missing_and_damaged_runs(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails([command, str(run / "nowhere")], "nowhere", capsys)
+    content = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(content[: len(content) // 2])
+    fails([command, str(run)], "model.safetensors", capsys)
+    (run / "model.safetensors").unlink()
+    fails([command, str(run)], "model.safetensors", capsys)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reconstruct", "interpolate"])
+def test_runs_without_their_data(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = read(run / "config.json")
+    config["data"]["sha256"]["test"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(config))
+    fails([command, str(run)], "got other test rows from 'digits'", capsys)
+    for text in ("[]", "{}", '{"data": null}', "{"):
+        (run / "config.json").write_text(text)
+        fails([command, str(run)], "must tell which data the run had", capsys)
+    (run / "config.json").unlink()
+    fails([command, str(run)], "config.json", capsys)
+
+
+def test_data_that_changed(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", str(vectors), "--no-pictures") == 0
+    np.save(vectors, np.load(vectors) + 1)
+    fails(["evaluate", str(tmp_path / "run")], "got other train rows", capsys)
+
+
+def test_wrong_options_of_other_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["sample", str(run), "-n", "0"], "-n", capsys)
+    fails(["sample", str(run), "--out", str(tmp_path / "x.txt")], "x.txt", capsys)
+    fails(["sample", str(run), "--out", str(tmp_path / "none" / "x.npy")], "x.npy", capsys)
+    fails(["interpolate", str(run), "--rows", "0", "360"], "must be less than 360", capsys)
+    fails(["interpolate", str(run), "--steps", "1"], "steps", capsys)
+    fails(["interpolate", str(run), "--path", "crooked"], "crooked", capsys)
+    fails([], "COMMAND", capsys)
+    fails(["nonsense"], "nonsense", capsys)
+
+
+def test_a_model_of_another_class(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Mine(pv.VAE):
+        pass
+
+    likelihood, prior = pv.likelihoods.Binomial((1, 8, 8), 16), pv.priors.Normal(2)
+    Mine(likelihood=likelihood, prior=prior).save(run)
+    fails(["sample", str(run)], "Mine", capsys)
+
+
+def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    (commands_of,) = [a for a in options.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    assert set(commands_of.choices) == {"train", "evaluate", "sample", "reconstruct", "interpolate", "datasets"}
+    for name, sub in commands_of.choices.items():
+        assert main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        optional = [a for a in sub._actions if a.dest != "help" and (a.option_strings or a.nargs == "?")]
+        assert text.count("default:") == text.count("(default:") == len(optional), name
+        assert "None" not in text
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pyro-vae {pv.__version__}\n"
+    assert main(["--help"]) == 0
+    assert "interpolate" in capsys.readouterr().out
+
+
+def test_the_package_imports_neither_command_line_nor_matplotlib() -> None:
+    late = ("matplotlib", "pyro_vae.cli", "pyro_vae.plots")
+    code = f"import sys, pyro_vae; print([name for name in {late} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_row_numbers_in_a_line() -> None:
+    for indices, text in (([], ""), ([7, 3, 4, 5], "7,3-5"), ([0, 1, 2], "0-2"), ([2, 1], "2,1"), ([5], "5")):
+        assert runs._compact(indices) == text
