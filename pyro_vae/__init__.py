@@ -1,6 +1,8 @@
 """Variational autoencoders as probabilistic programs."""
 
-from pyro_vae import bounds, datasets, elbos, guides, likelihoods, nets, priors
+from typing import Any
+
+from pyro_vae import bounds, datasets, elbos, guides, likelihoods, nets, priors, schedules
 from pyro_vae.base import LatentVariableModel
 from pyro_vae.batches import Rows
 from pyro_vae.history import History
@@ -23,5 +25,16 @@ __all__ = [
     "load",
     "log_weights",
     "nets",
+    "plots",
     "priors",
+    "schedules",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`pv.plots`, imported when it is first used: matplotlib is slow to import."""
+    if name == "plots":
+        import importlib
+
+        return importlib.import_module("pyro_vae.plots")
+    raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")

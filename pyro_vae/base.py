@@ -12,7 +12,7 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
-from pyro_vae import evaluation, predictive, training
+from pyro_vae import evaluation, predictive, scope, training
 from pyro_vae.batches import Rows, as_rows
 from pyro_vae.history import History
 
@@ -74,7 +74,7 @@ class LatentVariableModel(PyroModule):
         raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
 
     def initialize(self, x: Tensor) -> None:
-        """Start from the data (N, *E); called once by `fit`, before the first step."""
+        """Start from the data (N, *E); called once by `fit`, before the first step. Plain SVI does not call it."""
 
     def check_data(self, x: Tensor) -> None:
         """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
@@ -100,8 +100,9 @@ class LatentVariableModel(PyroModule):
             rows = Rows(torch.cat(elements))
         if fields:
             rows = Rows(rows.x, fields, transform=rows.transform, columns=rows.columns, index=rows.index)
-        for start in range(0, len(rows), 4096):
-            self.check_data(rows.take(slice(start, start + 4096), like=self.like)["x"])
+        with scope.preserved_rng():  # a random transform draws here too
+            for start in range(0, len(rows), 4096):
+                self.check_data(rows.take(slice(start, start + 4096), like=self.like)["x"])
         return rows
 
     def fit(
@@ -182,6 +183,9 @@ class LatentVariableModel(PyroModule):
     ) -> evaluation.BoundResult:
         """The evidence lower bound of each row and its parts, never weighted; the KL in closed form where there is one.
 
+        Near the exact posterior the reconstruction's noise is not cancelled by that of a closed-form KL: there the
+        Monte Carlo error of `log_likelihood` is much smaller.
+
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_particles: draws from the guide per row.
@@ -253,10 +257,10 @@ class LatentVariableModel(PyroModule):
         rows = self._rows(x, fields)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=tuple(fields))
 
-    def encode(self, x: Any, **fields: Tensor) -> Any:
+    def encode(self, x: Any, *, seed: int | None = None, **fields: Tensor) -> Any:
         """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
         rows = self._rows(x, fields)
-        return predictive.encode(self, **rows.take(slice(None), tuple(fields), like=self.like))
+        return predictive.encode(self, seed=seed, **rows.take(slice(None), tuple(fields), like=self.like))
 
     def decode(self, z: Any, **fields: Tensor) -> Any:
         """The distributions of the data given `{site: value}` for every latent site, by site."""
@@ -265,7 +269,9 @@ class LatentVariableModel(PyroModule):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model.safetensors` and `config.json` into the folder `path`; `pv.load(path)` reads them.
 
-        Each file is whole or absent, whatever happens meanwhile; neither can run code.
+        Each file is whole or absent, whatever happens meanwhile; neither can run code. The arguments of your own class
+        are saved if each is kept as an attribute of its own name and is a plain value or a part; otherwise `pv.load`
+        takes an instance.
         """
         from pyro_vae import loading
 

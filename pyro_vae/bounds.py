@@ -6,15 +6,16 @@ Add one by writing a function of `log_w`; no scaling, no subsampling, no paramet
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["elbo", "iwae", "renyi"]
+__all__ = ["ciwae", "cubo", "elbo", "iwae", "jackknife", "miwae", "renyi", "tvo"]
 
 
 def elbo(log_w: Tensor) -> Tensor:
-    """Evidence lower bound, the mean log-weight: (K, B) -> (B,).
+    """Evidence lower bound, the mean log-weight.
 
     References:
         *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114
@@ -23,7 +24,7 @@ def elbo(log_w: Tensor) -> Tensor:
 
 
 def iwae(log_w: Tensor) -> Tensor:
-    """Importance-weighted bound, the log of the mean weight: (K, B) -> (B,).
+    """Importance-weighted bound, the log of the mean weight.
 
     References:
         *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
@@ -35,12 +36,85 @@ def iwae(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
+def ciwae(log_w: Tensor, beta: float) -> Tensor:
+    """Convex combination, beta ELBO + (1 - beta) IWAE.
+
+    References:
+        *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
+    """
+    return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
+
+
+def cubo(log_w: Tensor, order: float = 2.0) -> Tensor:
+    """Chi upper bound, log mean w^n / n.
+
+    E[mean w^n] is exact for every K; its logarithm at finite K is biased downward, and is no upper bound in
+    expectation.
+
+    References:
+        *Variational Inference via chi Upper Bound Minimization* (Dieng et al., 2017), arXiv 1611.00328
+    """
+    return iwae(order * log_w) / order
+
+
+def jackknife(log_w: Tensor) -> Tensor:
+    """IWAE with its bias of order 1/K removed, K IWAE_K - (K - 1) mean of leave-one-out IWAE_{K-1}: for evaluation.
+
+    Closer to log p(x) than IWAE, of larger variance, and not a bound.
+
+    References:
+        *Debiasing Evidence Approximations* (Nowozin, 2018), ICLR
+    """
+    k = len(log_w)
+    others = iwae(leave_one_out(log_w))
+    return k * iwae(log_w) - (k - 1) * others.mean(0)
+
+
+def miwae(log_w: Tensor, groups: int) -> Tensor:
+    """Multiply importance-weighted bound: the mean over M groups of K/M particles of their IWAE.
+
+    References:
+        *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
+    """
+    return iwae(log_w.unflatten(0, (groups, -1)).transpose(0, 1)).mean(0)
+
+
 def renyi(log_w: Tensor, alpha: float) -> Tensor:
-    """Renyi bound, log mean w^(1 - alpha) / (1 - alpha): (K, B) -> (B,); alpha = 1 is the ELBO, 0 is IWAE.
+    """Renyi bound, log mean w^(1 - alpha) / (1 - alpha); alpha = 1 is the ELBO, 0 IWAE, -inf the largest log-weight.
 
     References:
         *Renyi Divergence Variational Inference* (Li, Turner, 2016), arXiv 1602.02311
     """
     if alpha == 1.0:
         return elbo(log_w)
+    if alpha == -math.inf:
+        return log_w.amax(0)
     return iwae((1.0 - alpha) * log_w) / (1.0 - alpha)
+
+
+def tvo(log_w: Tensor, points: Sequence[float], side: str = "left") -> Tensor:
+    """Thermodynamic variational objective: a Riemann sum of E_beta[log w] over beta in [0, 1].
+
+    E_beta is the expectation under q(z)^(1 - beta) p(x, z)^beta, self-normalised over the K particles. For exact
+    expectations the left sum is a lower and the right sum an upper bound on log p(x).
+
+    Args:
+        log_w: (K, B).
+        points: increasing, from 0 up to 1 (excluded).
+        side: "left" evaluates each interval at its start, "right" at its end.
+
+    References:
+        *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
+    """
+    grid = torch.tensor([*points, 1.0], dtype=log_w.dtype, device=log_w.device)
+    ends = grid[:-1] if side == "left" else grid[1:]
+    tempered = torch.softmax(ends.reshape(-1, 1, 1) * log_w, 1)  # (points, K, B)
+    expectations = (tempered * log_w).sum(1)
+    return (grid.diff().unsqueeze(-1) * expectations).sum(0)
+
+
+def leave_one_out(log_w: Tensor) -> Tensor:
+    """The K sets of K - 1 other log-weights: (K, B) -> (K - 1, K, B)."""
+    k = len(log_w)
+    others = (torch.arange(k, device=log_w.device) + torch.arange(1, k, device=log_w.device).unsqueeze(1)) % k
+    return log_w[others]

@@ -144,9 +144,9 @@ def explain_nonfinite(weights: LogWeights | None, owner: nn.Module, step: int, o
                 rows = bad.any(0).nonzero().flatten().tolist()
                 shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
                 return (
-                    f"The term {term} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows {shown}"
-                    f" of the batch at step {step}. The parameters are those before this step: lower learning_rate, set"
-                    " grad_clip, or look at these rows."
+                    f"The term {term} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows"
+                    f" {shown} of the batch at step {step}. The parameters are those before this step:"
+                    " lower learning_rate, set grad_clip, or look at these rows."
                 )
     if not torch.isfinite(objective):
         return f"The loss must be finite; got {-objective.item()} at step {step}. Lower learning_rate or set grad_clip."

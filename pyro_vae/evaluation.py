@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import bounds, scope
 from pyro_vae.batches import Rows
-from pyro_vae.elbos import kl_terms, sum_terms
+from pyro_vae.elbos.evidence import kl_terms, sum_terms
 from pyro_vae.parts import positive_integer
 from pyro_vae.weights import LogWeights, log_weights, outside_rows, run_programs
 
@@ -55,6 +55,8 @@ class BoundResult:
         reconstruction: E_q log p(x | z).
         kl: KL(q(z | x) || p(z)).
         standard_error: Monte Carlo standard error of the bound; NaN for one particle.
+        reconstruction_error: that of the reconstruction.
+        kl_error: that of the KL; 0 where it is in closed form and does not vary.
         analytic_sites: latent sites whose KL is in closed form.
         num_particles: K.
         joint: whether a latent lies outside the row plate, so that there is one number for all rows.
@@ -64,13 +66,22 @@ class BoundResult:
     reconstruction: Tensor
     kl: Tensor
     standard_error: Tensor
+    reconstruction_error: Tensor
+    kl_error: Tensor
     analytic_sites: tuple[str, ...]
     num_particles: int
     joint: bool
 
-    def mean(self) -> Mean:
-        """Mean over rows, with both errors."""
-        return _mean(self.bound, self.standard_error)
+    def mean(self, part: str = "bound") -> Mean:
+        """Mean over rows of the "bound", the "reconstruction" or the "kl", with both errors.
+
+        Raises:
+            ValueError: for another part.
+        """
+        if part not in ("bound", "reconstruction", "kl"):
+            raise ValueError(f"part must be bound, reconstruction or kl; got {part!r}. Choose one of these.")
+        error = self.standard_error if part == "bound" else getattr(self, f"{part}_error")
+        return _mean(getattr(self, part), error)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def elbo(
 ) -> BoundResult:
     """The ELBO of each row; see `LatentVariableModel.elbo`."""
     positive_integer("num_particles", num_particles)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     analytic_sites: tuple[str, ...] = ()
     joint = False
     with scope.evaluating(model, seed=seed):
@@ -113,10 +124,15 @@ def elbo(
                 draws.append((reconstruction, kl))
             r = torch.cat([draw[0] for draw in draws]).double()
             d = torch.cat([draw[1] for draw in draws]).double()
-            deviation = (r - d).std(0) if num_particles > 1 else torch.full_like(r[0], math.nan)
-            parts.append((r.mean(0), d.mean(0), deviation / math.sqrt(num_particles)))
-    r, d, error = (torch.cat(column) for column in zip(*parts, strict=True))
-    return BoundResult(r - d, r, d, error, analytic_sites, num_particles, joint)
+            parts.append((r.mean(0), d.mean(0), *(_error(draws) for draws in (r - d, r, d))))
+    r, d, error, r_error, d_error = (torch.cat(column) for column in zip(*parts, strict=True))
+    return BoundResult(r - d, r, d, error, r_error, d_error, analytic_sites, num_particles, joint)
+
+
+def _error(draws: Tensor) -> Tensor:
+    """The standard error of the mean over particles, (K, B) -> (B,); NaN for one."""
+    k = len(draws)
+    return draws.std(0) / math.sqrt(k) if k > 1 else torch.full_like(draws[0], math.nan)
 
 
 def _elbo_draws(weights: LogWeights) -> tuple[Tensor, Tensor, tuple[str, ...]]:

@@ -166,9 +166,9 @@ def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str
     return total
 
 
-def encode(model: Any, x: Tensor, **fields: Tensor) -> dict[str, Any]:
+def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
     """The guide's distribution at every latent site, by name; upstream sites are set to a draw."""
-    with scope.evaluating(model):
+    with scope.evaluating(model, seed=seed):
         sites = _trace(model.guide, x, **fields).nodes.items()
     return {name: site["fn"] for name, site in sites if site["type"] == "sample"}
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "isolated", "preserved_buffers", "preserved_rng", "seeded"]
+__all__ = ["call_frozen", "evaluating", "isolated", "preserved_buffers", "preserved_rng", "seeded"]
 
 
 @contextmanager
@@ -91,3 +92,23 @@ def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+class _Call(nn.Module):
+    """A module whose call is a function of another one, so that `functional_call` can swap that one's tensors."""
+
+    def __init__(self, owner: nn.Module, function: Callable[[], Any]) -> None:
+        super().__init__()
+        self.owner, self.function = owner, function
+
+    def forward(self) -> Any:
+        return self.function()
+
+
+def call_frozen(owner: nn.Module, function: Callable[[], Any]) -> Any:
+    """Call a function while a module's parameters are detached and its buffers copies: statistics do not move."""
+    call = _Call(owner, function)
+    tensors = {name: parameter.detach() for name, parameter in call.named_parameters()}
+    tensors |= {name: buffer.clone() for name, buffer in call.named_buffers()}
+    with isolated():
+        return torch.func.functional_call(call, tensors, ())

@@ -213,6 +213,7 @@ def _step(
         for group in state.optimizer.param_groups:
             group["lr"] = state.learning_rate(state.step)
     state.optimizer.zero_grad()
+    estimator.step, estimator.epoch = state.step, len(state.history)
     x = batch.pop("x")
     terms = estimator.backward(parameters, model.model, model.guide, x, num_rows=num_rows, **batch)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

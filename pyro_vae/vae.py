@@ -92,10 +92,10 @@ class VAE(LatentVariableModel):
     def check_data(self, x: Tensor) -> None:
         self.likelihood.check(x)
 
-    def encode(self, x: Any, **fields: Tensor) -> dist.TorchDistribution:
+    def encode(self, x: Any, *, seed: int | None = None, **fields: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape (B,), event shape (D,); its `.mean` is deterministic, its `.sample()` a draw."""
         rows = self._rows(x, fields)
-        with scope.evaluating(self):
+        with scope.evaluating(self, seed=seed):
             chunks = [rows.take(part, like=self.like)["x"] for part in torch.arange(len(rows)).split(4096)]
             return self.family(torch.cat([self.encoder(self.likelihood.features(chunk)) for chunk in chunks]))  # type: ignore[no-any-return]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from pyro_vae import scope
 
 __all__ = [
     "LogWeights",
+    "Path",
     "ScaleRows",
     "Site",
     "check_sites",
@@ -139,6 +140,35 @@ class LogWeights:
             )
         return scales[0]
 
+    @staticmethod
+    def joined(records: list[LogWeights]) -> LogWeights:
+        """One record of all particles of several; distributions are those of the first."""
+
+        def join(sites: list[dict[str, Site]]) -> dict[str, Site]:
+            return {
+                name: replace(
+                    site,
+                    value=_joined_values([part[name] for part in sites]),
+                    log_prob=torch.cat([part[name].log_prob for part in sites]),
+                )
+                for name, site in sites[0].items()
+            }
+
+        return replace(
+            records[0],
+            observed=join([record.observed for record in records]),
+            latent=join([record.latent for record in records]),
+            guide=join([record.guide for record in records]),
+            num_particles=sum(record.num_particles for record in records),
+        )
+
+
+def _joined_values(sites: list[Site]) -> Tensor:
+    """Values with a particle dimension end to end; data, which have none, once."""
+    if len(sites[0].value) != len(sites[0].log_prob):
+        return sites[0].value
+    return torch.cat([site.value for site in sites])
+
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
     return bool(torch.as_tensor(a == b).all())
@@ -146,6 +176,59 @@ def _equal(a: float | Tensor, b: float | Tensor) -> bool:
 
 def _differs_from_one(scale: float | Tensor) -> bool:
     return not _equal(scale, 1.0)
+
+
+@dataclass
+class Path:
+    """How a run's draws depend on the guide's parameters: a gradient estimator is a choice of these.
+
+    Attributes:
+        attached: whether draws carry a gradient; where not, they are constants.
+        stopped: whether log q is that of a guide whose parameters are stopped, so that it depends on them only
+            through the draws. Costs a second run of the guide.
+        ratio: (K, B), set by `scale` after the run: multiplies the gradient that arrives at the draws from the model,
+            and from a stopped log q. Paths inside the guide, from one draw to the next, are passed once.
+        chunks: the paths of the runs that one run was cut into, and their numbers of particles.
+    """
+
+    attached: bool = True
+    stopped: bool = False
+    ratio: Tensor | None = None
+    chunks: list[tuple[Path, int]] = field(default_factory=list)
+
+    def scale(self, ratio: Tensor) -> None:
+        """Set the ratio, here or chunk by chunk."""
+        self.ratio = ratio
+        if self.chunks:
+            parts = ratio.split([count for _, count in self.chunks])
+            for (path, _), part in zip(self.chunks, parts, strict=True):
+                path.ratio = part
+
+    def cut(self, count: int) -> Path:
+        """The path of a chunk of so many particles."""
+        path = Path(self.attached, self.stopped)
+        self.chunks.append((path, count))
+        return path
+
+
+class _SetValues(poutine.messenger.Messenger):
+    """Let sites draw, and then take the values given: the noise consumed is that of the run that gave them."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+
+
+class _Detach(poutine.messenger.Messenger):
+    """Make constants of draws."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["value"], Tensor):
+            msg["value"] = msg["value"].detach()
 
 
 class ScaleRows(poutine.messenger.Messenger):
@@ -200,15 +283,75 @@ def particles(num_particles: int, nesting: int) -> Any:
 
 
 def run_programs(
-    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int = 1
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_particles: int = 1,
+    path: Path | None = None,
 ) -> tuple[Any, Any]:
     """Trace the guide, then the model replayed on the guide's values; returns (model trace, guide trace)."""
     nesting = plate_nesting(model, guide, args, kwargs) if num_particles > 1 else 0
-    with particles(num_particles, nesting):
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    with particles(num_particles, nesting):
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+
+    def trace(program: Program) -> Any:
+        with particles(num_particles, nesting):
+            return poutine.trace(program).get_trace(*args, **kwargs)
+
+    if path is None:
+        guide_trace = trace(guide)
+        model_trace = trace(poutine.replay(model, trace=guide_trace))
+        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+    random = torch.get_rng_state() if path.stopped else None
+    with nullcontext() if path.attached else _Detach():
+        guide_trace = trace(guide)
+    seen = _cut(guide_trace, path, num_particles, nesting, row_plate(model)) if path.attached else guide_trace
+    if random is not None:
+        guide_trace = _stopped(guide, trace, seen, random)
+    model_trace = trace(poutine.replay(model, trace=seen))
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -> Any:
+    """A copy of the trace whose values scale the gradient that arrives at them by `path.ratio`."""
+    copy = trace.copy()
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site["is_observed"] or not site["value"].requires_grad:
+            continue
+        value = site["value"].view_as(site["value"])
+        rows = [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate and frame.vectorized]
+
+        def scale(gradient: Tensor, site: Any = site, rows: list[int] = rows) -> Tensor:
+            if path.ratio is None:
+                return gradient
+            shape = [1] * gradient.dim()
+            events = site["fn"].event_dim
+            if num_particles > 1:
+                shape[-1 - nesting - events] = num_particles
+            if rows:
+                shape[rows[0] - events] = path.ratio.shape[1]
+            return gradient * path.ratio.reshape(shape).to(gradient.dtype)
+
+        value.register_hook(scale)
+        copy.nodes[name] = {**site, "value": value}
+    return copy
+
+
+def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random: Tensor) -> Any:
+    """The trace of the guide with stopped parameters at the values seen; the noise, dropout included, is repeated."""
+    owner = getattr(guide, "__self__", guide)
+    if not isinstance(owner, nn.Module):
+        raise TypeError(
+            f"The guide must be a method of an nn.Module to have its parameters stopped; got {guide!r}."
+            " Subclass LatentVariableModel, or use gradient='reparameterized'."
+        )
+    values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
+    after = torch.get_rng_state()
+    torch.set_rng_state(random)
+    with poutine.block(hide_types=["param"]), _SetValues(values):
+        stopped = scope.call_frozen(owner, lambda: trace(guide))
+    torch.set_rng_state(after)
+    return stopped
 
 
 def log_weights(
@@ -218,6 +361,7 @@ def log_weights(
     num_particles: int = 1,
     num_rows: int | None = None,
     row_weights: Tensor | None = None,
+    path: Path | None = None,
     **kwargs: Any,
 ) -> LogWeights:
     """Run guide and model on K particles and record every site.
@@ -228,6 +372,7 @@ def log_weights(
         num_particles: K. With K = 1 no particle plate is opened.
         num_rows: N, if this call sees only B of N rows: sites in the row plate are scaled by N/B.
         row_weights: (B,), multiplied into the scale of the sites in the row plate.
+        path: how the draws depend on the guide's parameters; by default as the guide has it.
 
     Raises:
         ValueError: if model and guide do not have the same latent sites.
@@ -236,7 +381,7 @@ def log_weights(
     plate = row_plate(model)
     nesting = plate_nesting(model, guide, args, kwargs) if num_particles > 1 else 0
     with ScaleRows(plate, num_rows, row_weights):
-        model_trace, guide_trace = run_programs(model, guide, args, kwargs, num_particles)
+        model_trace, guide_trace = run_programs(model, guide, args, kwargs, num_particles, path)
     check_sites(model_trace, guide_trace)
 
     particle_dim = -1 - nesting if num_particles > 1 else None

@@ -55,7 +55,21 @@ ELBOS: dict[str, Callable[[], elbos.Estimator]] = {
     "ELBO K=3": lambda: elbos.ELBO(num_particles=3),
     "MeanFieldELBO": lambda: elbos.MeanFieldELBO(num_particles=2),
     "IWAE": lambda: elbos.IWAE(num_particles=4),
+    "ELBO stl": lambda: elbos.ELBO(gradient="stl"),
+    "ELBO rloo": lambda: elbos.ELBO(num_particles=3, gradient="rloo"),
+    "IWAE dreg": lambda: elbos.IWAE(num_particles=4, gradient="dreg"),
+    "IWAE vimco": lambda: elbos.IWAE(num_particles=4, gradient="vimco"),
+    "IWAE in chunks": lambda: elbos.IWAE(num_particles=5, max_particles_at_once=2),
+    "CIWAE": lambda: elbos.CIWAE(num_particles=4),
+    "CUBO": lambda: elbos.CUBO(num_particles=4),
+    "MIWAE": lambda: elbos.MIWAE(num_particles=4, groups=2),
+    "PIWAE": lambda: elbos.PIWAE(num_particles=4, groups=2),
     "Renyi": lambda: elbos.Renyi(alpha=0.5, num_particles=4),
+    "Renyi VR-max": lambda: elbos.Renyi(alpha=float("-inf"), num_particles=4),
+    "TVO": lambda: elbos.TVO(num_particles=4),
+    "WakeSleep wake": lambda: elbos.WakeSleep(num_particles=4),
+    "WakeSleep dreg": lambda: elbos.WakeSleep(num_particles=4, gradient="dreg"),
+    "WakeSleep sleep": lambda: elbos.WakeSleep(num_particles=4, phase="sleep"),
 }
 
 

@@ -66,10 +66,11 @@ def test_the_three_losses_agree(make) -> None:
         torch.manual_seed(2)
         value = getattr(make(), method)(program.model, program.guide, x)
         values.append(value if isinstance(value, float) else float(value.detach()))
-    assert values[0] == values[1] == values[2]
+    assert values[0] == pytest.approx(values[1], rel=1e-14)
+    assert values[1] == values[2]
     torch.manual_seed(2)
     terms = make().run(program.model, program.guide, x)
-    assert -float(terms.objective.detach()) == values[0]
+    assert -float(terms.objective.detach()) == values[1]
     assert -float(terms.bound.sum().detach()) == pytest.approx(values[0])
 
 

@@ -114,6 +114,34 @@ def test_means_carry_two_errors() -> None:
     assert "Monte Carlo error" in str(mean)
 
 
+def test_parts_of_the_bound_carry_their_own_errors() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 9)
+    result = vae.elbo(x, num_particles=50, seed=0)
+    np.testing.assert_allclose(result.kl_error, 0.0, atol=1e-15)  # in closed form
+    np.testing.assert_allclose(result.reconstruction_error, result.standard_error)
+    assert result.mean("kl").estimate == pytest.approx(float(result.kl.mean()))
+    assert result.mean("reconstruction").monte_carlo_error > 0
+    with pytest.raises(ValueError, match="part must be bound, reconstruction or kl; got 'prior'"):
+        result.mean("prior")
+    program = LinearGaussian()
+    by_draws = program.elbo(program.draw(5), num_particles=50, seed=0)
+    assert (by_draws.kl_error > 0).all()  # a full covariance against independent latents has no closed form
+    np.testing.assert_allclose(by_draws.standard_error, 0.0, atol=1e-8)  # while the errors cancel at the posterior
+
+
+def test_a_random_transform_draws_from_the_seed_alone() -> None:
+    import pyro_vae as pv
+
+    vae = small_vae()
+    rows = pv.Rows(torch.full((6, 2, 3), 0.5), transform=torch.bernoulli)
+    random = torch.get_rng_state()
+    first, second = vae.elbo(rows, seed=0).bound, vae.elbo(rows, seed=0).bound
+    vae.reconstruct(rows, seed=0)
+    assert torch.equal(first, second)
+    assert torch.equal(random, torch.get_rng_state())
+
+
 def test_real_data_are_scored_on_the_original_scale() -> None:
     """Rescaling data and model alike moves the density by the Jacobian."""
     x = torch.randn(30, *(2, 3), dtype=torch.float64)

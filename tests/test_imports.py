@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
-    ["bounds", "nets", "parts", "scope", "batches"],
-    ["priors", "likelihoods", "guides", "history", "storage"],
+    ["bounds", "nets", "parts", "schedules", "scope", "batches"],
+    ["gradients", "priors", "likelihoods", "guides", "history", "storage"],
     ["weights"],
     ["elbos"],
     ["door"],

@@ -1,0 +1,89 @@
+"""Pyro's own estimators, and which of them we have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyro.infer
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.elbos.base import Estimator, Terms
+from pyro_vae.elbos.evidence import ELBO, MeanFieldELBO
+from pyro_vae.elbos.weighted import Renyi
+from pyro_vae.weights import LogWeights, Path, Program, ScaleRows, row_plate
+
+__all__ = ["PyroEstimator", "from_pyro"]
+
+
+class PyroEstimator(Estimator):
+    """One of Pyro's own estimators, unchanged, behind the protocol that `fit` uses.
+
+    It tells the loss alone, so that the parts of the bound stay unknown.
+    """
+
+    def __init__(self, elbo: pyro.infer.ELBO) -> None:
+        super().__init__(num_particles=1)
+        self.elbo: Any = elbo
+
+    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
+        raise NotImplementedError(
+            f"{type(self.elbo).__name__} tells its loss alone, not its terms. Use an estimator of pv.elbos."
+        )
+
+    def run(
+        self,
+        model: Program,
+        guide: Program,
+        *args: Any,
+        num_rows: int | None = None,
+        row_weights: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Terms:
+        differentiable = torch.is_grad_enabled() and hasattr(self.elbo, "differentiable_loss")
+        loss = self.elbo.differentiable_loss if differentiable else self.elbo.loss
+        with ScaleRows(row_plate(model), num_rows, row_weights):
+            return self._terms(loss(model, guide, *args, **kwargs), args, num_rows)
+
+    def backward(
+        self, parameters: Iterable[nn.Parameter], model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Terms:
+        if hasattr(self.elbo, "differentiable_loss"):
+            return super().backward(parameters, model, guide, *args, **kwargs)
+        num_rows, row_weights = kwargs.pop("num_rows", None), kwargs.pop("row_weights", None)
+        with ScaleRows(row_plate(model), num_rows, row_weights):
+            loss = self.elbo.loss_and_grads(model, guide, *args, **kwargs)
+        terms = self._terms(loss, args, num_rows)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= terms.rows
+        return terms
+
+    def _terms(self, loss: Any, args: tuple[Any, ...], num_rows: int | None) -> Terms:
+        rows = float(num_rows or len(args[0]))
+        objective = -(loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64))
+        return Terms(objective.reshape(1), None, None, objective, rows)
+
+
+def from_pyro(elbo: pyro.infer.ELBO, *, reparameterized: bool = True) -> Estimator:
+    """Our estimator for one of Pyro's: the same value on the same draws where we have it, else a wrapper around Pyro's.
+
+    Args:
+        elbo: ours (returned as it is) or Pyro's.
+        reparameterized: whether every guide site is; Pyro's score-function terms are kept where not.
+
+    Raises:
+        TypeError: if `elbo` is not a `pyro.infer.ELBO`.
+    """
+    if isinstance(elbo, Estimator):
+        return elbo
+    if not isinstance(elbo, pyro.infer.ELBO):
+        raise TypeError(f"elbo must be a pyro.infer.ELBO object; got {elbo!r}. Pass e.g. pv.elbos.ELBO().")
+    if reparameterized and type(elbo) is pyro.infer.Trace_ELBO:
+        return ELBO(num_particles=elbo.num_particles)
+    if reparameterized and type(elbo) is pyro.infer.TraceMeanField_ELBO:
+        return MeanFieldELBO(num_particles=elbo.num_particles)
+    if reparameterized and type(elbo) is pyro.infer.RenyiELBO:
+        return Renyi(alpha=elbo.alpha, num_particles=elbo.num_particles)
+    return PyroEstimator(elbo)

@@ -1,0 +1,274 @@
+"""Objectives that add to, or bend, the KL term. The bound that is reported is always the plain ELBO."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.elbos.evidence import ELBO, ScaledTerms, scaled
+from pyro_vae.schedules import Constant
+from pyro_vae.weights import LogWeights, Path, Site
+
+__all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
+
+LatentSites = list[tuple[Site, Site]]
+
+
+class _Regularized(ELBO):
+    """Base: reconstruction minus a penalty per row, times N. Write `penalty`."""
+
+    analytic = True
+    gradients = ("reparameterized",)
+
+    def objective(self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: Path | None) -> Tensor:
+        if weights.joint:
+            raise NotImplementedError(
+                f"{type(self).__name__} must have every site in the row plate; got a latent outside it. Use ELBO."
+            )
+        pairs = [(q, weights.latent[name]) for name, q in weights.guide.items() if name in weights.latent]
+        return scaled(reconstruction) - weights.total_rows * self.penalty(weights, pairs)
+
+    @abstractmethod
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        """What is subtracted from the reconstruction, per row: a scalar.
+
+        Args:
+            weights: the record.
+            pairs: the guide's and the model's record of each latent site.
+        """
+
+
+class FreeBitsELBO(_Regularized):
+    """ELBO in which the KL of each latent dimension, or site, costs nothing below a floor: sum_j max(floor, KL_j).
+
+    KL_j is the mean over the rows of the batch.
+
+    Args:
+        floor: lambda, in nats.
+        per: "dimension" of the latent, or "site".
+
+    References:
+        *Improving Variational Inference with Inverse Autoregressive Flow* (Kingma et al., 2016), arXiv 1606.04934
+    """
+
+    def __init__(self, *, floor: float = 0.1, per: str = "dimension", **options: Any) -> None:
+        super().__init__(**options)
+        if not floor >= 0 or per not in ("dimension", "site"):
+            raise ValueError(
+                f"floor must be zero or more, and per 'dimension' or 'site'; got {floor} and {per!r}. Correct them."
+            )
+        self.floor, self.per = float(floor), per
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        groups = [kl_per_dimension(q, p) if self.per == "dimension" else _kl(q, p).reshape(1) for q, p in pairs]
+        return self.beta() * torch.cat(groups).clamp_min(self.floor).sum()
+
+
+class KLBalancedELBO(_Regularized):
+    """ELBO of several sites whose KL weights follow their size, with mean 1, while the KL weight is below 1.
+
+    Sites with a small KL are punished less, so that none is switched off during warm-up. With one site it is the ELBO.
+
+    References:
+        *NVAE* (Vahdat, Kautz, 2020), arXiv 2007.03898
+    """
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        kl = torch.stack([_kl(q, p) for q, p in pairs])
+        if self.beta() >= 1.0:
+            return self.beta() * kl.sum()
+        size = kl.detach().clamp_min(0.0) + 1e-8
+        return self.beta() * (size / size.mean() * kl).sum()
+
+
+class CapacityELBO(_Regularized):
+    """ELBO whose KL is held at a capacity: the penalty is weight |KL - capacity|.
+
+    Args:
+        capacity: in nats per row; a number or a schedule, usually from 0 upward.
+        weight: gamma.
+
+    References:
+        *Understanding Disentangling in beta-VAE* (Burgess et al., 2018), arXiv 1804.03599
+    """
+
+    def __init__(
+        self, *, capacity: float | Callable[[int, int], float] = 25.0, weight: float = 100.0, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.capacity, self.weight = capacity, weight
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        capacity = self.capacity if callable(self.capacity) else Constant(self.capacity)
+        kl = sum((_kl(q, p) for q, p in pairs), torch.zeros(()))
+        return self.weight * (kl - capacity(self.step, self.epoch)).abs()
+
+
+class BetaTCVAE(_Regularized):
+    """KL split into index-code mutual information, total correlation and dimension-wise KL, each with its weight.
+
+    log q(z) and log q(z_j) of the aggregate posterior are estimated from the batch.
+
+    Args:
+        mutual_information: alpha.
+        total_correlation: beta.
+        dimension_wise: gamma. All three 1 is the ELBO.
+        sampling: "weighted" or "stratified": how a batch of B stands for N rows.
+
+    References:
+        *Isolating Sources of Disentanglement in VAEs* (Chen et al., 2018), arXiv 1802.04942
+    """
+
+    def __init__(
+        self,
+        *,
+        mutual_information: float = 1.0,
+        total_correlation: float = 6.0,
+        dimension_wise: float = 1.0,
+        sampling: str = "stratified",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if sampling not in ("weighted", "stratified"):
+            raise ValueError(f"sampling must be weighted or stratified; got {sampling!r}. Choose one of these.")
+        if self.num_particles != 1:
+            raise ValueError(f"num_particles must be 1 for BetaTCVAE; got {self.num_particles}. Use larger batches.")
+        self.shares = (mutual_information, total_correlation, dimension_wise)
+        self.sampling = sampling
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        parts = [self._decompose(q, p, weights.total_rows) for q, p in pairs]
+        return sum(
+            (share * part for each in parts for share, part in zip(self.shares, each, strict=True)), torch.zeros(())
+        )
+
+    def _decompose(self, q: Site, p: Site, total: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mutual information, total correlation and dimension-wise KL, means over the batch."""
+        z = q.value[0]  # (B, D)
+        base, prior = _independent(q), _independent(p)
+        pairwise = base.expand(z.shape).log_prob(z.unsqueeze(1))  # (B, B, D): log q(z_i | x_j)
+        shift = self._log_shares(len(z), total).to(z)
+        log_q = base.log_prob(z).sum(-1)
+        log_joint = torch.logsumexp(pairwise.sum(-1) + shift, 1)
+        log_product = torch.logsumexp(pairwise + shift.unsqueeze(-1), 1).sum(-1)
+        log_p = prior.log_prob(z).sum(-1)
+        return (log_q - log_joint).mean(), (log_joint - log_product).mean(), (log_product - log_p).mean()
+
+    def _log_shares(self, rows: int, total: int) -> Tensor:
+        """The logarithm of what row j counts in the estimate of q(z_i): (B, B)."""
+        if self.sampling == "weighted" or rows == 1:
+            return torch.full((rows, rows), -math.log(rows * total))
+        shares = torch.full((rows, rows), 1.0 / (rows - 1))
+        shares.fill_diagonal_(1.0 / total)
+        off = (torch.arange(rows) + 1) % rows
+        shares[torch.arange(rows), off] = (total - rows + 1) / (total * (rows - 1))
+        return shares.log()
+
+
+class InfoVAE(_Regularized):
+    """KL and maximum mean discrepancy between aggregate posterior and prior: (1 - alpha) KL + (alpha + lambda - 1) MMD.
+
+    The discrepancy uses a Gaussian kernel of bandwidth D, and the rows of the batch.
+
+    Args:
+        alpha: 0 keeps the KL, 1 drops it (MMD-VAE).
+        weight: lambda.
+
+    References:
+        *InfoVAE* (Zhao, Song, Ermon, 2017), arXiv 1706.02262
+    """
+
+    def __init__(self, *, alpha: float = 0.0, weight: float = 10.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.alpha, self.weight = alpha, weight
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        total = torch.zeros(())
+        for q, p in pairs:
+            z = q.value.flatten(0, 1)
+            prior = p.distribution.sample() if q.value.shape[0] > 1 else p.distribution.sample().unsqueeze(0)
+            mmd = _mmd(z, prior.flatten(0, 1))
+            total = total + (1 - self.alpha) * _kl(q, p) + (self.alpha + self.weight - 1) * mmd
+        return total
+
+
+class DIPVAE(_Regularized):
+    """ELBO with a penalty on the covariance of the aggregate posterior, which should be the identity.
+
+    Args:
+        off_diagonal: weight of the squared covariances.
+        diagonal: weight of the squared deviations of the variances from 1.
+        of: "means" of q (DIP-VAE-I) or "draws", means plus expected variances (DIP-VAE-II).
+
+    References:
+        *Variational Inference of Disentangled Latent Concepts* (Kumar, Sattigeri, Balakrishnan, 2018), arXiv 1711.00848
+    """
+
+    def __init__(self, *, off_diagonal: float = 10.0, diagonal: float = 5.0, of: str = "means", **options: Any) -> None:
+        super().__init__(**options)
+        if of not in ("means", "draws"):
+            raise ValueError(f"of must be means or draws; got {of!r}. Choose one of these.")
+        self.off_diagonal, self.diagonal, self.of = off_diagonal, diagonal, of
+
+    def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
+        total = torch.zeros(())
+        for q, p in pairs:
+            base = _independent(q)
+            means, variances = base.mean.flatten(0, -2), base.variance.flatten(0, -2)
+            covariance = torch.cov(means.T, correction=0)
+            if self.of == "draws":
+                covariance = covariance + variances.mean(0).diag()
+            diagonal = covariance.diag()
+            off = covariance.square().sum() - diagonal.square().sum()
+            total = total + _kl(q, p) + self.off_diagonal * off + self.diagonal * (diagonal - 1).square().sum()
+        return total
+
+
+def _kl(q: Site, p: Site) -> Tensor:
+    """The KL of a site, in closed form where there is one: mean over particles and rows."""
+    try:
+        return q.per_row(kl_divergence(q.distribution, p.distribution)).mean()  # type: ignore[arg-type]
+    except NotImplementedError:
+        return (q.log_prob - p.log_prob).mean()
+
+
+def kl_per_dimension(q: Site, p: Site) -> Tensor:
+    """The KL of each dimension of a latent vector, mean over particles and rows: (D,).
+
+    Raises:
+        NotImplementedError: if the dimensions are not independent under both distributions.
+    """
+    base, prior = _independent(q), _independent(p)
+    try:
+        kl = kl_divergence(base, prior)
+    except NotImplementedError:
+        kl = base.log_prob(q.value) - prior.log_prob(q.value)
+    return kl.reshape(-1, kl.shape[-1]).mean(0)
+
+
+def _independent(site: Site) -> Any:
+    """The distribution of single dimensions, where these are independent."""
+    fn: Any = site.distribution
+    while type(fn).__name__ in ("ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist
+    if type(fn).__name__ != "Independent" or fn.reinterpreted_batch_ndims != 1 or fn.base_dist.event_shape:
+        raise NotImplementedError(
+            f"Site {site.name!r} must have independent dimensions; got {type(fn).__name__}. Use per='site', or ELBO."
+        )
+    return fn.base_dist
+
+
+def _mmd(x: Tensor, y: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy with a Gaussian kernel, biased (V-statistic): (n, D), (m, D) -> scalar."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squares = (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(-1)
+        return torch.exp(-squares / (2 * a.shape[-1])).mean()
+
+    return kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)

@@ -1,0 +1,308 @@
+"""Bounds that are functions of the log-weights alone."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae import bounds
+from pyro_vae.elbos.base import Estimator, Terms
+from pyro_vae.gradients import GRADIENTS, Bound, baselines, curvature, slope
+from pyro_vae.weights import LogWeights, Path, Program
+
+__all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
+
+TINY = 1e-20  # keeps the ratio of two coefficients finite; far below the rounding error of their sum, which is 1
+
+
+class WeightBound(Estimator):
+    """Base of the bounds on log-weights: write `bound`, and every gradient estimator applies.
+
+    Args:
+        num_particles: K.
+        gradient: "reparameterized", "stl", "dreg", "rloo" or "vimco" (`pyro_vae.gradients` has the formulas); the last
+            two also work for discrete latents.
+        num_rows: N, if a call sees only B of N rows.
+        max_particles_at_once: bounds memory; larger K run in chunks.
+    """
+
+    gradients: tuple[str, ...] = GRADIENTS
+
+    def __init__(self, *, num_particles: int = 5, **options: Any) -> None:
+        super().__init__(num_particles=num_particles, **options)
+
+    @abstractmethod
+    def bound(self, log_w: Tensor) -> Tensor:
+        """The bound that is reported and, unless it says otherwise, trained: (K, B) -> (B,)."""
+
+    @property
+    def model_target(self) -> Bound:
+        """What the model's parameters maximise."""
+        return self.bound
+
+    @property
+    def guide_target(self) -> Bound:
+        """What the guide's parameters maximise."""
+        return self.bound
+
+    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
+        bound = self.bound(weights.log_w)
+        model = weights.log_likelihood + weights.log_prior
+        objective = (weights.scale * self.surrogate(model, weights.log_guide, weights.log_guide, path)).sum()
+        reconstruction = weights.log_likelihood.mean(0)
+        kl = (weights.log_guide - weights.log_prior).mean(0)
+        return Terms(bound, reconstruction, kl, objective, weights.total_rows, weights=weights)
+
+    def path(self) -> Path | None:
+        if torch.is_grad_enabled() and self.gradient == "reparameterized" and self.guide_target != self.model_target:
+            return Path()
+        return super().path()
+
+    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: Path | None) -> Tensor:
+        """A function with the model target's value and both targets' gradients: (B,).
+
+        Args:
+            model: the weights' part from the model, (K, B).
+            guide: the part from the guide, subtracted: log q, or a multiple of it.
+            log_q: log q itself, whose gradient is the score.
+            path: of the run that gave these.
+        """
+        log_w = model - guide
+        value = self.model_target(log_w)
+        same = self.guide_target == self.model_target
+        if not torch.is_grad_enabled() or (same and self.gradient in ("reparameterized", "stl")):
+            return value
+        explicit, target = slope(self.model_target, log_w), self.guide_target
+        own = slope(target, log_w)
+        if path is None or not path.attached:
+            signal = target(log_w.detach()) - baselines(target, log_w, self.gradient)
+            sum_ = (explicit * model - own * guide + signal * log_q).sum(0)
+        else:
+            own = own - curvature(target, log_w) if self.gradient == "dreg" else own
+            explicit = torch.where(explicit.abs() < TINY, TINY, explicit)
+            path.scale(own / explicit)
+            sum_ = (explicit * model - (explicit if path.stopped else own) * guide).sum(0)
+        return value.detach() + sum_ - sum_.detach()
+
+
+class IWAE(WeightBound):
+    """Importance-weighted bound, log mean_k w_k: tighter than the ELBO, equal to it at K = 1.
+
+    Its gradient for the guide drowns in noise as K grows; gradient="dreg" cures that.
+
+    References:
+        *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+    """
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.iwae(log_w)
+
+
+class CIWAE(WeightBound):
+    """Convex combination, beta ELBO + (1 - beta) IWAE.
+
+    Args:
+        beta: the share of the ELBO, in [0, 1].
+
+    References:
+        *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
+    """
+
+    def __init__(self, *, beta: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        if not 0.0 <= beta <= 1.0:
+            raise ValueError(f"beta must lie in [0, 1]; got {beta}. 0 is IWAE, 1 the ELBO.")
+        self.beta = float(beta)
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.ciwae(log_w, self.beta)
+
+
+class CUBO(WeightBound):
+    """The guide minimises the chi upper bound log mean_k w_k^n / n, the model maximises IWAE on the same draws.
+
+    For guides wider than the posterior. The bound reported is IWAE; `bounds.cubo` of the weights is the other side,
+    whose logarithm at finite K is no upper bound in expectation.
+
+    Args:
+        order: n, above 1.
+
+    References:
+        *Variational Inference via chi Upper Bound Minimization* (Dieng et al., 2017), arXiv 1611.00328
+    """
+
+    def __init__(self, *, order: float = 2.0, **options: Any) -> None:
+        super().__init__(**options)
+        if not order > 1.0:
+            raise ValueError(f"order must be above 1; got {order}. 2 is the chi-square divergence.")
+        self.order = float(order)
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.iwae(log_w)
+
+    @property
+    def guide_target(self) -> Bound:
+        return self._minus_cubo
+
+    def _minus_cubo(self, log_w: Tensor) -> Tensor:
+        return -bounds.cubo(log_w, self.order)
+
+
+class MIWAE(WeightBound):
+    """Multiply importance-weighted: the mean over `groups` of the IWAE of K / groups particles each.
+
+    References:
+        *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
+    """
+
+    def __init__(self, *, groups: int = 2, num_particles: int = 8, **options: Any) -> None:
+        super().__init__(num_particles=num_particles, **options)
+        if not isinstance(groups, int) or groups < 1 or num_particles % groups:
+            raise ValueError(f"groups must divide num_particles ({num_particles}); got {groups!r}. Change either.")
+        if self.gradient in ("rloo", "vimco"):
+            raise NotImplementedError(
+                f"gradient={self.gradient!r} with groups would need baselines within each group. Use IWAE."
+            )
+        self.groups = groups
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.miwae(log_w, self.groups)
+
+
+class PIWAE(MIWAE):
+    """Partially importance-weighted: the model maximises IWAE of all particles, the guide MIWAE of the groups.
+
+    References:
+        *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
+    """
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.iwae(log_w)
+
+    @property
+    def guide_target(self) -> Bound:
+        return super().bound
+
+
+class Renyi(WeightBound):
+    """Renyi bound, log mean_k w_k^(1 - alpha) / (1 - alpha): the ELBO at 1, IWAE at 0, VR-max at -inf.
+
+    Args:
+        alpha: the order; a lower bound on log p(x) for alpha >= 0.
+
+    References:
+        *Renyi Divergence Variational Inference* (Li, Turner, 2016), arXiv 1602.02311
+    """
+
+    def __init__(self, *, alpha: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        if math.isnan(alpha) or alpha == math.inf:
+            raise ValueError(f"alpha must be a number below infinity; got {alpha}. 1 is the ELBO, 0 IWAE.")
+        self.alpha = float(alpha)
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.renyi(log_w, self.alpha)
+
+
+class TVO(WeightBound):
+    """Thermodynamic variational objective: a Riemann sum over a path of distributions from q to the posterior.
+
+    Args:
+        points: where the path is evaluated, increasing from 0 to below 1, e.g. (0.0, 0.1, 0.3); or a function of the
+            training step that returns them.
+        side: "left" (trained in the paper) or "right".
+
+    References:
+        *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
+    """
+
+    def __init__(
+        self,
+        *,
+        points: Sequence[float] | Callable[[int], Sequence[float]] = (0.0, 0.025, 0.063, 0.158, 0.398),
+        side: str = "left",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if side not in ("left", "right"):
+            raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
+        self.points, self.side = points, side
+        grid = [*self._grid(), 1.0]
+        if grid[0] != 0.0 or any(not a < b for a, b in pairwise(grid)):
+            raise ValueError(f"points must increase from 0 to below 1; got {tuple(grid[:-1])}. Start at 0.")
+
+    def _grid(self) -> Sequence[float]:
+        return self.points(self.step) if callable(self.points) else self.points
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.tvo(log_w, self._grid(), self.side)
+
+
+class WakeSleep(WeightBound):
+    """Reweighted wake-sleep, row by row: the model follows IWAE, the guide the posterior or the model's dreams.
+
+    Args:
+        phase: of the guide: "wake" minimises KL(p(z | x) || q) by importance weights; "sleep" maximises log q(z | x) at
+            draws (x, z) of the model.
+        gradient: "score" (as published; also for discrete latents) or, for "wake", "dreg".
+
+    References:
+        *Reweighted Wake-Sleep* (Bornschein, Bengio, 2015), arXiv 1406.2751
+        *Doubly Reparameterized Gradient Estimators* (Tucker et al., 2018), arXiv 1810.04152
+    """
+
+    gradients = ("score", "dreg")
+
+    def __init__(self, *, phase: str = "wake", gradient: str = "score", **options: Any) -> None:
+        super().__init__(gradient=gradient, **options)
+        if phase not in ("wake", "sleep") or (phase == "sleep" and gradient != "score"):
+            raise ValueError(
+                f"phase must be wake or sleep, and the gradient of sleep 'score'; got {phase!r} with {gradient!r}."
+                " Choose one of these."
+            )
+        self.phase = phase
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return bounds.iwae(log_w)
+
+    def run(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
+        terms = super().run(model, guide, *args, **kwargs)
+        if self.phase == "wake" or not torch.is_grad_enabled() or terms.weights is None:
+            return terms
+        dream = _dream(model, guide, terms.weights.num_rows, kwargs) * terms.weights.total_rows
+        objective = terms.objective + dream - dream.detach()
+        return Terms(terms.bound, terms.reconstruction, terms.kl, objective, terms.rows, weights=terms.weights)
+
+    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: Path | None) -> Tensor:
+        value = self.bound(model - guide)
+        if path is None:
+            return value
+        explicit = slope(self.bound, model - guide)
+        if self.gradient == "dreg":
+            explicit = torch.where(explicit < TINY, TINY, explicit)
+            path.scale(curvature(self.bound, model - guide) / explicit)
+            sum_ = (explicit * (model - guide)).sum(0)
+        else:
+            sum_ = (explicit * model).sum(0) + (explicit * log_q).sum(0) * (self.phase == "wake")
+        return value.detach() + sum_ - sum_.detach()
+
+
+def _dream(model: Program, guide: Program, rows: int, fields: dict[str, Any]) -> Tensor:
+    """The mean over rows of log q(z | x) at draws of the model."""
+    owner = getattr(model, "__self__", None)
+    sites = getattr(owner, "data_sites", ("x",))
+    if len(sites) != 1:
+        raise NotImplementedError("phase='sleep' with several data sites is not built. Use phase='wake'.")
+    fields = {name: value for name, value in fields.items() if name not in ("num_rows", "row_weights")}
+    with torch.no_grad(), poutine.block(hide_types=["param"]):
+        drawn = poutine.trace(model).get_trace(rows=rows, **fields)
+    x = drawn.nodes[sites[0]]["value"]
+    guide_trace = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(x, **fields)
+    return torch.as_tensor(guide_trace.log_prob_sum()) / rows

@@ -1,0 +1,70 @@
+"""Gradient estimators: how much each particle counts on each of the three ways to the parameters.
+
+A bound is a function f of log-weights log w_k = log p(x, z_k) - log q(z_k | x). Its gradient reaches the parameters
+
+- explicitly through log p (the model's parameters), with coefficient `model`,
+- explicitly through log q (the guide's parameters), with coefficient `guide`,
+- through the draws z_k (the guide's parameters again), with coefficient `path`.
+
+Every estimator is a choice of these three (K, B) arrays, functions of the log-weights alone. With g = df/dlog w:
+
+| estimator | model | guide | path |
+|---|---|---|---|
+| reparameterized | g | -g | g |
+| stl (sticking the landing) | g | 0 | g |
+| dreg (doubly reparameterized) | g | 0 | g - dg/dlog w |
+| rloo, vimco | g | (f - baseline) - g | none |
+
+For IWAE, g are the normalised weights and dreg's path coefficient is their square, as published.
+
+References:
+    *Sticking the Landing* (Roeder, Wu, Duvenaud, 2017), arXiv 1703.09194
+    *Doubly Reparameterized Gradient Estimators* (Tucker et al., 2018), arXiv 1810.04152
+    *Variational Inference for Monte Carlo Objectives* (Mnih, Rezende, 2016), arXiv 1602.06725
+    *Buy 4 REINFORCE Samples, Get a Baseline for Free!* (Kool, van Hoof, Welling, 2019)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_vae.bounds import leave_one_out
+
+__all__ = ["GRADIENTS", "baselines", "curvature", "slope"]
+
+Bound = Callable[[Tensor], Tensor]
+GRADIENTS = ("reparameterized", "stl", "dreg", "rloo", "vimco")
+
+
+def slope(bound: Bound, log_w: Tensor) -> Tensor:
+    """g = df/dlog w, detached: (K, B)."""
+    return torch.func.grad(lambda weights: bound(weights).sum())(log_w.detach())
+
+
+def curvature(bound: Bound, log_w: Tensor) -> Tensor:
+    """The diagonal of the second derivative, dg_k/dlog w_k, detached: (K, B)."""
+    log_w = log_w.detach()
+    gradient = torch.func.grad(lambda weights: bound(weights).sum())
+
+    def along(direction: Tensor) -> Tensor:
+        """The second derivative of each row along one particle: (B,)."""
+        mask = direction.unsqueeze(-1)
+        return (torch.func.grad(lambda weights: (gradient(weights) * mask).sum())(log_w) * mask).sum(0)
+
+    return torch.func.vmap(along)(torch.eye(len(log_w), dtype=log_w.dtype, device=log_w.device))
+
+
+def baselines(bound: Bound, log_w: Tensor, kind: str) -> Tensor:
+    """What f would be without particle k, from the others alone: (K, B), detached.
+
+    Args:
+        kind: "rloo": f of the K - 1 others; "vimco": f with w_k replaced by the others' geometric mean.
+    """
+    log_w = log_w.detach()
+    others = leave_one_out(log_w)  # (K - 1, K, B)
+    if kind == "vimco":
+        others = torch.cat([others, others.mean(0, keepdim=True)])
+    return torch.func.vmap(bound, in_dims=1)(others)

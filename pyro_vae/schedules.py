@@ -1,0 +1,89 @@
+"""Numbers that change while training: KL weights, learning rates, capacities.
+
+A schedule is called with the number of training steps taken and of epochs begun, both from 0, and returns a number.
+Give it its length in `steps` or in `epochs`. Schedules are frozen dataclasses of plain values: they print, compare
+and serialise (`dataclasses.asdict`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule"]
+
+
+class Schedule(ABC):
+    """A number as a function of training time."""
+
+    @abstractmethod
+    def __call__(self, step: int, epoch: int = 0) -> float:
+        """The value at a step and epoch."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Always the same."""
+
+    value: float
+
+    def __call__(self, step: int, epoch: int = 0) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class _Ramp(Schedule):
+    start: float
+    stop: float
+    steps: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        length = self.steps if self.epochs is None else self.epochs
+        if (self.steps is None) == (self.epochs is None) or not isinstance(length, int) or length < 1:
+            raise ValueError(
+                f"A schedule's length must be a positive number of steps or of epochs; got steps={self.steps},"
+                f" epochs={self.epochs}. Pass one of them."
+            )
+
+    def _time(self, step: int, epoch: int) -> float:
+        """Time since the start, in units of the length."""
+        return step / self.steps if self.steps is not None else epoch / (self.epochs or 1)
+
+    def _between(self, share: float) -> float:
+        return self.start + (self.stop - self.start) * share
+
+
+class Linear(_Ramp):
+    """A straight line from `start` to `stop`, which then stays.
+
+    Example:
+        >>> warm_up = Linear(0.0, 1.0, steps=100)
+        >>> warm_up(0), warm_up(25), warm_up(500)
+        (0.0, 0.25, 1.0)
+    """
+
+    def __call__(self, step: int, epoch: int = 0) -> float:
+        return self._between(min(self._time(step, epoch), 1.0))
+
+
+class Cosine(_Ramp):
+    """Half a cosine from `start` to `stop`, which then stays: slow at both ends."""
+
+    def __call__(self, step: int, epoch: int = 0) -> float:
+        return self._between((1.0 - math.cos(math.pi * min(self._time(step, epoch), 1.0))) / 2.0)
+
+
+@dataclass(frozen=True)
+class Cyclical(_Ramp):
+    """Again and again from `start` to `stop` over a share of each period, then constant until its end.
+
+    References:
+        *Cyclical Annealing Schedule* (Fu et al., 2019), arXiv 1903.10145
+    """
+
+    share: float = 0.5
+
+    def __call__(self, step: int, epoch: int = 0) -> float:
+        return self._between(min(self._time(step, epoch) % 1.0 / self.share, 1.0))
