@@ -1,6 +1,6 @@
 """What importing the package costs beside importing Pyro: medians of interleaved fresh processes.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 from __future__ import annotations

@@ -25,8 +25,10 @@ from pyro_vae import cli
 COMPONENTS, LATENTS = 20, 10
 
 
-def mixture_of_binomials(train: Tensor, test: Tensor, total: int = 16, iterations: int = 200, restarts: int = 5) -> Tensor:
-    """Test log-likelihood per row of a mixture of products of binomials: EM with Jeffreys smoothing, best of restarts."""
+def mixture_of_binomials(
+    train: Tensor, test: Tensor, total: int = 16, iterations: int = 200, restarts: int = 5
+) -> Tensor:
+    """Test log-likelihood per row of a mixture of products of binomials: EM, Jeffreys smoothing, best of restarts."""
     best, best_score = torch.zeros(()), -math.inf
     for restart in range(restarts):
         generator = torch.Generator().manual_seed(restart)
