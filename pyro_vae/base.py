@@ -112,7 +112,7 @@ class LatentVariableModel(PyroModule):
         elbo: pyro.infer.ELBO | None = None,
         epochs: int = 100,
         batch_size: int = 128,
-        learning_rate: float | Callable[[int], float] | None = None,
+        learning_rate: float | Callable[..., float] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         valid: Any = None,
         patience: int | None = None,
@@ -135,7 +135,7 @@ class LatentVariableModel(PyroModule):
             elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
             epochs: passes over the data.
             batch_size: rows per step; a `DataLoader` brings its own.
-            learning_rate: a number, or a function of the number of steps taken. 1e-3 at first.
+            learning_rate: a number, a schedule of `pv.schedules`, or a function of the steps taken. 1e-3 at first.
             optimizer: makes a `torch.optim` optimiser from `(parameters, lr=...)`; fused Adam by default.
             valid: rows whose bound is reported each epoch, with every weight on the KL removed.
             patience: stop after so many epochs without a better validation bound, and restore the best parameters.

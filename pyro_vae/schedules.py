@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule"]
+__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule", "value_at"]
 
 
 class Schedule(ABC):
@@ -20,6 +21,13 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, step: int, epoch: int = 0) -> float:
         """The value at a step and epoch."""
+
+
+def value_at(value: float | Callable[..., float], step: int, epoch: int) -> float:
+    """A number that is one, a schedule's at a step and epoch, or a function's of the step alone."""
+    if isinstance(value, Schedule):
+        return value(step, epoch)
+    return value(step) if callable(value) else value
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pyro_vae.batches import Batches, Rows
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.history import History
 from pyro_vae.parts import positive_integer
+from pyro_vae.schedules import value_at
 
 __all__ = ["Progress", "TrainingState", "fit"]
 
@@ -51,7 +52,7 @@ class TrainingState:
     """What a later `fit` goes on from."""
 
     optimizer: torch.optim.Optimizer
-    learning_rate: float | Callable[[int], float]
+    learning_rate: float | Callable[..., float]
     history: History = field(default_factory=History)
     step: int = 0
     best_bound: float = -math.inf
@@ -66,7 +67,7 @@ def fit(
     elbo: pyro.infer.ELBO | None = None,
     epochs: int = 100,
     batch_size: int = 128,
-    learning_rate: float | Callable[[int], float] | None = None,
+    learning_rate: float | Callable[..., float] | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     valid: Any = None,
     patience: int | None = None,
@@ -143,7 +144,7 @@ def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estim
 def _state(
     model: Any,
     optimizer: Callable[..., torch.optim.Optimizer] | None,
-    learning_rate: float | Callable[[int], float] | None,
+    learning_rate: float | Callable[..., float] | None,
 ) -> TrainingState:
     """The state to go on from: the last one, with what the call asks for anew."""
     rate = learning_rate
@@ -155,14 +156,21 @@ def _state(
     known = {id(p) for group in state.optimizer.param_groups for p in group["params"]} if state else set()
     if state is None or optimizer is not None or known != {id(p) for p in parameters}:
         make = optimizer or partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
-        built = make(parameters, lr=rate(0) if callable(rate) else rate)
+        built = make(parameters, lr=value_at(rate, 0, 0))
         if not isinstance(built, torch.optim.Optimizer):
             raise TypeError(f"optimizer must make a torch.optim.Optimizer from (parameters, lr=...); got {built!r}.")
         state = state or TrainingState(built, rate)
         state.optimizer = built
     state.learning_rate = rate
+    if learning_rate is not None:
+        _set_rate(state)
     model.training_state = state
     return state
+
+
+def _set_rate(state: TrainingState) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = value_at(state.learning_rate, state.step, len(state.history))
 
 
 def _epoch(
@@ -210,8 +218,7 @@ def _step(
     """One gradient step; nothing is changed when loss or gradient are not finite."""
     parameters = state.optimizer.param_groups[0]["params"]
     if callable(state.learning_rate):
-        for group in state.optimizer.param_groups:
-            group["lr"] = state.learning_rate(state.step)
+        _set_rate(state)
     state.optimizer.zero_grad()
     estimator.step, estimator.epoch = state.step, len(state.history)
     x = batch.pop("x")

@@ -180,11 +180,13 @@ def test_the_run_folder_has_the_name_of_the_data(
     "arguments",
     [
         ["--likelihood", "normal", "--latent-dim", "2", "--net", "conv"],
+        ["--elbo", "iwae", "--gradient", "dreg"],
+        ["--elbo", "wake-sleep", "--num-particles", "3"],
         ["--binarize", "dynamic", "--elbo", "meanfield", "--num-particles", "2"],
         ["--binarize", "static", "--likelihood", "bernoulli", "--hidden", "8", "4"],
         ["--binarize", "dynamic", "--likelihood", "binomial"],
     ],
-    ids=["normal conv", "dynamic", "static", "binomial"],
+    ids=["normal conv", "dreg", "wake-sleep", "dynamic", "static", "binomial"],
 )
 def test_choices_of_model_and_data(tmp_path: Path, arguments: list[str]) -> None:
     pictures = [] if arguments[1] == "normal" else ["--no-pictures"]

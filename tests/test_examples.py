@@ -40,6 +40,10 @@ PROMISES = {
         f"test +reconstruction{NUMBER}, KL{NUMBER}",
         r"largest difference of a reconstruction: 0\.0e\+00",
     ),
+    "gradient_noise.py": (
+        "signal-to-noise ratio",
+        *(f"{kind}{NUMBER * 6}" for kind in ("reparameterized", "stl", "dreg", "vimco", "rloo")),
+    ),
     "interpolation.py": (
         "nats per picture",
         f"real test digits{WITH_ERROR * 3}",
@@ -65,6 +69,15 @@ PROMISES = {
             for name in ("fit, ELBO", "fit, Pyro's TraceMeanField_ELBO", "SVI")
         ),
         *(f"{name} of a row: observed{NUMBER}, replicated{NUMBER}" for name in ("total ink", "largest cell")),
+    ),
+    "tighter_bounds.py": (
+        "nats per row",
+        *(f"{bound}{NUMBER * 2}" for bound in ("ELBO", "TVO, left", "CIWAE", "IWAE", "jackknife", "TVO, right")),
+        *(
+            rf"{name} +log-likelihood{NUMBER} \({NUMBER},{NUMBER}\) +ELBO{NUMBER} \({NUMBER},{NUMBER}\)"
+            for name in ("ELBO", "IWAE, K = 5", "IWAE, K = 20", "DReG, K = 20")
+        ),
+        rf"paired by row:{WITH_ERROR} \(standard error\)",
     ),
     "what_beta_does.py": (
         "nats per row",

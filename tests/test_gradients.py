@@ -7,6 +7,8 @@ this file the family-wise failure rate, were the seeds drawn anew, is below 6e-4
 from __future__ import annotations
 
 import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -372,3 +374,12 @@ def test_chunks_bound_the_memory_that_a_graph_holds() -> None:
         return total
 
     assert saved(elbos.IWAE(num_particles=64, max_particles_at_once=8)) < saved(elbos.IWAE(num_particles=64)) / 20
+
+
+def test_signal_to_noise_falls_for_the_guide_of_iwae_and_rises_with_dreg() -> None:
+    """Exponents of K over K = 4, 16, 64: -1/2 and +1/2 within .15 (Rainforth et al., 2018; Tucker et al., 2018)."""
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "gradient_noise.py"))
+    particles = [4, 16, 64]
+    for kind, expected in (("reparameterized", -0.5), ("dreg", 0.5)):
+        ratios = [example["signal_to_noise"](kind, k, 20_000)[0] for k in particles]
+        assert example["slope"](particles, ratios) == pytest.approx(expected, abs=0.15)

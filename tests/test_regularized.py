@@ -200,6 +200,13 @@ def test_schedules() -> None:
     for bad in ({}, {"steps": 0}, {"steps": 2, "epochs": 2}, {"epochs": 1.5}):
         with pytest.raises(ValueError, match="length must be a positive number of steps or of epochs"):
             schedules.Linear(0.0, 1.0, **bad)
+    assert [schedules.value_at(rate, 5, 2) for rate in (0.1, lambda step: step / 10)] == [0.1, 0.5]
+    assert schedules.value_at(schedules.Linear(0.0, 1.0, epochs=4), 99, 2) == 0.5
+    vae = small_vae()
+    by_epoch = vae.fit(
+        draw_data(vae.likelihood, 10), epochs=3, learning_rate=schedules.Linear(1e-2, 0.0, epochs=4), progress=False
+    )["learning_rate"]
+    assert by_epoch == pytest.approx([1e-2, 0.75e-2, 0.5e-2])
     vae = small_vae()
     rates = vae.fit(
         draw_data(vae.likelihood, 10), epochs=3, learning_rate=schedules.Cosine(1e-2, 0.0, steps=3), progress=False

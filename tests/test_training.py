@@ -130,6 +130,15 @@ def test_fit_goes_on_where_it_stopped() -> None:
     assert parts.history is two
 
 
+def test_a_later_fit_may_change_the_learning_rate() -> None:
+    vae = small_vae()
+    vae.fit(DATA, epochs=1, seed=0, progress=False)
+    optimizer = vae.training_state.optimizer
+    assert vae.fit(DATA, epochs=1, learning_rate=1e-5, seed=0, progress=False)["learning_rate"] == [1e-3, 1e-5]
+    assert vae.fit(DATA, epochs=1, seed=0, progress=False)["learning_rate"][-1] == 1e-5
+    assert vae.training_state.optimizer is optimizer
+
+
 def test_two_models_train_as_if_alone() -> None:
     alone = []
     for seed in (0, 1):

@@ -23,7 +23,13 @@ ESTIMATORS: dict[str, type[elbos.Estimator]] = {
     "elbo": elbos.ELBO,
     "meanfield": elbos.MeanFieldELBO,
     "iwae": elbos.IWAE,
+    "miwae": elbos.MIWAE,
+    "piwae": elbos.PIWAE,
+    "ciwae": elbos.CIWAE,
     "renyi": elbos.Renyi,
+    "cubo": elbos.CUBO,
+    "tvo": elbos.TVO,
+    "wake-sleep": elbos.WakeSleep,
 }
 
 
@@ -153,8 +159,8 @@ def _largest(splits: Splits) -> int:
 
 
 def _estimator(options: argparse.Namespace) -> elbos.Estimator:
-    particles = {} if options.num_particles is None else {"num_particles": options.num_particles}
-    return ESTIMATORS[options.elbo](**particles)
+    given = {"num_particles": options.num_particles, "gradient": options.gradient}
+    return ESTIMATORS[options.elbo](**{name: value for name, value in given.items() if value is not None})
 
 
 def _report(epochs: int) -> Callable[[Any, History], None]:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import pyro_vae
 from pyro_vae.cli import commands
+from pyro_vae.gradients import GRADIENTS
 
 __all__ = ["parser"]
 
@@ -97,7 +98,12 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--num-particles",
         type=_count,
         metavar="K",
-        help="draws from the guide for each row and step (default: 1; 5 for iwae and renyi)",
+        help="draws from the guide for each row and step (default: 1 for elbo, meanfield; 8 for miwae, piwae; else 5)",
+    )
+    training.add_argument(
+        "--gradient",
+        choices=(*GRADIENTS, "score"),
+        help="gradient estimator (default: score for wake-sleep, else reparameterized)",
     )
     training.add_argument("--epochs", type=_count, default=500, metavar="N", help="passes over the data, at most")
     training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows per step")

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
-from pyro_vae.schedules import Constant
+from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights, Path, Site
 
 __all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
@@ -27,8 +27,8 @@ class ELBO(WeightBound):
 
     Args:
         num_particles: draws per row.
-        kl_weight: beta, multiplies the KL term of the objective; a number, or a schedule, which advances with training
-            steps. The reported bound is never weighted.
+        kl_weight: beta, multiplies the KL term of the objective; a number, a schedule, which advances with training
+            steps, or a function of the step. The reported bound is never weighted.
         gradient: as for every bound on log-weights.
         num_rows: N, if a call sees only B of N rows.
 
@@ -43,7 +43,7 @@ class ELBO(WeightBound):
     analytic = False
 
     def __init__(
-        self, *, num_particles: int = 1, kl_weight: float | Callable[[int, int], float] = 1.0, **options: Any
+        self, *, num_particles: int = 1, kl_weight: float | Callable[..., float] = 1.0, **options: Any
     ) -> None:
         super().__init__(num_particles=num_particles, **options)
         if not callable(kl_weight) and not kl_weight >= 0:
@@ -59,8 +59,7 @@ class ELBO(WeightBound):
 
     def beta(self) -> float:
         """The KL weight now."""
-        weight = self.kl_weight if callable(self.kl_weight) else Constant(self.kl_weight)
-        return weight(self.step, self.epoch)
+        return value_at(self.kl_weight, self.step, self.epoch)
 
     def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
         reconstruction = [(site.scale, site.log_prob) for site in weights.observed.values()]

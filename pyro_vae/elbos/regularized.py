@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, scaled
-from pyro_vae.schedules import Constant
+from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights, Path, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
@@ -98,16 +98,13 @@ class CapacityELBO(_Regularized):
         *Understanding Disentangling in beta-VAE* (Burgess et al., 2018), arXiv 1804.03599
     """
 
-    def __init__(
-        self, *, capacity: float | Callable[[int, int], float] = 25.0, weight: float = 100.0, **options: Any
-    ) -> None:
+    def __init__(self, *, capacity: float | Callable[..., float] = 25.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)
         self.capacity, self.weight = capacity, weight
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
-        capacity = self.capacity if callable(self.capacity) else Constant(self.capacity)
         kl = sum((_kl(q, p) for q, p in pairs), torch.zeros(()))
-        return self.weight * (kl - capacity(self.step, self.epoch)).abs()
+        return self.weight * (kl - value_at(self.capacity, self.step, self.epoch)).abs()
 
 
 class BetaTCVAE(_Regularized):

@@ -1,0 +1,117 @@
+"""How noisy is the gradient? Signal-to-noise of every gradient estimator against the number of particles.
+
+A bound that is tighter is not always easier to climb. With K particles the importance-weighted bound IWAE_K moves
+toward log p(x) - and the gradient that the guide receives from it moves toward zero faster than its noise does: its
+signal-to-noise ratio (absolute mean over standard deviation of single-row gradients) *falls* like K^(-1/2), while that
+of the model *rises* like K^(1/2). The doubly reparameterized gradient (DReG) has the same expectation, and its ratio
+rises. The score-function estimators need no pathwise derivative, so that they also serve discrete latents; they pay
+for that with noise.
+
+The model is z ~ N(mu, I), x | z ~ N(z, I) in two dimensions, the guide N(x/2 + shift, 2/3 I) off its optimum by 0.5.
+Every row has a parameter `shift` (guide) and `mu` (model) of its own: one backward pass gives independent replicates.
+
+Look for: two slopes of opposite sign in the left panel; and how STL, unbiased for the ELBO only, is quiet and biased.
+
+    python examples/gradient_noise.py             # about a minute, writes figures/gradient_noise.png
+
+References: *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018); *Doubly Reparameterized
+Gradient Estimators for Monte Carlo Objectives* (Tucker et al., 2018).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+import pyro_vae as pv
+
+DIMENSIONS = 2
+KINDS = ("reparameterized", "stl", "dreg", "vimco", "rloo")
+
+
+class Toy(pv.LatentVariableModel):
+    """The model above, with parameters of their own for each of `rows` replicates of one row."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.mu = nn.Parameter(torch.zeros(rows, DIMENSIONS, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.full((rows, DIMENSIONS), 0.5, dtype=torch.float64))
+
+    def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
+        with pyro.plate("data", len(self.mu)):
+            z = pyro.sample("z", dist.Normal(self.mu, 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(x / 2 + self.shift, (2 / 3) ** 0.5).to_event(1))
+
+
+def signal_to_noise(kind: str, particles: int, replicates: int) -> tuple[float, float]:
+    """Mean over dimensions of |mean| / standard deviation of single-row gradients: (guide's, model's)."""
+    chunk = max(1, min(replicates, 100_000 // particles))  # rows at once
+    draws: list[list[Tensor]] = [[], []]
+    for start in range(0, replicates, chunk):
+        toy = Toy(min(chunk, replicates - start))
+        x = torch.tensor([0.3, -0.8], dtype=torch.float64).expand(len(toy.mu), -1)
+        estimator = pv.elbos.IWAE(num_particles=particles, gradient=kind)
+        estimator.run(toy.model, toy.guide, x).objective.backward()
+        draws[0].append(toy.shift.grad)
+        draws[1].append(toy.mu.grad)
+    ratios = [(torch.cat(each).mean(0).abs() / torch.cat(each).std(0)).mean() for each in draws]
+    return float(ratios[0]), float(ratios[1])
+
+
+def slope(particles: list[int], ratios: list[float]) -> float:
+    """The exponent of K: the least-squares slope on logarithmic axes."""
+    return float(np.polyfit(np.log(particles), np.log(ratios), 1)[0])
+
+
+def main(options: argparse.Namespace) -> None:
+    particles = [4, 16, 64] if options.smoke else [4, 16, 64, 256]
+    replicates = 500 if options.smoke else 20_000
+    torch.manual_seed(0)
+    table = {}
+    for kind in KINDS:
+        score = kind in ("vimco", "rloo")  # their baselines cost K^2
+        counts = [k for k in particles if not score or k <= 64]
+        ratios = [signal_to_noise(kind, k, replicates // 4 if score else replicates) for k in counts]
+        pyro.clear_param_store()
+        table[kind] = counts, *([pair[i] for pair in ratios] for i in (0, 1))
+
+    print(f"signal-to-noise ratio of IWAE's gradient, {replicates} replicates; slope: its exponent of K")
+    print(f"{'gradient':16s}" + "".join(f"{who + ', K=4':>13s}{'K=64':>9s}{'slope':>7s}" for who in ("guide", "model")))
+    for kind, (counts, *columns) in table.items():
+        last = counts.index(64)
+        cells = [f"{r[0]:13.3f}{r[last]:9.3f}{slope(counts, r):7.2f}" for r in columns]
+        print(f"{kind:16s}" + "".join(cells))
+    draw(table, options.out)
+
+
+def draw(table: dict[str, tuple[list[int], list[float], list[float]]], folder: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    for kind, (counts, *columns) in table.items():
+        for ax, ratios in zip(axes, columns, strict=True):
+            ax.loglog(counts, ratios, marker="o", label=kind)
+    for ax, title in zip(axes, ("Guide's parameters", "Model's parameters"), strict=True):
+        ax.set(title=title, xlabel="particles K", xticks=[4, 16, 64, 256], xticklabels=["4", "16", "64", "256"])
+        ax.minorticks_off()
+    axes[0].set_ylabel("signal-to-noise ratio of one row's gradient")
+    axes[1].legend(title="gradient of IWAE", frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "gradient_noise.png", dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figure")
+    main(parser.parse_args())
