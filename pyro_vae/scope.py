@@ -9,22 +9,44 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["call_frozen", "evaluating", "isolated", "preserved_buffers", "preserved_rng", "seeded"]
+__all__ = [
+    "call_frozen",
+    "evaluating",
+    "isolated",
+    "preserved_buffers",
+    "preserved_rng",
+    "random_state",
+    "seeded",
+    "set_random_state",
+]
+
+
+RandomState = tuple[Tensor, list[Tensor] | None]
+
+
+def random_state() -> RandomState:
+    """Torch's random state: CPU, and CUDA where it is in use."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+
+def set_random_state(state: RandomState) -> None:
+    """Go back to what `random_state` returned."""
+    cpu, cuda = state
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Restore torch's random state (CPU, and CUDA where it is in use) on exit."""
-    cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    state = random_state()
     try:
         yield
     finally:
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        set_random_state(state)
 
 
 @contextmanager

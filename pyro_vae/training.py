@@ -188,7 +188,7 @@ def _epoch(
         train = _mean_over_rows(
             _step(model, state, estimator, batch, batches.num_rows, grad_clip, progress) for batch in batches
         )
-    valid: list[float | None] = [None, None, None]
+    valid: list[float | None] = [None] * 4
     if held_out is not None:
         unweighted = estimator.unweighted()
         with scope.evaluating(model, seed=VALIDATION_SEED):
@@ -197,8 +197,8 @@ def _epoch(
     names = ("bound", "reconstruction", "kl")
     state.history.append(
         epoch=len(state.history) + 1,
-        **{f"train_{name}": value for name, value in zip(names, train, strict=True)},
-        **{f"valid_{name}": value for name, value in zip(names, valid, strict=True)},
+        **{f"train_{name}": value for name, value in zip((*names, "objective"), train, strict=True)},
+        **{f"valid_{name}": value for name, value in zip(names, valid[:3], strict=True)},
         learning_rate=state.optimizer.param_groups[0]["lr"],
         seconds=time.perf_counter() - start,
     )
@@ -242,8 +242,8 @@ def _evaluate(model: Any, estimator: Estimator, batch: dict[str, Tensor], num_ro
 
 
 def _mean_over_rows(parts: Any) -> list[float | None]:
-    """Row-weighted means of the batches' (bound, reconstruction, kl); None where a part is unknown."""
-    total, rows = torch.zeros(3, dtype=torch.float64), 0
+    """Row-weighted means of the batches' (bound, reconstruction, kl, objective); None where a part is unknown."""
+    total, rows = torch.zeros(4, dtype=torch.float64), 0
     for count, values in parts:
         total += count * values.to(total)
         rows += count

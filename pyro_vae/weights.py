@@ -43,7 +43,7 @@ class Site:
     Attributes:
         name: its name in the program.
         distribution: the distribution at the site.
-        value: the value; the leading dimension counts particles.
+        value: the value; that of a latent has the particles as its leading dimension.
         log_prob: masked, *unscaled* log-probability, (K, B); (K, 1) outside the row plate.
         scale: what `poutine.scale` and subsampling multiply the term by; a number or a tensor that broadcasts to (B,).
         in_rows: whether the site lies inside the row plate.
@@ -144,30 +144,19 @@ class LogWeights:
     def joined(records: list[LogWeights]) -> LogWeights:
         """One record of all particles of several; distributions are those of the first."""
 
-        def join(sites: list[dict[str, Site]]) -> dict[str, Site]:
-            return {
-                name: replace(
-                    site,
-                    value=_joined_values([part[name] for part in sites]),
-                    log_prob=torch.cat([part[name].log_prob for part in sites]),
-                )
-                for name, site in sites[0].items()
-            }
+        def join(kind: str) -> dict[str, Site]:
+            parts: list[dict[str, Site]] = [getattr(record, kind) for record in records]
+            joined = {}
+            for name, site in parts[0].items():
+                log_prob = torch.cat([part[name].log_prob for part in parts])
+                value = site.value if kind == "observed" else torch.cat([part[name].value for part in parts])
+                joined[name] = replace(site, value=value, log_prob=log_prob)
+            return joined
 
-        return replace(
-            records[0],
-            observed=join([record.observed for record in records]),
-            latent=join([record.latent for record in records]),
-            guide=join([record.guide for record in records]),
-            num_particles=sum(record.num_particles for record in records),
+        count = sum(record.num_particles for record in records)
+        return LogWeights(
+            join("observed"), join("latent"), join("guide"), count, records[0].num_rows, records[0].total_rows
         )
-
-
-def _joined_values(sites: list[Site]) -> Tensor:
-    """Values with a particle dimension end to end; data, which have none, once."""
-    if len(sites[0].value) != len(sites[0].log_prob):
-        return sites[0].value
-    return torch.cat([site.value for site in sites])
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
@@ -302,7 +291,7 @@ def run_programs(
         model_trace = trace(poutine.replay(model, trace=guide_trace))
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
-    random = torch.get_rng_state() if path.stopped else None
+    random = scope.random_state() if path.stopped else None
     with nullcontext() if path.attached else _Detach():
         guide_trace = trace(guide)
     seen = _cut(guide_trace, path, num_particles, nesting, row_plate(model)) if path.attached else guide_trace
@@ -337,7 +326,7 @@ def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -
     return copy
 
 
-def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random: Tensor) -> Any:
+def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random: Any) -> Any:
     """The trace of the guide with stopped parameters at the values seen; the noise, dropout included, is repeated."""
     owner = getattr(guide, "__self__", guide)
     if not isinstance(owner, nn.Module):
@@ -346,12 +335,9 @@ def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random:
             " Subclass LatentVariableModel, or use gradient='reparameterized'."
         )
     values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
-    after = torch.get_rng_state()
-    torch.set_rng_state(random)
-    with poutine.block(hide_types=["param"]), _SetValues(values):
-        stopped = scope.call_frozen(owner, lambda: trace(guide))
-    torch.set_rng_state(after)
-    return stopped
+    with scope.preserved_rng(), poutine.block(hide_types=["param"]), _SetValues(values):
+        scope.set_random_state(random)
+        return scope.call_frozen(owner, lambda: trace(guide))
 
 
 def log_weights(

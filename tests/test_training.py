@@ -265,6 +265,9 @@ def test_validation_uses_common_random_numbers_and_no_kl_weight() -> None:
     )
     np.testing.assert_allclose(heavy["valid_bound"], frozen["valid_bound"], atol=1e-6)
     np.testing.assert_allclose(heavy["train_bound"], frozen["train_bound"], atol=1e-6)
+    np.testing.assert_allclose(frozen["train_objective"], frozen["train_bound"], atol=1e-9)
+    weighted = np.array(heavy["train_reconstruction"]) - 100 * np.array(heavy["train_kl"])
+    np.testing.assert_allclose(heavy["train_objective"], weighted, rtol=1e-9)
 
 
 def test_a_callback_ends_the_run() -> None:

@@ -47,11 +47,12 @@ class Terms:
         return self.weights is None or self.weights.joint
 
     def per_row(self) -> Tensor:
-        """Bound, reconstruction and KL as means over rows, (3,), detached; NaN where unknown."""
+        """Bound, reconstruction, KL and objective as means over rows, (4,), detached; NaN where unknown."""
         count = self.rows if self.joint else self.bound.numel()
         unknown = torch.full_like(self.bound, torch.nan)
         parts = (unknown if part is None else part for part in (self.bound, self.reconstruction, self.kl))
-        return torch.stack([part.detach().sum() / count for part in parts])
+        means = [part.detach().sum() / count for part in parts]
+        return torch.stack([*means, self.objective.detach().to(self.bound) / self.rows])
 
 
 class Estimator(pyro.infer.ELBO):
