@@ -94,18 +94,24 @@ def fit(
     for part in (batches, held_out):
         if part is not None:
             model.check_data(_everything(part))
-    if not model.initialized:
-        with torch.no_grad():
-            model.initialize(_everything(batches))
-            model.initialized.fill_(True)
-
-    estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
-    state = _state(model, optimizer, learning_rate)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        if not model.initialized:
+            with torch.no_grad():
+                model.initialize(_everything(batches))
+                model.initialized.fill_(True)
+        estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
+        state = _state(model, optimizer, learning_rate)
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+    state.epochs_since_best, state.history.interrupted = 0, False
     modes = [(part, part.training) for part in model.modules()]
     model.train()
     try:
         for _ in range(epochs):
             _epoch(model, state, estimator, batches, held_out, grad_clip, seed, progress)
+            _note_best(model, state, keep=patience is not None)
             stop = [callback(model, state.history) for callback in callbacks]
             if any(stop) or (patience is not None and state.epochs_since_best >= patience):
                 break
@@ -193,7 +199,6 @@ def _epoch(
         unweighted = estimator.unweighted()
         with scope.evaluating(model, seed=VALIDATION_SEED):
             valid = _mean_over_rows(_evaluate(model, unweighted, batch, held_out.num_rows) for batch in held_out)
-        _note_best(model, state, valid[0])
     names = ("bound", "reconstruction", "kl")
     state.history.append(
         epoch=len(state.history) + 1,
@@ -250,9 +255,11 @@ def _mean_over_rows(parts: Any) -> list[float | None]:
     return [None if math.isnan(value) else value for value in (total / max(rows, 1)).tolist()]
 
 
-def _note_best(model: nn.Module, state: TrainingState, bound: float | None) -> None:
+def _note_best(model: nn.Module, state: TrainingState, *, keep: bool) -> None:
+    """Count epochs since the best validation bound, and keep the parameters that had it."""
+    bound = state.history.rows[-1]["valid_bound"]
     if bound is not None and bound > state.best_bound:
         state.best_bound, state.epochs_since_best = bound, 0
-        state.best_parameters = copy.deepcopy(model.state_dict())
+        state.best_parameters = copy.deepcopy(model.state_dict()) if keep else None
     else:
         state.epochs_since_best += 1

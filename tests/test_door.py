@@ -189,6 +189,16 @@ def test_bad_programs(fault: str) -> None:
     assert all(parameter.grad is None for parameter in program.parameters())
 
 
+def test_a_start_from_the_data_is_taken_back_when_the_door_stays_shut() -> None:
+    vae = small_vae()
+    vae.spare = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="got none for spare"):
+        vae.fit(GOOD, epochs=1, progress=False)
+    assert not vae.initialized
+    assert (vae.likelihood.offset == 0).all()
+    assert vae.training_state is None
+
+
 def test_a_missing_plate_is_refused() -> None:
     program, x = Program("no plate"), LinearGaussian().draw(12)
     with pytest.raises(ValueError, match="z"):

@@ -84,6 +84,26 @@ def test_the_exact_posterior_gives_the_evidence(make) -> None:
     np.testing.assert_allclose(terms.bound.detach(), evidence, atol=1e-8)
 
 
+def test_the_analytic_kl_gives_the_evidence_in_expectation() -> None:
+    """One latent, x | z ~ N(z, 1), the exact posterior N(x / 2, 1 / 2) as guide: the KL is exact, the rest a draw."""
+
+    class One(pv.LatentVariableModel):
+        def model(self, x=None, *, rows=None, **batch):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
+                pyro.sample("x", pyro.distributions.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x, **batch):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", pyro.distributions.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    one, x = One(), torch.tensor([[0.3], [-2.0], [1.1]], dtype=torch.float64)
+    draws = torch.stack([elbos.MeanFieldELBO(num_particles=50).run(one.model, one.guide, x).bound for _ in range(200)])
+    evidence = pyro.distributions.Normal(0.0, 2**0.5).log_prob(x).squeeze(-1)
+    assert ((draws.mean(0) - evidence).abs() < 5 * draws.std(0) / 200**0.5).all()
+    assert elbos.MeanFieldELBO().run(one.model, one.guide, x).analytic_sites == ("z",)
+
+
 def test_the_analytic_kl_is_the_closed_form_and_is_named() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 4)

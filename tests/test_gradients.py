@@ -299,6 +299,7 @@ def test_validity_is_checked_when_the_estimator_is_made() -> None:
         (lambda: elbos.ELBO(gradient="reinforce"), "gradient must be one of .* for ELBO; got 'reinforce'"),
         (lambda: elbos.MeanFieldELBO(gradient="stl"), "gradient must be one of .* for MeanFieldELBO; got 'stl'"),
         (lambda: elbos.BetaTCVAE(num_particles=2), "num_particles must be 1 for BetaTCVAE; got 2"),
+        (lambda: elbos.IWAE(kl_weight=0.5), "kl_weight must be left out for IWAE, which has no KL term; got 0.5"),
         (lambda: elbos.MIWAE(num_particles=5, groups=2), "groups must divide num_particles"),
         (lambda: elbos.TVO(points=(0.1, 0.5)), "points must increase from 0"),
         (lambda: elbos.TVO(points=(0.0, 0.5, 0.5)), "points must increase from 0"),

@@ -254,6 +254,14 @@ def test_early_stopping_restores_the_best_parameters() -> None:
     assert result.mean().estimate == pytest.approx(history["valid_bound"][best], abs=0.3)
 
 
+def test_patience_counts_anew_when_training_goes_on() -> None:
+    vae = small_vae()
+    options = {"valid": DATA[20:], "batch_size": 20, "patience": 3, "progress": False, "learning_rate": 2e-2}
+    first = len(vae.fit(DATA[:20], epochs=200, seed=0, **options))
+    assert first < 200
+    assert len(vae.fit(DATA[:20], epochs=2, seed=1, **options)) == first + 2
+
+
 def test_validation_uses_common_random_numbers_and_no_kl_weight() -> None:
     vae = small_vae()
     options = {"valid": DATA, "epochs": 2, "batch_size": 50, "seed": 0, "progress": False}

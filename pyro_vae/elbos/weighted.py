@@ -36,6 +36,11 @@ class WeightBound(Estimator):
     gradients: tuple[str, ...] = GRADIENTS
 
     def __init__(self, *, num_particles: int = 5, **options: Any) -> None:
+        if "kl_weight" in options:
+            raise ValueError(
+                f"kl_weight must be left out for {type(self).__name__}, which has no KL term;"
+                f" got {options['kl_weight']}. Use ELBO or MeanFieldELBO."
+            )
         super().__init__(num_particles=num_particles, **options)
 
     @abstractmethod
