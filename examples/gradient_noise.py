@@ -10,7 +10,8 @@ for that with noise.
 The model is z ~ N(mu, I), x | z ~ N(z, I) in two dimensions, the guide N(x/2 + shift, 2/3 I) off its optimum by 0.5.
 Every row has a parameter `shift` (guide) and `mu` (model) of its own: one backward pass gives independent replicates.
 
-Look for: two slopes of opposite sign in the left panel; and how STL, unbiased for the ELBO only, is quiet and biased.
+Look for: slopes of opposite sign in the left panel, equal ones in the middle; and how STL, unbiased for the ELBO only,
+is quiet and biased.
 
     python examples/gradient_noise.py             # about a minute, writes figures/gradient_noise.png
 
@@ -54,8 +55,8 @@ class Toy(pv.LatentVariableModel):
             return pyro.sample("z", dist.Normal(x / 2 + self.shift, (2 / 3) ** 0.5).to_event(1))
 
 
-def signal_to_noise(kind: str, particles: int, replicates: int) -> tuple[float, float]:
-    """Mean over dimensions of |mean| / standard deviation of single-row gradients: (guide's, model's)."""
+def signal_to_noise(kind: str, particles: int, replicates: int) -> tuple[float, float, float]:
+    """|mean| / standard deviation of single-row gradients, guide's and model's, and the guide's variance."""
     chunk = max(1, min(replicates, 100_000 // particles))  # rows at once
     draws: list[list[Tensor]] = [[], []]
     for start in range(0, replicates, chunk):
@@ -65,12 +66,13 @@ def signal_to_noise(kind: str, particles: int, replicates: int) -> tuple[float, 
         estimator.run(toy.model, toy.guide, x).objective.backward()
         draws[0].append(toy.shift.grad)
         draws[1].append(toy.mu.grad)
-    ratios = [(torch.cat(each).mean(0).abs() / torch.cat(each).std(0)).mean() for each in draws]
-    return float(ratios[0]), float(ratios[1])
+    guide, model = (torch.cat(each) for each in draws)
+    ratios = [float((each.mean(0).abs() / each.std(0)).mean()) for each in (guide, model)]
+    return ratios[0], ratios[1], float(guide.var(0).mean())
 
 
 def slope(particles: list[int], ratios: list[float]) -> float:
-    """The exponent of K: the least-squares slope on logarithmic axes."""
+    """The exponent of K: a least-squares slope."""
     return float(np.polyfit(np.log(particles), np.log(ratios), 1)[0])
 
 
@@ -84,30 +86,31 @@ def main(options: argparse.Namespace) -> None:
         counts = [k for k in particles if not score or k <= 64]
         ratios = [signal_to_noise(kind, k, replicates // 4 if score else replicates) for k in counts]
         pyro.clear_param_store()
-        table[kind] = counts, *([pair[i] for pair in ratios] for i in (0, 1))
+        table[kind] = counts, *([row[i] for row in ratios] for i in (0, 1, 2))
 
     print(f"signal-to-noise ratio of IWAE's gradient, {replicates} replicates; slope: its exponent of K")
     print(f"{'gradient':16s}" + "".join(f"{who + ', K=4':>13s}{'K=64':>9s}{'slope':>7s}" for who in ("guide", "model")))
-    for kind, (counts, *columns) in table.items():
+    for kind, (counts, *columns, _) in table.items():
         last = counts.index(64)
         cells = [f"{r[0]:13.3f}{r[last]:9.3f}{slope(counts, r):7.2f}" for r in columns]
         print(f"{kind:16s}" + "".join(cells))
     draw(table, options.out)
 
 
-def draw(table: dict[str, tuple[list[int], list[float], list[float]]], folder: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
-    for kind, (counts, *columns) in table.items():
-        for ax, ratios in zip(axes, columns, strict=True):
-            ax.loglog(counts, ratios, marker="o", label=kind)
-    for ax, title in zip(axes, ("Guide's parameters", "Model's parameters"), strict=True):
+def draw(table: dict[str, tuple[list[float], ...]], folder: Path) -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    titles = "Signal-to-noise, guide", "Signal-to-noise, model", "Variance, guide"
+    for column, (ax, title) in enumerate(zip(axes, titles, strict=True), 1):
+        for kind, columns in table.items():
+            ax.loglog(columns[0], columns[column], marker="o", label=kind)
         ax.set(title=title, xlabel="particles K", xticks=[4, 16, 64, 256], xticklabels=["4", "16", "64", "256"])
         ax.minorticks_off()
-    axes[0].set_ylabel("signal-to-noise ratio of one row's gradient")
+    axes[1].sharey(axes[0])
+    axes[0].set_ylabel("|mean| / deviation of one row's gradient")
+    axes[2].set_ylabel("variance of one row's gradient")
     axes[1].legend(title="gradient of IWAE", frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "gradient_noise.png", dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

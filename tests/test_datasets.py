@@ -366,11 +366,8 @@ def test_torchvision_must_match_torch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(load("digits").train) == 1257
 
 
-def test_real_mnist() -> None:
-    root = Path(os.environ.get("PYRO_VAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
-        pytest.skip(f"the MNIST files are not in {root}; set PYRO_VAE_DATA")
-    data = load("mnist", data_dir=root, download=False)
+def test_real_mnist(data_dir: Path) -> None:
+    data = load("mnist", data_dir=data_dir, download=False)
     assert [len(rows) for rows in splits_of(data)] == [55_000, 5_000, 10_000]
     assert data.train.x.float().mean().item() / 255 == pytest.approx(0.1307, abs=2e-4)
     assert data.test.x.float().mean().item() == pytest.approx(0.1325, abs=2e-3)
