@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
-from pyro_vae import evaluation, predictive, scope, training
+from pyro_vae import evaluation, predictive, saving, scope, training
 from pyro_vae.batches import Rows, as_rows
 from pyro_vae.history import History
 
@@ -78,6 +79,11 @@ class LatentVariableModel(PyroModule):
 
     def check_data(self, x: Tensor) -> None:
         """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
+
+    def made_of(self) -> dict[str, Any] | None:
+        """The constructor's arguments, to be saved: attributes of the same names; None where one is not kept."""
+        names = list(inspect.signature(type(self)).parameters)
+        return {name: getattr(self, name) for name in names} if all(hasattr(self, name) for name in names) else None
 
     @property
     def like(self) -> Tensor:
@@ -273,6 +279,4 @@ class LatentVariableModel(PyroModule):
         are saved if each is kept as an attribute of its own name and is a plain value or a part; otherwise `pv.load`
         takes an instance.
         """
-        from pyro_vae import loading
-
-        loading.save(self, path)
+        saving.save(self, path)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyro_vae import scope
 from pyro_vae.elbos import Estimator
-from pyro_vae.weights import LogWeights, check_sites
+from pyro_vae.programs import check_sites
+from pyro_vae.weights import LogWeights
 
 __all__ = ["check_gradients", "check_programs", "explain_nonfinite"]
 

@@ -14,7 +14,8 @@ from pyro_vae import bounds, scope
 from pyro_vae.batches import Rows
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
 from pyro_vae.parts import positive_integer
-from pyro_vae.weights import LogWeights, log_weights, outside_rows, run_programs
+from pyro_vae.programs import outside_rows, run_programs
+from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["BoundResult", "LogLikelihood", "Mean", "elbo", "log_likelihood", "principal_components", "row_chunks"]
 

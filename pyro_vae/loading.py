@@ -1,98 +1,18 @@
-"""Saved models: parts and nets to plain values and back, by a registry of our classes only."""
+"""Saved models, read back."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
-from torch import nn
-
-from pyro_vae import guides, likelihoods, nets, priors, storage
+from pyro_vae import storage
 from pyro_vae.base import LatentVariableModel
-from pyro_vae.parts import Part
+from pyro_vae.saving import rebuild
 from pyro_vae.vae import VAE
 
-__all__ = ["load", "save"]
-
-ROOMS = {room.__name__.split(".")[-1]: room for room in (guides, likelihoods, nets, priors)}
-
-
-def describe(value: Any) -> Any:
-    """Plain values for a part, a recipe or plain values; a user's own module becomes its name."""
-    if isinstance(value, Part | nets.Recipe):
-        room, name = type(value).__module__.split(".")[-1], type(value).__name__
-        if getattr(ROOMS.get(room), name, None) is not type(value):
-            return {"yours": type(value).__qualname__}
-        arguments = value.arguments() if isinstance(value, Part) else _fields(value)
-        return {"class": f"{room}.{name}", "arguments": {key: describe(part) for key, part in arguments.items()}}
-    if isinstance(value, nn.Module):
-        return {"yours": type(value).__qualname__}
-    if isinstance(value, list | tuple):
-        return [describe(part) for part in value]
-    if isinstance(value, dict):
-        return {str(key): describe(part) for key, part in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(
-        f"Arguments of a saved model must be plain values or parts; got {value!r}. Pass it again to pv.load."
-    )
-
-
-def _fields(recipe: Any) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-
-
-def rebuild(value: Any) -> Any:
-    """The inverse of `describe`.
-
-    Raises:
-        ValueError: if the description names a class that is not one of ours.
-    """
-    if isinstance(value, list):
-        return [rebuild(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    if "class" not in value:
-        return {key: rebuild(part) for key, part in value.items()}
-    room, _, name = str(value["class"]).partition(".")
-    known = ROOMS.get(room)
-    cls = getattr(known, name) if known is not None and name in known.__all__ else None
-    if cls is None or not isinstance(value.get("arguments"), dict):
-        raise ValueError(
-            f"A saved part must be one of ours; got {value['class']!r}. Pass the part to pv.load by its role."
-        )
-    return cls(**{key: rebuild(part) for key, part in value["arguments"].items()})
-
-
-def _parts_of(model: LatentVariableModel) -> dict[str, Any] | None:
-    """What the model is made of: a VAE's parts; a user's constructor arguments where they are kept and plain."""
-    if type(model) is VAE:
-        return {"likelihood": model.likelihood, "prior": model.prior, "guide": model.family, **model.nets}
-    names = list(inspect.signature(type(model)).parameters)
-    return {name: getattr(model, name) for name in names} if all(hasattr(model, name) for name in names) else None
-
-
-def configuration(model: LatentVariableModel) -> dict[str, Any]:
-    """The model as plain values, with the releases it was made with."""
-    parts = _parts_of(model)
-    try:
-        arguments = None if parts is None else {name: describe(part) for name, part in parts.items()}
-    except TypeError:
-        arguments = None
-    versions = {"pyro": pyro.__version__, "torch": torch.__version__}
-    return {"model": type(model).__qualname__, "arguments": arguments, "versions": versions}
-
-
-def save(model: LatentVariableModel, path: str | os.PathLike[str], **extra: Any) -> None:
-    """Write `model.safetensors` (all that `load` needs) and `config.json` (the same for people, and `extra`)."""
-    config = configuration(model)
-    storage.save_tensors(Path(path) / "model.safetensors", model.state_dict(), config)
-    storage.write_json(Path(path) / "config.json", {"format": storage.FORMAT, **config, **extra})
+__all__ = ["load"]
 
 
 def load(

@@ -16,7 +16,7 @@ from pyro_vae import scope
 from pyro_vae.batches import Rows, cast
 from pyro_vae.evaluation import CELLS, particle_counts, row_chunks
 from pyro_vae.parts import positive_integer
-from pyro_vae.weights import outside_rows, particles, plate_nesting
+from pyro_vae.programs import outside_rows, particles, plate_nesting
 
 __all__ = ["decode", "encode", "posterior_predictive", "reconstruct", "sample"]
 

@@ -73,6 +73,9 @@ class VAE(LatentVariableModel):
             self.encoder = nets.build(self.nets["encoder"], likelihood.event_shape, parameter_shape, "encoder")
             self.decoder = nets.build(self.nets["decoder"], latent_shape, likelihood.output_shape, "decoder")
 
+    def made_of(self) -> dict[str, Any]:
+        return {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, **self.nets}
+
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
         x = x if x is None else x.to(self.like.dtype)
         with pyro.plate(self.row_plate, _size(x, rows)):

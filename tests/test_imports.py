@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [
     ["bounds", "nets", "parts", "schedules", "scope", "batches"],
     ["gradients", "priors", "likelihoods", "guides", "history", "storage"],
+    ["programs"],
     ["weights"],
     ["elbos"],
     ["door"],
     ["training"],
-    ["evaluation"],
+    ["evaluation", "saving"],
     ["predictive"],
     ["base"],
     ["vae"],
@@ -30,7 +31,7 @@ LAYERS = [
     ["__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-LATE = {"plots", "reporting", "loading"}  # imported inside methods, for the user's convenience
+LATE = {"plots", "reporting"}  # imported inside methods, for the user's convenience
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -10,7 +10,7 @@ import torch
 from cases import EVENT, GUIDES, LIKELIHOODS, NETS, PRIORS, REFERENCES, draw_data, small_vae
 from torch import nn
 
-from pyro_vae import guides, likelihoods, loading, nets, priors
+from pyro_vae import guides, likelihoods, nets, priors, saving
 
 ROOMS = {"priors": (priors, PRIORS), "guides": (guides, GUIDES), "likelihoods": (likelihoods, LIKELIHOODS)}
 PARTS = {f"{room}: {name}": make for room, (_, table) in ROOMS.items() for name, make in table.items()}
@@ -26,10 +26,10 @@ def test_every_part_has_a_case(room: str) -> None:
 @pytest.mark.parametrize("make", PARTS.values(), ids=PARTS)
 def test_a_part_is_rebuilt_from_plain_values(make) -> None:
     part = make()
-    text = json.dumps(loading.describe(part))
-    again = loading.rebuild(json.loads(text))
+    text = json.dumps(saving.describe(part))
+    again = saving.rebuild(json.loads(text))
     assert type(again) is type(part)
-    assert json.dumps(loading.describe(again)) == text
+    assert json.dumps(saving.describe(again)) == text
     assert {name: value.shape for name, value in again.state_dict().items()} == {
         name: value.shape for name, value in part.state_dict().items()
     }

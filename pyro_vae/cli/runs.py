@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import pyro_vae
-from pyro_vae import datasets, loading, storage
+from pyro_vae import datasets, loading, saving, storage
 from pyro_vae.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.history import History
@@ -65,8 +65,8 @@ def write(folder: Path, vae: VAE, history: History, splits: Splits, options: arg
     }
     elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "overwrite")
     kept = {name: value for name, value in vars(options).items() if name not in elsewhere}
-    versions = loading.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
-    loading.save(vae, folder, versions=versions, data=data, options=kept, seed=options.seed)
+    versions = saving.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
+    saving.save(vae, folder, versions=versions, data=data, options=kept, seed=options.seed)
     storage.write_text(folder / "history.csv", history.to_csv())
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.parts import positive_integer
-from pyro_vae.weights import LogWeights, Path, Program, log_weights
+from pyro_vae.programs import Path, Program
+from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["Estimator", "Terms"]
 

@@ -12,8 +12,9 @@ from torch.distributions import kl_divergence
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
+from pyro_vae.programs import Path
 from pyro_vae.schedules import value_at
-from pyro_vae.weights import LogWeights, Path, Site
+from pyro_vae.weights import LogWeights, Site
 
 __all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, scaled
+from pyro_vae.programs import Path
 from pyro_vae.schedules import value_at
-from pyro_vae.weights import LogWeights, Path, Site
+from pyro_vae.weights import LogWeights, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
 

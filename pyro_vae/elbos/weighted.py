@@ -15,7 +15,8 @@ from torch import Tensor
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.gradients import GRADIENTS, Bound, baselines, curvature, slope
-from pyro_vae.weights import LogWeights, Path, Program
+from pyro_vae.programs import Path, Program
+from pyro_vae.weights import LogWeights
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
 
