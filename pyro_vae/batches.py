@@ -129,7 +129,7 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
         return data
     if isinstance(data, TensorDataset):
         data = data.tensors
-    if isinstance(data, tuple | list):
+    if isinstance(data, tuple):
         named = name_elements([as_tensor(element) for element in data], fields)
         return Rows(named.pop("x"), named)
     if type(data).__module__.startswith("pandas"):
@@ -218,7 +218,8 @@ class Batches:
         data: what `as_rows` returns, or takes.
         like: a tensor whose dtype and device the batches take.
         fields: names of the fields that reach the programs.
-        batch_size: rows per batch; a `DataLoader` brings its own.
+        batch_size: rows per batch; a last row that would stand alone joins the batch before. A `DataLoader` brings its
+            own.
         shuffle: whether the order is random (drawn from torch's global stream).
         num_rows: N, needed where the data cannot tell.
 
@@ -259,7 +260,10 @@ class Batches:
         if isinstance(self.data, Rows):
             names = [name for name in self.fields if name != "x"]
             order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
-            for index in order.split(self.batch_size):
+            parts = list(order.split(self.batch_size))
+            if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
+                parts[-2:] = [torch.cat(parts[-2:])]  # batch statistics need two rows
+            for index in parts:
                 yield self.data.take(index, names, like=self.like)
         else:
             for item in self.data:

@@ -79,6 +79,8 @@ def configuration(model: Any) -> dict[str, Any]:
 
 def save(model: Any, path: str | os.PathLike[str], **extra: Any) -> None:
     """Write `model.safetensors` (all that `load` needs) and `config.json` (the same for people, and `extra`)."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(f"path must be a folder, or free; got the file {str(path)!r}. Choose another name.")
     config = configuration(model)
     storage.save_tensors(Path(path) / "model.safetensors", model.state_dict(), config)
     storage.write_json(Path(path) / "config.json", {"format": storage.FORMAT, **config, **extra})

@@ -84,6 +84,8 @@ def fit(
     positive_integer("batch_size", batch_size)
     if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
         raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
+    if isinstance(valid, int | float | str):
+        raise TypeError(f"valid must be rows, in any form that data takes; got {valid!r}. Split the data first.")
     if grad_clip is not None and not grad_clip > 0:
         raise ValueError(f"grad_clip must be positive; got {grad_clip}. It is the largest norm of the gradient.")
     if device is not None:
@@ -154,6 +156,8 @@ def _state(
 ) -> TrainingState:
     """The state to go on from: the last one, with what the call asks for anew."""
     rate = learning_rate
+    if not (rate is None or callable(rate) or isinstance(rate, int | float)):
+        raise TypeError(f"learning_rate must be a number, a schedule or a function; got {rate!r}. Pass e.g. 1e-3.")
     if isinstance(rate, int | float) and not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"learning_rate must be positive; got {rate}. Pass e.g. 1e-3.")
     state: TrainingState | None = model.training_state
@@ -163,8 +167,11 @@ def _state(
     if state is None or optimizer is not None or known != {id(p) for p in parameters}:
         make = optimizer or partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
         built = make(parameters, lr=value_at(rate, 0, 0))
-        if not isinstance(built, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must make a torch.optim.Optimizer from (parameters, lr=...); got {built!r}.")
+        if not isinstance(built, torch.optim.Optimizer) or isinstance(built, torch.optim.LBFGS):
+            raise TypeError(
+                f"optimizer must make a first-order torch.optim.Optimizer from (parameters, lr=...); got {built!r}."
+                " Pass e.g. torch.optim.AdamW."
+            )
         state = state or TrainingState(built, rate)
         state.optimizer = built
     state.learning_rate = rate

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae import guides, likelihoods, nets, priors, scope
 from pyro_vae.base import LatentVariableModel
+from pyro_vae.batches import as_tensor
 from pyro_vae.parts import positive_integer
 
 __all__ = ["VAE"]
@@ -102,8 +103,9 @@ class VAE(LatentVariableModel):
             chunks = [rows.take(part, like=self.like)["x"] for part in torch.arange(len(rows)).split(4096)]
             return self.family(torch.cat([self.encoder(self.likelihood.features(chunk)) for chunk in chunks]))  # type: ignore[no-any-return]
 
-    def decode(self, z: Tensor, **fields: Tensor) -> dist.TorchDistribution:
+    def decode(self, z: Any, **fields: Tensor) -> dist.TorchDistribution:
         """The distribution p(x | z) for latents (..., D): batch shape (...), event shape E."""
+        z = as_tensor(z, "z")
         if z.shape[-1:] != (self.prior.latent_dim,):
             raise ValueError(
                 f"z must have shape (..., {self.prior.latent_dim}); got {tuple(z.shape)}. Its last dimension is D."
@@ -135,6 +137,8 @@ class VAE(LatentVariableModel):
         if path not in ("linear", "spherical"):
             raise ValueError(f"path must be linear or spherical; got {path!r}. Choose one of these.")
         z0, z1 = self.encode(x0).mean, self.encode(x1).mean
+        if len(z0) != len(z1):
+            raise ValueError(f"x1 must have as many rows as x0, {len(z0)}; got {len(z1)}. Pair the rows.")
         t = torch.linspace(0, 1, steps).to(z0).reshape(-1, 1, 1)
         means: Tensor = self.decode(_linear(z0, z1, t) if path == "linear" else _spherical(z0, z1, t)).mean
         return means

@@ -104,9 +104,15 @@ def test_bad_options(message: str) -> None:
 
 
 def test_options_of_the_wrong_kind() -> None:
+    with pytest.raises(TypeError, match=r"valid must be rows, in any form that data takes; got 0.1"):
+        small_vae().fit(GOOD, valid=0.1, epochs=1, progress=False)
+    with pytest.raises(TypeError, match="learning_rate must be a number, a schedule or a function; got '1e-3'"):
+        small_vae().fit(GOOD, learning_rate="1e-3", epochs=1, progress=False)
+    with pytest.raises(TypeError, match="optimizer must make a first-order"):
+        small_vae().fit(GOOD, optimizer=torch.optim.LBFGS, epochs=1, progress=False)
     with pytest.raises(TypeError, match="elbo must be a pyro.infer.ELBO object; got 'iwae'"):
         small_vae().fit(GOOD, elbo="iwae", epochs=1, progress=False)
-    with pytest.raises(TypeError, match="optimizer must make a torch.optim.Optimizer"):
+    with pytest.raises(TypeError, match="optimizer must make a first-order torch.optim.Optimizer"):
         small_vae().fit(GOOD, optimizer=lambda parameters, lr: None, epochs=1, progress=False)
 
 

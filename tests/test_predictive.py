@@ -168,6 +168,7 @@ BAD = {
     "steps must be at least 2; got 1": lambda vae, x: vae.interpolate(x, x, steps=1),
     "path must be linear or spherical; got 'curved'": lambda vae, x: vae.interpolate(x, x, path="curved"),
     r"z must have shape \(..., 3\); got \(4, 2\)": lambda vae, x: vae.decode(torch.zeros(4, 2)),
+    "x1 must have as many rows as x0, 4; got 2": lambda vae, x: vae.interpolate(x, x[:2]),
     "num_rows must be a positive integer; got 0": lambda vae, x: vae.sample(0),
     "num_samples must be a positive integer; got -1": lambda vae, x: vae.posterior_predictive(x, num_samples=-1),
     r"x must have shape \(rows, 2, 3\) for Bernoulli; got \(4, 3\)": lambda vae, x: vae.encode(x[:, 0]),
@@ -181,6 +182,13 @@ def test_bad_arguments_are_named(message: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=message):
         BAD[message](vae, draw_data(vae.likelihood, 4))
+
+
+def test_latents_may_be_an_array() -> None:
+    vae = small_vae()
+    assert torch.equal(vae.decode(np.zeros((2, 3))).mean, vae.decode(torch.zeros(2, 3)).mean)
+    nested = [[[0, 1, 0], [1, 1, 0]]]
+    assert torch.equal(vae.encode(nested).mean, vae.encode(torch.tensor(nested)).mean)
 
 
 def test_a_seed_of_another_kind_is_named() -> None:

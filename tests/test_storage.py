@@ -160,6 +160,13 @@ def test_files_that_are_no_models_are_refused(tmp_path, name: str, message: str)
         pv.load(tmp_path / f"{name}.safetensors")
 
 
+def test_a_model_is_not_saved_over_a_file(tmp_path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ValueError, match="path must be a folder, or free; got the file"):
+        small_vae().save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path must be a saved model; got .*nowhere.* does not exist"):
         pv.load(tmp_path / "nowhere")

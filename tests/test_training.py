@@ -206,6 +206,20 @@ def test_the_order_of_rows_is_random_and_every_row_is_seen_once() -> None:
     assert torch.equal(epoch.sort(0).values, x.sort(0).values)
 
 
+def test_a_last_row_alone_joins_the_batch_before() -> None:
+    from pyro_vae.batches import Batches
+
+    def sizes(rows: int, batch_size: int) -> list[int]:
+        return [len(batch["x"]) for batch in Batches(DATA[:rows], like=DATA, batch_size=batch_size)]
+
+    assert sizes(21, 10) == [10, 11]
+    assert sizes(22, 10) == [10, 10, 2]
+    assert sizes(3, 1) == [1, 1, 1]
+    assert sizes(1, 10) == [1]
+    vae = small_vae(encoder=BatchNormNet((6, 6)))
+    assert len(vae.fit(DATA[:21], epochs=1, batch_size=10, seed=0, progress=False)) == 1
+
+
 def test_fields_reach_the_programs_and_weights_the_bound() -> None:
     class Conditional(LinearGaussian):
         def model(self, x=None, *, rows=None, label, **batch):
