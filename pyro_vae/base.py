@@ -14,7 +14,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
 from pyro_vae import evaluation, predictive, saving, scope, training
-from pyro_vae.batches import Rows, as_rows
+from pyro_vae.batches import Rows, as_rows, as_tensor, read_whole
 from pyro_vae.history import History
 
 __all__ = ["LatentVariableModel"]
@@ -25,6 +25,9 @@ class LatentVariableModel(PyroModule):
 
     Subclass it, write both with ordinary `pyro.sample` and `pyro.plate` statements, and call `super().__init__()`
     first in the constructor. Training, evaluation, draws and saving follow. The programs also work in plain Pyro.
+
+    Several particles run at once under a plate to the left: programs must take latents with leading dimensions, as
+    linear layers do; `nets.Rowwise` makes a convolution or any module that wants one batch dimension do so.
 
     Rows are the plate named `row_plate`; the observed sites are named in `data_sites`. The model is called with
     `x` to be scored and with `rows=` (how many) to be drawn from; named per-row fields come as keywords.
@@ -77,7 +80,7 @@ class LatentVariableModel(PyroModule):
     def initialize(self, x: Tensor) -> None:
         """Start from the data (N, *E); called once by `fit`, before the first step. Plain SVI does not call it."""
 
-    def check_data(self, x: Tensor) -> None:
+    def check_data(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
 
     def made_of(self) -> dict[str, Any] | None:
@@ -98,18 +101,34 @@ class LatentVariableModel(PyroModule):
         """The table of all epochs so far."""
         return History() if self.training_state is None else self.training_state.history
 
-    def _rows(self, x: Any, fields: dict[str, Any]) -> Rows:
-        """The rows of `x` with the fields, checked; a data set that is not in memory is read whole."""
-        rows = as_rows(x)
-        if not isinstance(rows, Rows):
-            elements = [item if isinstance(item, Tensor) else item[0] for item in rows]
-            rows = Rows(torch.cat(elements))
-        if fields:
-            rows = Rows(rows.x, fields, transform=rows.transform, columns=rows.columns, index=rows.index)
+    def check_rows(self, x: Tensor, first_row: int = 0) -> None:
+        """Raise unless the cast `x` is finite, and data for this model."""
+        bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
+        if bad.any():
+            row = first_row + int(bad.nonzero()[0])
+            raise ValueError(
+                f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
+            )
+        self.check_data(x, first_row)
+
+    def _rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
+        """The rows of `x`, checked, and the names of the fields that the programs receive.
+
+        Fields are values by name, or, as `fields=("x", "label")`, names of what `x` brings itself.
+        """
+        given = {name: as_tensor(value, name) for name, value in fields.items() if name != "fields"}
+        names = fields.get("fields", ())
+        names = (names,) if isinstance(names, str) else tuple(names)
         with scope.preserved_rng():  # a random transform draws here too
+            read = as_rows(x, names)
+            rows = read if isinstance(read, Rows) else read_whole(read, names)
+            if given:
+                rows = Rows(
+                    rows.x, rows.fields | given, transform=rows.transform, columns=rows.columns, index=rows.index
+                )
             for start in range(0, len(rows), 4096):
-                self.check_data(rows.take(slice(start, start + 4096), like=self.like)["x"])
-        return rows
+                self.check_rows(rows.take(slice(start, start + 4096), like=self.like)["x"], start)
+        return rows, tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
 
     def fit(
         self,
@@ -137,7 +156,8 @@ class LatentVariableModel(PyroModule):
         finite raises before the optimiser steps.
 
         Args:
-            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`.
+            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Data
+                that are not in memory are checked, and started from, by their first batch.
             elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
             epochs: passes over the data.
             batch_size: rows per step; a `DataLoader` brings its own.
@@ -185,7 +205,7 @@ class LatentVariableModel(PyroModule):
         )
 
     def elbo(
-        self, x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Tensor
+        self, x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Any
     ) -> evaluation.BoundResult:
         """The evidence lower bound of each row and its parts, never weighted; the KL in closed form where there is one.
 
@@ -196,14 +216,13 @@ class LatentVariableModel(PyroModule):
             x: rows (B, *E), in any form that `fit` takes.
             num_particles: draws from the guide per row.
             seed: of the draws.
-            **fields: named per-row fields.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
         """
-        return evaluation.elbo(
-            self, self._rows(x, fields), num_particles=num_particles, seed=seed, fields=tuple(fields)
-        )
+        rows, names = self._rows(x, fields)
+        return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
 
     def log_likelihood(
-        self, x: Any, *, num_particles: int = 1000, seed: int | None = None, **fields: Tensor
+        self, x: Any, *, num_particles: int = 1000, seed: int | None = None, **fields: Any
     ) -> evaluation.LogLikelihood:
         """log p(x) of each row by importance sampling from the guide, with its standard error, in nats.
 
@@ -213,15 +232,15 @@ class LatentVariableModel(PyroModule):
             x: rows (B, *E), in any form that `fit` takes.
             num_particles: draws from the guide per row.
             seed: of the draws.
-            **fields: named per-row fields.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
 
         References:
             *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
         """
-        rows = self._rows(x, fields)
-        return evaluation.log_likelihood(self, rows, num_particles=num_particles, seed=seed, fields=tuple(fields))
+        rows, names = self._rows(x, fields)
+        return evaluation.log_likelihood(self, rows, num_particles=num_particles, seed=seed, fields=names)
 
-    def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Tensor) -> Any:
+    def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Any:
         """Draws of x from the prior predictive, (num_rows, *E), with observation noise.
 
         Args:
@@ -236,7 +255,7 @@ class LatentVariableModel(PyroModule):
         return predictive.sample(self, num_rows, mean=mean, seed=seed, **fields)
 
     def posterior_predictive(
-        self, x: Any, *, num_samples: int = 100, seed: int | None = None, out: Any = None, **fields: Tensor
+        self, x: Any, *, num_samples: int = 100, seed: int | None = None, out: Any = None, **fields: Any
     ) -> Any:
         """Replicated data: draws of new x given z ~ q(z | x), with observation noise.
 
@@ -245,30 +264,28 @@ class LatentVariableModel(PyroModule):
             num_samples: S, draws per row.
             seed: of the draws.
             out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
-            **fields: named per-row fields.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
 
         Returns:
             (S, B, *E); a dictionary by site where the model has several data sites.
         """
-        rows = self._rows(x, fields)
-        return predictive.posterior_predictive(
-            self, rows, num_samples=num_samples, seed=seed, out=out, fields=tuple(fields)
-        )
+        rows, names = self._rows(x, fields)
+        return predictive.posterior_predictive(self, rows, num_samples=num_samples, seed=seed, out=out, fields=names)
 
-    def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Tensor) -> Any:
+    def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
         """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
 
         Where the guide has no mean, the average of E[x | z] over `num_samples` draws instead, with a warning.
         """
-        rows = self._rows(x, fields)
-        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=tuple(fields))
+        rows, names = self._rows(x, fields)
+        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)
 
-    def encode(self, x: Any, *, seed: int | None = None, **fields: Tensor) -> Any:
+    def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:
         """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
-        rows = self._rows(x, fields)
-        return predictive.encode(self, seed=seed, **rows.take(slice(None), tuple(fields), like=self.like))
+        rows, names = self._rows(x, fields)
+        return predictive.encode(self, seed=seed, **rows.take(slice(None), names, like=self.like))
 
-    def decode(self, z: Any, **fields: Tensor) -> Any:
+    def decode(self, z: Any, **fields: Any) -> Any:
         """The distributions of the data given `{site: value}` for every latent site, by site."""
         return predictive.decode(self, z, **fields)
 

@@ -5,13 +5,14 @@ A batch is a dictionary: `x` of shape (B, *E) and named per-row fields of shape 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 __all__ = ["Batches", "Rows", "as_rows"]
 
@@ -125,6 +126,7 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
     Raises:
         TypeError: for anything else, and for cells that are not numbers.
     """
+    fields = (fields,) if isinstance(fields, str) else tuple(fields)
     if isinstance(data, Rows | DataLoader):
         return data
     if isinstance(data, TensorDataset):
@@ -141,6 +143,24 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
     return Rows(as_tensor(data))
 
 
+def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
+    """Warn where columns vary less than the digits that the cast to the parameters' dtype keeps of them."""
+    if not isinstance(data, Rows) or torch.finfo(data.x.dtype if data.x.is_floating_point() else like.dtype).eps >= (
+        torch.finfo(like.dtype).eps
+    ):
+        return
+    x = data.x.reshape(len(data), -1)
+    deviation = x.std(0, correction=0)
+    lost = ((deviation > 0) & (deviation < 1e3 * torch.finfo(like.dtype).eps * x.mean(0).abs())).nonzero().flatten()
+    if len(lost):
+        names = [data.columns[i] if data.columns else str(i) for i in lost.tolist()]
+        warnings.warn(
+            f"Columns {', '.join(names[:8])} of x vary in digits that {like.dtype} does not hold. Subtract a constant,"
+            " or train a model in float64: model.double().",
+            stacklevel=4,
+        )
+
+
 def as_tensor(values: Any, what: str = "x") -> Tensor:
     """A tensor of numbers that shares no memory with a read-only or reversed array.
 
@@ -151,7 +171,7 @@ def as_tensor(values: Any, what: str = "x") -> Tensor:
         tensor = values
     else:
         array = np.asarray(values)
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise TypeError(
                 f"{what} must be a tensor, array, frame, Dataset or DataLoader of numbers; got {type(values).__name__}"
                 f" of dtype {array.dtype}. Convert it first."
@@ -201,6 +221,38 @@ def name_elements(elements: Sequence[Tensor], fields: Sequence[str]) -> dict[str
     return dict(zip(fields, elements, strict=True))
 
 
+def name_item(item: Any, fields: Sequence[str]) -> Batch:
+    """A batch from what a loader yields: a tensor, a tuple or a dictionary with `"x"`.
+
+    Raises:
+        ValueError: if a dictionary lacks a name.
+    """
+    if isinstance(item, Tensor):
+        return {"x": item}
+    if isinstance(item, Mapping):
+        names = tuple(dict.fromkeys(("x", *fields)))
+        missing = [name for name in names if name not in item]
+        if missing:
+            raise ValueError(f"batches must have {names}; got a dictionary of {tuple(item)}. Rename its entries.")
+        return {name: item[name] for name in names}
+    return name_elements(list(item), fields)
+
+
+def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
+    """All rows of a loader in memory, in its order.
+
+    Raises:
+        ValueError: if the order is random: results could not be told apart by row.
+    """
+    if isinstance(getattr(loader, "sampler", None), RandomSampler):
+        raise ValueError("x must come in a fixed order; got a DataLoader with shuffle=True. Pass shuffle=False.")
+    items = [name_item(item, fields) for item in loader]
+    if not items:
+        raise ValueError("x must be at least one row; got none. Check the data set.")
+    named = {name: torch.cat([item[name] for item in items]) for name in items[0]}
+    return Rows(named.pop("x"), named)
+
+
 def cast(batch: Batch, like: Tensor) -> Batch:
     """Move a batch to the device of `like`; x and real fields take its dtype, integer fields keep theirs."""
 
@@ -241,6 +293,7 @@ class Batches:
             data = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
         elif isinstance(data, IterableDataset):
             data = DataLoader(data, batch_size=batch_size)
+        fields = (fields,) if isinstance(fields, str) else tuple(fields)
         self.data = as_rows(data, fields)
         self.like, self.fields, self.batch_size, self.shuffle = like, tuple(fields), batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
@@ -270,11 +323,7 @@ class Batches:
                 yield cast(self._named(item), self.like)
 
     def _named(self, item: Any) -> Batch:
-        if isinstance(item, Tensor):
-            return {"x": item}
-        if isinstance(item, Mapping):
-            return {name: item[name] for name in dict.fromkeys(("x", *self.fields))}
-        return name_elements(list(item), self.fields)
+        return name_item(item, self.fields)
 
     def first(self) -> Batch:
         """The first rows, in the order of the data: what is checked at the door.

@@ -73,7 +73,7 @@ def _check_plates(model_trace: Any, guide_trace: Any) -> None:
 
 
 def _check_parameters(owner: nn.Module, *traces: Any) -> None:
-    known = {name for name, _ in owner.named_parameters()}
+    known = {name for name, _ in owner.named_parameters(remove_duplicate=False)}
     for trace in traces:
         for name, site in trace.nodes.items():
             if site["type"] == "param" and not {name, name.replace("$$$", "."), f"{name}_unconstrained"} & known:
@@ -152,6 +152,7 @@ def explain_nonfinite(weights: LogWeights | None, owner: nn.Module, step: int, o
     if not torch.isfinite(objective):
         return f"The loss must be finite; got {-objective.item()} at step {step}. Lower learning_rate or set grad_clip."
     named = [n for n, p in owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    named = named or ["the norm of all (each is finite)"]
     return (
         f"Gradients must be finite; got NaN or infinity for {', '.join(named)} at step {step}, while the loss is"
         " finite. The parameters are those before this step: lower learning_rate or set grad_clip."

@@ -68,8 +68,12 @@ class Likelihood(Part):
     def initialize(self, x: Tensor) -> None:
         """Start from the data (N, *E): the decoder's zero output becomes the marginal of each cell."""
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless x consists of rows of shape E within the support.
+
+        Args:
+            x: the data, (N, *E).
+            first_row: the number of the first of these rows, for the message.
 
         Raises:
             ValueError: naming the likelihood, the range seen and the first offending row.
@@ -86,7 +90,7 @@ class Likelihood(Part):
             row, cell = (int(i) for i in outside.nonzero()[0])
             value = x.reshape(len(x), -1)[row, cell].item()
             raise ValueError(
-                f"x must lie in {description} for {name}; got {value:g} in row {row}, and values from"
+                f"x must lie in {description} for {name}; got {value:g} in row {first_row + row}, and values from"
                 f" {x.min().item():g} up to {x.max().item():g}. {remedy}"
             )
 
@@ -156,9 +160,10 @@ class Binomial(Likelihood):
 class Normal(Likelihood):
     """Real cells: x ~ Normal(loc, scale^2), with the scale fixed, learned or predicted.
 
-    Data are standardised inside: the network works on cells of mean 0 and deviation 1, the distribution is on the
-    original scale. The unit is one number where `scale` is "fixed" or "shared" and one per cell otherwise, so that
-    the family of distributions is the same with and without.
+    Data are standardised inside, the distribution is on the original scale. The unit is one per cell where `scale` is
+    "per_dimension" or "predicted": the network works on cells of mean 0 and deviation 1. Where it is "fixed" or
+    "shared" the unit is one number, since the family of distributions would otherwise be another one: for columns of
+    very different units choose "per_dimension" or "predicted".
 
     Args:
         event_shape: E.
@@ -223,8 +228,11 @@ class Normal(Likelihood):
         overall = variance.mean().sqrt()
         overall = torch.where(overall > 0, overall, torch.ones_like(overall))
         self.shift.copy_(shift)
-        # A constant cell has no deviation of its own: a thousandth of the overall one keeps the unit positive.
-        self.unit.copy_(overall if self.unit.dim() == 0 else variance.sqrt().clamp_min(1e-3 * overall))
+        if self.unit.dim() == 0:
+            self.unit.copy_(overall)
+        else:  # a constant cell has no deviation of its own: a thousandth of the overall one keeps its unit positive
+            deviation = variance.sqrt()
+            self.unit.copy_(torch.where(deviation > 1e-6 * shift.abs(), deviation, 1e-3 * overall))
 
 
 def _smoothed_logit(x: Tensor, total_count: int) -> Tensor:

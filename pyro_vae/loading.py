@@ -33,6 +33,8 @@ def load(
         ValueError: if the file is damaged, of a newer format, or does not fit the class.
         TypeError: if a class or a part of your own is needed and not given.
     """
+    if not (model is None or isinstance(model, LatentVariableModel | type)):
+        raise TypeError(f"model must be your own class or an instance of it; got {model!r}. Leave it out for a VAE.")
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     if not file.exists() and file.suffix != ".safetensors":
         file = file / "model.safetensors"

@@ -211,6 +211,8 @@ def _join(shape: Shape) -> str:
 
 
 def _widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"{what} must be a sequence of widths; got {sizes!r}. Pass e.g. {what}=(64,).")
     sizes = tuple(sizes)
     if any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"{what} must be positive integers; got {sizes}. Pass e.g. {what}=(64, 64).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,9 +34,10 @@ class Part(nn.Module):
 
 def positive_integer(what: str, value: Any) -> int:
     """Return `value`, or raise a ValueError that names `what`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    number = operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else 0
+    if number < 1:
         raise ValueError(f"{what} must be a positive integer; got {value!r}. Pass e.g. {what}=16.")
-    return value
+    return number
 
 
 def positive(raw: Tensor) -> Tensor:

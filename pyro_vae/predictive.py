@@ -13,7 +13,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae import scope
-from pyro_vae.batches import Rows, cast
+from pyro_vae.batches import Rows, as_tensor, cast
 from pyro_vae.evaluation import CELLS, particle_counts, row_chunks
 from pyro_vae.parts import positive_integer
 from pyro_vae.programs import outside_rows, particles, plate_nesting
@@ -26,7 +26,12 @@ Draws = Tensor | dict[str, Tensor]
 def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Tensor) -> Draws:
     """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
     positive_integer("num_rows", num_rows)
-    fields = cast(fields, model.like)
+    fields = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+    for name, value in fields.items():
+        if value.dim() == 0 or len(value) != num_rows:
+            raise ValueError(
+                f"field {name!r} must have one entry per row ({num_rows}); got shape {tuple(value.shape)}. Align it."
+            )
     with scope.evaluating(model, seed=seed):
         with scope.preserved_rng():
             probe = _trace(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
@@ -49,7 +54,7 @@ def _data(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
             f" {missing[0]!r}. Set the class attribute data_sites."
         )
     sites = {name: trace.nodes[name] for name in model.data_sites}
-    return {name: site["fn"].mean if mean else site["value"] for name, site in sites.items()}
+    return {name: (site["fn"].mean if mean else site["value"]).detach() for name, site in sites.items()}
 
 
 def _only(values: dict[str, Any]) -> Any:
@@ -175,10 +180,22 @@ def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) 
 
 def decode(model: Any, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
     """The model's distribution at every observed site, by name, given values of all latent sites."""
-    rows = max(len(value) for value in latents.values())
     with scope.evaluating(model):
+        rows = _count_rows(model, latents, fields)
         trace = _trace(poutine.condition(model.model, data=latents), rows=rows, **fields)
     return {name: site["fn"] for name, site in trace.nodes.items() if site["type"] == "sample" and name not in latents}
+
+
+def _count_rows(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
+    """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
+    with scope.preserved_rng():
+        probe = _trace(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
+    for name, value in latents.items():
+        site = probe.nodes[name]
+        for frame in site["cond_indep_stack"]:
+            if frame.name == model.row_plate and frame.vectorized:
+                return value.shape[frame.dim - site["fn"].event_dim]
+    return 1
 
 
 def _trace(program: Any, *args: Any, **kwargs: Any) -> Any:

@@ -93,5 +93,10 @@ class Cyclical(_Ramp):
 
     share: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share must lie in (0, 1]; got {self.share}. It is the rising part of a period.")
+
     def __call__(self, step: int, epoch: int = 0) -> float:
         return self._between(min(self._time(step, epoch) % 1.0 / self.share, 1.0))

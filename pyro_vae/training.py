@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import door, scope
-from pyro_vae.batches import Batches, Rows
+from pyro_vae.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.history import History
 from pyro_vae.parts import positive_integer
@@ -35,7 +35,7 @@ class Trainable(Protocol):
     initialized: Tensor
     training_state: TrainingState | None
 
-    def check_data(self, x: Tensor) -> None: ...
+    def check_rows(self, x: Tensor, first_row: int = 0) -> None: ...
     def initialize(self, x: Tensor) -> None: ...
 
 
@@ -80,8 +80,11 @@ def fit(
     progress: Progress | None = None,
 ) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
-    positive_integer("epochs", epochs)
-    positive_integer("batch_size", batch_size)
+    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    if num_rows is not None:
+        positive_integer("num_rows", num_rows)
+    if callable(callbacks):
+        raise TypeError(f"callbacks must be a sequence of functions; got {callbacks!r}. Pass [function].")
     if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
         raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
     if isinstance(valid, int | float | str):
@@ -95,7 +98,8 @@ def fit(
     held_out = None if valid is None else Batches(valid, shuffle=False, **options)
     for part in (batches, held_out):
         if part is not None:
-            model.check_data(_everything(part))
+            model.check_rows(_everything(part))
+    warn_of_lost_digits(batches.data, model.like)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         if not model.initialized:
@@ -107,7 +111,10 @@ def fit(
     except BaseException:
         model.load_state_dict(before)
         raise
-    state.epochs_since_best, state.history.interrupted = 0, False
+    state.history.interrupted = False
+    if patience is not None and held_out is not None:  # bounds of other rows or another estimator do not compare
+        state.epochs_since_best, state.best_parameters = 0, copy.deepcopy(model.state_dict())
+        state.best_bound = _validate(model, estimator, held_out)[0] or -math.inf
     modes = [(part, part.training) for part in model.modules()]
     model.train()
     try:
@@ -166,7 +173,10 @@ def _state(
     known = {id(p) for group in state.optimizer.param_groups for p in group["params"]} if state else set()
     if state is None or optimizer is not None or known != {id(p) for p in parameters}:
         make = optimizer or partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
-        built = make(parameters, lr=value_at(rate, 0, 0))
+        try:
+            built: Any = make(parameters, lr=value_at(rate, 0, 0))
+        except TypeError as error:
+            built = error
         if not isinstance(built, torch.optim.Optimizer) or isinstance(built, torch.optim.LBFGS):
             raise TypeError(
                 f"optimizer must make a first-order torch.optim.Optimizer from (parameters, lr=...); got {built!r}."
@@ -174,6 +184,10 @@ def _state(
             )
         state = state or TrainingState(built, rate)
         state.optimizer = built
+    for parameter, moments in state.optimizer.state.items():  # the model may have changed its dtype or device since
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and name != "step":
+                moments[name] = value.to(parameter)
     state.learning_rate = rate
     if learning_rate is not None:
         _set_rate(state)
@@ -203,9 +217,7 @@ def _epoch(
         )
     valid: list[float | None] = [None] * 4
     if held_out is not None:
-        unweighted = estimator.unweighted()
-        with scope.evaluating(model, seed=VALIDATION_SEED):
-            valid = _mean_over_rows(_evaluate(model, unweighted, batch, held_out.num_rows) for batch in held_out)
+        valid = _validate(model, estimator, held_out)
     names = ("bound", "reconstruction", "kl")
     state.history.append(
         epoch=len(state.history) + 1,
@@ -246,6 +258,13 @@ def _step(
     if progress is not None:
         progress.batch()
     return len(x), terms.per_row()
+
+
+def _validate(model: Any, estimator: Estimator, held_out: Batches) -> list[float | None]:
+    """Bound, parts and objective of held-out rows, every weight on the KL removed, with common random numbers."""
+    unweighted = estimator.unweighted()
+    with scope.evaluating(model, seed=VALIDATION_SEED):
+        return _mean_over_rows(_evaluate(model, unweighted, batch, held_out.num_rows) for batch in held_out)
 
 
 def _evaluate(model: Any, estimator: Estimator, batch: dict[str, Tensor], num_rows: int) -> tuple[int, Tensor]:

@@ -93,12 +93,12 @@ class VAE(LatentVariableModel):
     def initialize(self, x: Tensor) -> None:
         self.likelihood.initialize(x)
 
-    def check_data(self, x: Tensor) -> None:
-        self.likelihood.check(x)
+    def check_data(self, x: Tensor, first_row: int = 0) -> None:
+        self.likelihood.check(x, first_row)
 
-    def encode(self, x: Any, *, seed: int | None = None, **fields: Tensor) -> dist.TorchDistribution:
+    def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> dist.TorchDistribution:
         """q(z | x): batch shape (B,), event shape (D,); its `.mean` is deterministic, its `.sample()` a draw."""
-        rows = self._rows(x, fields)
+        rows, _ = self._rows(x, fields)
         with scope.evaluating(self, seed=seed):
             chunks = [rows.take(part, like=self.like)["x"] for part in torch.arange(len(rows)).split(4096)]
             return self.family(torch.cat([self.encoder(self.likelihood.features(chunk)) for chunk in chunks]))  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) ->
     chunked = program.log_likelihood(x, num_particles=17, seed=0)
     np.testing.assert_allclose(whole.estimate, chunked.estimate, atol=1e-8)  # exact guide: no noise
     assert chunked.estimate.shape == (23,)
-    shapes = [len(batch["x"]) for batch in evaluation.row_chunks(program, program._rows(x, {}), 17, ())]
+    shapes = [len(batch["x"]) for batch in evaluation.row_chunks(program, program._rows(x, {})[0], 17, ())]
     assert max(shapes) == 1
     assert sum(shapes) == 23
 

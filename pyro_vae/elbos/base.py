@@ -69,6 +69,7 @@ class Estimator(pyro.infer.ELBO):
     Attributes:
         step: training steps taken, read by schedules; counted by `loss_and_grads`, set by `fit`.
         epoch: epochs begun before this one; set by `fit`.
+        one_by_one: whether particles run one after the other, for programs that take no leading dimensions.
 
     Raises:
         ValueError: if `num_particles` is less than 1 or the gradient estimator has no meaning here.
@@ -84,10 +85,9 @@ class Estimator(pyro.infer.ELBO):
         num_rows: int | None = None,
         max_particles_at_once: int | None = None,
     ) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
-            raise ValueError(
-                f"num_particles must be a positive integer; got {num_particles!r}. Pass e.g. num_particles=1."
-            )
+        num_particles = positive_integer("num_particles", num_particles)
+        if num_rows is not None:
+            positive_integer("num_rows", num_rows)
         if gradient not in self.gradients:
             raise ValueError(
                 f"gradient must be one of {self.gradients} for {type(self).__name__}; got {gradient!r}."
@@ -105,6 +105,7 @@ class Estimator(pyro.infer.ELBO):
         self.num_rows = num_rows
         self.max_particles_at_once = max_particles_at_once
         self.step = self.epoch = 0
+        self.one_by_one = False
 
     @abstractmethod
     def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
@@ -144,7 +145,7 @@ class Estimator(pyro.infer.ELBO):
 
     def _log_weights(self, path: Path | None, *args: Any, **kwargs: Any) -> LogWeights:
         """The record of all K particles, in chunks where that is asked for."""
-        size = self.max_particles_at_once or self.num_particles
+        size = 1 if self.one_by_one else self.max_particles_at_once or self.num_particles
         if size >= self.num_particles:
             return log_weights(*args, num_particles=self.num_particles, path=path, **kwargs)
         records = []
@@ -152,7 +153,8 @@ class Estimator(pyro.infer.ELBO):
             count = min(size, self.num_particles - start)
             part = None if path is None else path.cut(count)
             chunk = partial(log_weights, *args, num_particles=count, path=part, **kwargs)
-            records.append(checkpoint(chunk, use_reentrant=False) if torch.is_grad_enabled() else chunk())
+            again = torch.is_grad_enabled() and self.max_particles_at_once is not None
+            records.append(checkpoint(chunk, use_reentrant=False) if again else chunk())
         return LogWeights.joined(records)
 
     def backward(

@@ -14,7 +14,7 @@ from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
 from pyro_vae.programs import Path
 from pyro_vae.schedules import value_at
-from pyro_vae.weights import LogWeights, Site
+from pyro_vae.weights import LogWeights
 
 __all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
 
@@ -56,7 +56,9 @@ class ELBO(WeightBound):
 
     def unweighted(self) -> ELBO:
         kind = MeanFieldELBO if self.analytic else ELBO
-        return kind(num_particles=self.num_particles, gradient=self.gradient, num_rows=self.num_rows)
+        plain = kind(num_particles=self.num_particles, gradient=self.gradient, num_rows=self.num_rows)
+        plain.one_by_one, plain.max_particles_at_once = self.one_by_one, self.max_particles_at_once
+        return plain
 
     def beta(self) -> float:
         """The KL weight now."""
@@ -97,13 +99,13 @@ def kl_terms(weights: LogWeights, *, analytic: bool) -> tuple[ScaledTerms, tuple
     """The KL of each latent site and particle as (scale, (K, B)) terms, and the names of the sites in closed form."""
     terms: ScaledTerms = []
     closed = []
-    same_order = list(weights.latent) == [name for name in weights.guide if name in weights.latent]
+    analytic = analytic and closed_forms_hold(weights)
     for name, q in weights.guide.items():
         p = weights.latent.get(name)
-        kl = _analytic_kl(q, p) if analytic and same_order and p is not None else None
+        kl = closed_kl(q.distribution, p.distribution) if analytic and p is not None else None
         if kl is not None:
             closed.append(name)
-            terms.append((q.scale, kl))
+            terms.append((q.scale, q.per_row(kl)))
             continue
         terms.append((q.scale, q.log_prob))
         if p is not None:
@@ -111,11 +113,18 @@ def kl_terms(weights: LogWeights, *, analytic: bool) -> tuple[ScaledTerms, tuple
     return terms, tuple(closed)
 
 
-def _analytic_kl(q: Site, p: Site) -> Tensor | None:
+def closed_forms_hold(weights: LogWeights) -> bool:
+    """Whether KL(q || p) at a site, given draws of the sites before it, is right: both programs in the same order."""
+    return list(weights.latent) == [name for name in weights.guide if name in weights.latent]
+
+
+def closed_kl(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p) in closed form, of q's batch shape; None where torch registers none."""
     try:
-        return q.per_row(kl_divergence(q.distribution, p.distribution))  # type: ignore[arg-type]
+        kl: Tensor = kl_divergence(q, p if p.batch_shape == q.batch_shape else p.expand(q.batch_shape))
     except NotImplementedError:
         return None
+    return kl
 
 
 def sum_terms(terms: ScaledTerms, joint: bool) -> Tensor:

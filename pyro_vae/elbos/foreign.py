@@ -81,10 +81,14 @@ def from_pyro(elbo: pyro.infer.ELBO, *, reparameterized: bool = True) -> Estimat
         return elbo
     if not isinstance(elbo, pyro.infer.ELBO):
         raise TypeError(f"elbo must be a pyro.infer.ELBO object; got {elbo!r}. Pass e.g. pv.elbos.ELBO().")
-    if reparameterized and type(elbo) is pyro.infer.Trace_ELBO:
-        return ELBO(num_particles=elbo.num_particles)
-    if reparameterized and type(elbo) is pyro.infer.TraceMeanField_ELBO:
-        return MeanFieldELBO(num_particles=elbo.num_particles)
-    if reparameterized and type(elbo) is pyro.infer.RenyiELBO:
-        return Renyi(alpha=elbo.alpha, num_particles=elbo.num_particles)
-    return PyroEstimator(elbo)
+    make: dict[type, Any] = {
+        pyro.infer.Trace_ELBO: ELBO,
+        pyro.infer.TraceMeanField_ELBO: MeanFieldELBO,
+        pyro.infer.RenyiELBO: Renyi,
+    }
+    if not reparameterized or type(elbo) not in make:
+        return PyroEstimator(elbo)
+    options = {"alpha": elbo.alpha} if isinstance(elbo, pyro.infer.RenyiELBO) else {}
+    ours: Estimator = make[type(elbo)](num_particles=elbo.num_particles, **options)
+    ours.one_by_one = not elbo.vectorize_particles  # such programs need not take leading dimensions
+    return ours

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pyro_vae.elbos.evidence import ELBO, ScaledTerms, scaled
+from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
 from pyro_vae.programs import Path
 from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights, Site
@@ -26,11 +25,24 @@ class _Regularized(ELBO):
 
     analytic = True
     gradients = ("reparameterized",)
+    weighs_kl = False  # whether `kl_weight` has a meaning
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if "kl_weight" in options and not self.weighs_kl:
+            raise ValueError(
+                f"kl_weight must be left out for {type(self).__name__}, which has weights of its own;"
+                f" got {options['kl_weight']}. Use these, or MeanFieldELBO."
+            )
 
     def objective(self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: Path | None) -> Tensor:
         if weights.joint:
             raise NotImplementedError(
                 f"{type(self).__name__} must have every site in the row plate; got a latent outside it. Use ELBO."
+            )
+        if any(isinstance(site.scale, Tensor) and site.scale.numel() > 1 for site in weights.sites):
+            raise NotImplementedError(
+                f"{type(self).__name__} with weights on rows is not built: its penalty is one of the batch. Use ELBO."
             )
         pairs = [(q, weights.latent[name]) for name, q in weights.guide.items() if name in weights.latent]
         return scaled(reconstruction) - weights.total_rows * self.penalty(weights, pairs)
@@ -58,6 +70,8 @@ class FreeBitsELBO(_Regularized):
         *Improving Variational Inference with Inverse Autoregressive Flow* (Kingma et al., 2016), arXiv 1606.04934
     """
 
+    weighs_kl = True
+
     def __init__(self, *, floor: float = 0.1, per: str = "dimension", **options: Any) -> None:
         super().__init__(**options)
         if not floor >= 0 or per not in ("dimension", "site"):
@@ -67,7 +81,8 @@ class FreeBitsELBO(_Regularized):
         self.floor, self.per = float(floor), per
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
-        groups = [kl_per_dimension(q, p) if self.per == "dimension" else _kl(q, p).reshape(1) for q, p in pairs]
+        closed, each = closed_forms_hold(weights), self.per == "dimension"
+        groups = [kl_per_dimension(q, p, closed) if each else _kl(q, p, closed).reshape(1) for q, p in pairs]
         return self.beta() * torch.cat(groups).clamp_min(self.floor).sum()
 
 
@@ -80,8 +95,11 @@ class KLBalancedELBO(_Regularized):
         *NVAE* (Vahdat, Kautz, 2020), arXiv 2007.03898
     """
 
+    weighs_kl = True
+
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
-        kl = torch.stack([_kl(q, p) for q, p in pairs])
+        closed = closed_forms_hold(weights)
+        kl = torch.stack([_kl(q, p, closed) for q, p in pairs])
         if self.beta() >= 1.0:
             return self.beta() * kl.sum()
         size = kl.detach().clamp_min(0.0) + 1e-8
@@ -104,7 +122,8 @@ class CapacityELBO(_Regularized):
         self.capacity, self.weight = capacity, weight
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
-        kl = sum((_kl(q, p) for q, p in pairs), torch.zeros(()))
+        closed = closed_forms_hold(weights)
+        kl = sum((_kl(q, p, closed) for q, p in pairs), torch.zeros(()))
         return self.weight * (kl - value_at(self.capacity, self.step, self.epoch)).abs()
 
 
@@ -117,7 +136,8 @@ class BetaTCVAE(_Regularized):
         mutual_information: alpha.
         total_correlation: beta.
         dimension_wise: gamma. All three 1 is the ELBO.
-        sampling: "weighted" or "stratified": how a batch of B stands for N rows.
+        sampling: how a batch of B stands for N rows: "weighted", or "stratified" (the paper's formula, unbiased for the
+            density).
 
     References:
         *Isolating Sources of Disentanglement in VAEs* (Chen et al., 2018), arXiv 1802.04942
@@ -163,6 +183,7 @@ class BetaTCVAE(_Regularized):
         if self.sampling == "weighted" or rows == 1:
             return torch.full((rows, rows), -math.log(rows * total))
         shares = torch.full((rows, rows), 1.0 / (rows - 1))
+        total = max(total, rows)
         shares.fill_diagonal_(1.0 / total)
         off = (torch.arange(rows) + 1) % rows
         shares[torch.arange(rows), off] = (total - rows + 1) / (total * (rows - 1))
@@ -172,7 +193,7 @@ class BetaTCVAE(_Regularized):
 class InfoVAE(_Regularized):
     """KL and maximum mean discrepancy between aggregate posterior and prior: (1 - alpha) KL + (alpha + lambda - 1) MMD.
 
-    The discrepancy uses a Gaussian kernel of bandwidth D, and the rows of the batch.
+    The discrepancy uses a Gaussian kernel of bandwidth sqrt(D), exp(-d^2 / 2D), and the rows of the batch.
 
     Args:
         alpha: 0 keeps the KL, 1 drops it (MMD-VAE).
@@ -190,9 +211,12 @@ class InfoVAE(_Regularized):
         total = torch.zeros(())
         for q, p in pairs:
             z = q.value.flatten(0, 1)
-            prior = p.distribution.sample() if q.value.shape[0] > 1 else p.distribution.sample().unsqueeze(0)
-            mmd = _mmd(z, prior.flatten(0, 1))
-            total = total + (1 - self.alpha) * _kl(q, p) + (self.alpha + self.weight - 1) * mmd
+            shape = q.distribution.batch_shape  # type: ignore[attr-defined]
+            prior = p.distribution.expand(shape).sample().flatten(0, len(shape) - 1)  # type: ignore[attr-defined]
+            mmd = _mmd(z, prior)
+            total = (
+                total + (1 - self.alpha) * _kl(q, p, closed_forms_hold(weights)) + (self.alpha + self.weight - 1) * mmd
+            )
         return total
 
 
@@ -219,34 +243,31 @@ class DIPVAE(_Regularized):
         for q, p in pairs:
             base = _independent(q)
             means, variances = base.mean.flatten(0, -2), base.variance.flatten(0, -2)
-            covariance = torch.cov(means.T, correction=0)
+            covariance = torch.atleast_2d(torch.cov(means.T, correction=0))
             if self.of == "draws":
                 covariance = covariance + variances.mean(0).diag()
             diagonal = covariance.diag()
             off = covariance.square().sum() - diagonal.square().sum()
-            total = total + _kl(q, p) + self.off_diagonal * off + self.diagonal * (diagonal - 1).square().sum()
+            kl = _kl(q, p, closed_forms_hold(weights))
+            total = total + kl + self.off_diagonal * off + self.diagonal * (diagonal - 1).square().sum()
         return total
 
 
-def _kl(q: Site, p: Site) -> Tensor:
-    """The KL of a site, in closed form where there is one: mean over particles and rows."""
-    try:
-        return q.per_row(kl_divergence(q.distribution, p.distribution)).mean()  # type: ignore[arg-type]
-    except NotImplementedError:
-        return (q.log_prob - p.log_prob).mean()
+def _kl(q: Site, p: Site, closed: bool) -> Tensor:
+    """The KL of a site, in closed form where there is one that holds: mean over particles and rows."""
+    kl = closed_kl(q.distribution, p.distribution) if closed else None
+    return (q.log_prob - p.log_prob).mean() if kl is None else q.per_row(kl).mean()
 
 
-def kl_per_dimension(q: Site, p: Site) -> Tensor:
+def kl_per_dimension(q: Site, p: Site, closed: bool) -> Tensor:
     """The KL of each dimension of a latent vector, mean over particles and rows: (D,).
 
     Raises:
         NotImplementedError: if the dimensions are not independent under both distributions.
     """
     base, prior = _independent(q), _independent(p)
-    try:
-        kl = kl_divergence(base, prior)
-    except NotImplementedError:
-        kl = base.log_prob(q.value) - prior.log_prob(q.value)
+    kl = closed_kl(base, prior) if closed else None
+    kl = base.log_prob(q.value) - prior.log_prob(q.value) if kl is None else kl
     return kl.reshape(-1, kl.shape[-1]).mean(0)
 
 
@@ -257,7 +278,7 @@ def _independent(site: Site) -> Any:
         fn = fn.base_dist
     if type(fn).__name__ != "Independent" or fn.reinterpreted_batch_ndims != 1 or fn.base_dist.event_shape:
         raise NotImplementedError(
-            f"Site {site.name!r} must have independent dimensions; got {type(fn).__name__}. Use per='site', or ELBO."
+            f"Site {site.name!r} must have independent dimensions; got {type(fn).__name__}. Use ELBO, or .to_event(1)."
         )
     return fn.base_dist
 
