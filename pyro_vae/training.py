@@ -81,16 +81,7 @@ def fit(
 ) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-    if num_rows is not None:
-        positive_integer("num_rows", num_rows)
-    if callable(callbacks):
-        raise TypeError(f"callbacks must be a sequence of functions; got {callbacks!r}. Pass [function].")
-    if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
-        raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
-    if isinstance(valid, int | float | str):
-        raise TypeError(f"valid must be rows, in any form that data takes; got {valid!r}. Split the data first.")
-    if grad_clip is not None and not grad_clip > 0:
-        raise ValueError(f"grad_clip must be positive; got {grad_clip}. It is the largest norm of the gradient.")
+    _check_options(valid, patience, grad_clip, num_rows, callbacks)
     if device is not None:
         model.to(device)
     options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
@@ -135,6 +126,19 @@ def fit(
     if patience is not None and state.best_parameters is not None:
         model.load_state_dict(state.best_parameters)
     return state.history
+
+
+def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, callbacks: Any) -> None:
+    if num_rows is not None:
+        positive_integer("num_rows", num_rows)
+    if callable(callbacks):
+        raise TypeError(f"callbacks must be a sequence of functions; got {callbacks!r}. Pass [function].")
+    if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
+        raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
+    if isinstance(valid, int | float | str):
+        raise TypeError(f"valid must be rows, in any form that data takes; got {valid!r}. Split the data first.")
+    if grad_clip is not None and not grad_clip > 0:
+        raise ValueError(f"grad_clip must be positive; got {grad_clip}. It is the largest norm of the gradient.")
 
 
 def _everything(batches: Batches) -> Tensor:
