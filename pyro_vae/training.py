@@ -26,19 +26,6 @@ __all__ = ["Progress", "TrainingState", "fit"]
 VALIDATION_SEED = 0  # common random numbers: validation bounds of different epochs differ by the parameters alone
 
 
-class Trainable(Protocol):
-    """What the loop needs of a model: two programs, and hooks for its data."""
-
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    like: Tensor
-    initialized: Tensor
-    training_state: TrainingState | None
-
-    def check_rows(self, x: Tensor, first_row: int = 0) -> None: ...
-    def initialize(self, x: Tensor) -> None: ...
-
-
 class Progress(Protocol):
     """What shows a run while it goes on."""
 
