@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae import evaluation, predictive, saving, scope, training
 from pyro_vae.batches import Rows, as_rows, as_tensor, read_whole
 from pyro_vae.history import History
+from pyro_vae.state import TrainingState
 
 __all__ = ["LatentVariableModel"]
 
@@ -61,7 +62,7 @@ class LatentVariableModel(PyroModule):
         if not hasattr(self._pyro_context, "param_state"):  # Pyro makes it only where the setting is on from the start
             self._pyro_context.param_state = {"params": {}, "constraints": {}}
         self.register_buffer("initialized", torch.tensor(False))
-        self.training_state: training.TrainingState | None = None
+        self.training_state: TrainingState | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -147,6 +148,7 @@ class LatentVariableModel(PyroModule):
         device: torch.device | str | None = None,
         fields: Sequence[str] = (),
         callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
+        compile: bool | str = "auto",
         progress: bool = True,
     ) -> History:
         """Train model and guide by stochastic variational inference; called again, it goes on.
@@ -172,6 +174,9 @@ class LatentVariableModel(PyroModule):
             fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
                 the programs receive them as keywords. `row_weights` multiplies each row's bound.
             callbacks: called with (model, history) after each epoch; True ends the run.
+            compile: True captures programs, gradient and update as one compiled function, many times faster for small
+                models, or raises with the reason why it can't; False never does; "auto" where the steps to come repay
+                the time that compiling takes, some ten seconds.
             progress: whether a bar is shown where there is a terminal.
 
         Returns:
@@ -201,6 +206,7 @@ class LatentVariableModel(PyroModule):
             device=device,
             fields=fields,
             callbacks=callbacks,
+            compile=compile,
             progress=bar,
         )
 

@@ -95,7 +95,11 @@ class Rows(Dataset[tuple[Tensor, ...]]):
 
     def take(self, index: Any, names: Sequence[str] = (), *, like: Tensor | None = None) -> Batch:
         """The rows at `index` as a batch: `x` and the fields in `names`, cast and moved to suit the tensor `like`."""
-        batch = {"x": self.x[index]} | {name: self.field(name)[index] for name in names}
+        return self.pick({"x": self.x} | {name: self.field(name) for name in names}, index, like)
+
+    def pick(self, tensors: Batch, index: Any, like: Tensor | None) -> Batch:
+        """The same from whole tensors that stand in for those of the data, e.g. copies on another device."""
+        batch = {name: value[index] for name, value in tensors.items()}
         batch = batch if like is None else cast(batch, like)
         if self.transform is not None:
             batch["x"] = self.transform(batch["x"])
@@ -309,21 +313,44 @@ class Batches:
             raise ValueError("x must be at least one row; got none. Check the data set.")
         return count
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __len__(self) -> int:
+        """The number of batches in an epoch; as if rows came `batch_size` at a time where a loader can't tell."""
         if isinstance(self.data, Rows):
-            names = [name for name in self.fields if name != "x"]
-            order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
-            parts = list(order.split(self.batch_size))
-            if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
-                parts[-2:] = [torch.cat(parts[-2:])]  # batch statistics need two rows
-            for index in parts:
-                yield self.data.take(index, names, like=self.like)
-        else:
-            for item in self.data:
-                yield cast(self._named(item), self.like)
+            return -(-len(self.data) // self.batch_size)
+        try:
+            return len(self.data)
+        except TypeError:
+            return -(-self.num_rows // self.batch_size)
 
-    def _named(self, item: Any) -> Batch:
-        return name_item(item, self.fields)
+    @property
+    def row_size(self) -> int:
+        """The cells of one row; 1 where they are not in memory."""
+        return self.data.x[0].numel() if isinstance(self.data, Rows) else 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.read, self.keys())
+
+    def keys(self) -> Iterator[Any]:
+        """What stands for each batch of an epoch: the numbers of its rows, or the loader's item."""
+        if not isinstance(self.data, Rows):
+            yield from self.data
+            return
+        order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
+        parts = list(order.split(self.batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
+            parts[-2:] = [torch.cat(parts[-2:])]  # batch statistics need two rows
+        yield from parts
+
+    def read(self, key: Any) -> Batch:
+        """The batch that a key stands for."""
+        if isinstance(self.data, Rows):
+            return self.data.take(key, self.names, like=self.like)
+        return cast(name_item(key, self.fields), self.like)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields that reach the programs."""
+        return [name for name in self.fields if name != "x"]
 
     def first(self) -> Batch:
         """The first rows, in the order of the data: what is checked at the door.
@@ -332,8 +359,7 @@ class Batches:
             ValueError: if there are no rows.
         """
         if isinstance(self.data, Rows):
-            names = [name for name in self.fields if name != "x"]
-            return self.data.take(slice(0, self.batch_size), names, like=self.like)
+            return self.data.take(slice(0, self.batch_size), self.names, like=self.like)
         for batch in self:
             return batch
         raise ValueError("x must be at least one row; got none. Check the data set.")

@@ -92,7 +92,7 @@ def renyi(log_w: Tensor, alpha: float) -> Tensor:
     return iwae((1.0 - alpha) * log_w) / (1.0 - alpha)
 
 
-def tvo(log_w: Tensor, points: Sequence[float], side: str = "left") -> Tensor:
+def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> Tensor:
     """Thermodynamic variational objective: a Riemann sum of E_beta[log w] over beta in [0, 1].
 
     E_beta is the expectation under q(z)^(1 - beta) p(x, z)^beta, self-normalised over the K particles. For exact
@@ -106,7 +106,8 @@ def tvo(log_w: Tensor, points: Sequence[float], side: str = "left") -> Tensor:
     References:
         *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
     """
-    grid = torch.tensor([*points, 1.0], dtype=log_w.dtype, device=log_w.device)
+    inner = torch.as_tensor(points, dtype=log_w.dtype, device=log_w.device)
+    grid = torch.cat([inner, inner.new_ones(1)])
     ends = grid[:-1] if side == "left" else grid[1:]
     tempered = torch.softmax(ends.reshape(-1, 1, 1) * log_w, 1)  # (points, K, B)
     expectations = (tempered * log_w).sum(1)

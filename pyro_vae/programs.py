@@ -65,7 +65,7 @@ class Path:
 
 
 class _SetValues(poutine.messenger.Messenger):
-    """Let sites draw, and then take the values given: the noise consumed is that of the run that gave them."""
+    """Let sites draw, and then take the values given: the noise passed is that of the run that gave them."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -96,14 +96,21 @@ class ScaleRows(poutine.messenger.Messenger):
     def __init__(self, plate: str, num_rows: int | None, row_weights: Tensor | None) -> None:
         super().__init__()
         self.plate, self.num_rows, self.row_weights = plate, num_rows, row_weights
+        self.size: int | None = None
+        self.factor: float | Tensor = 1.0
+
+    def _factor(self, size: int) -> float | Tensor:
+        """The factor of a site in a plate of this size: one object for all sites, so that it equals itself."""
+        if size != self.size:
+            factor = 1.0 if self.num_rows is None else self.num_rows / size
+            self.size, self.factor = size, factor if self.row_weights is None else factor * self.row_weights
+        return self.factor
 
     def _pyro_sample(self, msg: Any) -> None:
         for frame in msg["cond_indep_stack"]:
             if frame.name == self.plate:
-                if self.num_rows is not None:
-                    msg["scale"] = msg["scale"] * (self.num_rows / (frame.full_size or frame.size))
-                if self.row_weights is not None:
-                    msg["scale"] = msg["scale"] * self.row_weights
+                factor, scale = self._factor(frame.full_size or frame.size), msg["scale"]
+                msg["scale"] = factor if isinstance(scale, float) and scale == 1.0 else scale * factor
 
 
 def row_plate(program: Program) -> str:
@@ -155,12 +162,12 @@ def run_programs(
         model_trace = trace(poutine.replay(model, trace=guide_trace))
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
-    random = scope.random_state() if path.stopped else None
-    with nullcontext() if path.attached else _Detach():
+    noise = scope.Noise() if path.stopped else None
+    with noise or nullcontext(), nullcontext() if path.attached else _Detach():
         guide_trace = trace(guide)
     seen = _cut(guide_trace, path, num_particles, nesting, row_plate(model)) if path.attached else guide_trace
-    if random is not None:
-        guide_trace = _stopped(guide, trace, seen, random)
+    if noise is not None:
+        guide_trace = _stopped(guide, trace, seen, noise)
     model_trace = trace(poutine.replay(model, trace=seen))
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
@@ -190,7 +197,7 @@ def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -
     return copy
 
 
-def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random: Any) -> Any:
+def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: scope.Noise) -> Any:
     """The trace of the guide with stopped parameters at the values seen; the noise, dropout included, is repeated."""
     owner = getattr(guide, "__self__", guide)
     if not isinstance(owner, nn.Module):
@@ -199,8 +206,7 @@ def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, random:
             " Subclass LatentVariableModel, or use gradient='reparameterized'."
         )
     values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
-    with scope.preserved_rng(), poutine.block(hide_types=["param"]), _SetValues(values):
-        scope.set_random_state(random)
+    with scope.Noise(repeat=noise), poutine.block(hide_types=["param"]), _SetValues(values):
         return scope.call_frozen(owner, lambda: trace(guide))
 
 

@@ -1,8 +1,8 @@
-"""What a call leaves as it found it: random state, parameter store, validation flags, module modes."""
+"""What a call leaves as it found it: random state, parameter store, validation flags, module modes, the processor's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,13 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "Noise",
     "call_frozen",
+    "call_with",
     "evaluating",
     "isolated",
     "preserved_buffers",
@@ -20,6 +24,7 @@ __all__ = [
     "random_state",
     "seeded",
     "set_random_state",
+    "tuned_processor",
 ]
 
 
@@ -127,10 +132,58 @@ class _Call(nn.Module):
         return self.function()
 
 
+def call_with(owner: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
+    """Call a function while other tensors stand in for a module's parameters and buffers, by their names."""
+    named = {f"owner.{name}": tensor for name, tensor in tensors.items()}
+    with isolated():
+        return torch.func.functional_call(_Call(owner, function), named, ())
+
+
 def call_frozen(owner: nn.Module, function: Callable[[], Any]) -> Any:
     """Call a function while a module's parameters are detached and its buffers copies: statistics do not move."""
-    call = _Call(owner, function)
-    tensors = {name: parameter.detach() for name, parameter in call.named_parameters()}
-    tensors |= {name: buffer.clone() for name, buffer in call.named_buffers()}
-    with isolated():
-        return torch.func.functional_call(call, tensors, ())
+    tensors = {name: parameter.detach() for name, parameter in owner.named_parameters()}
+    return call_with(owner, tensors | {name: buffer.clone() for name, buffer in owner.named_buffers()}, function)
+
+
+class Noise(TorchDispatchMode):
+    """Keep what random operations return, or return what another run of the same code kept.
+
+    Works where the random state itself cannot be set back: inside a graph that is being captured.
+
+    Args:
+        repeat: the noise to return again; by default it is drawn, and kept.
+    """
+
+    def __init__(self, repeat: Noise | None = None) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+        self.repeat = None if repeat is None else iter(repeat.kept)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        if self.repeat is None:
+            drawn = func(*args, **kwargs)
+            self.kept.append(pytree.tree_map_only(Tensor, torch.clone, drawn))
+            return drawn
+        kept = next(self.repeat, None)
+        if kept is None:
+            raise ValueError("The guide must draw the same noise each time it runs; got more. Make it repeatable.")
+        return args[0].copy_(kept) if func._schema.is_mutable else pytree.tree_map_only(Tensor, torch.clone, kept)
+
+
+@contextmanager
+def tuned_processor(num_threads: int) -> Iterator[None]:
+    """Compute with so many threads, and take denormal numbers for zero; both are set back on exit.
+
+    Adam's moments of cells that are always zero decay into denormals, on which a CPU is many times slower.
+    """
+    threads, flushed = torch.get_num_threads(), bool(torch.tensor([1e-40]).mul(1.0) == 0.0)
+    try:
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(num_threads)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import pyro.infer
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import door, scope
+from pyro_vae import capture, door, scope
 from pyro_vae.batches import Batches, Rows, warn_of_lost_digits
+from pyro_vae.capture import CompiledStep
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.history import History
 from pyro_vae.parts import positive_integer
-from pyro_vae.schedules import value_at
+from pyro_vae.state import TrainingState, prepared, set_rate
+from pyro_vae.steps import EagerStep
 
-__all__ = ["Progress", "TrainingState", "fit"]
+__all__ = ["Progress", "fit"]
+
+logger = logging.getLogger("pyro_vae")
 
 VALIDATION_SEED = 0  # common random numbers: validation bounds of different epochs differ by the parameters alone
 
@@ -34,17 +37,6 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass
-class TrainingState:
-    """What a later `fit` goes on from."""
-
-    optimizer: torch.optim.Optimizer
-    learning_rate: float | Callable[..., float]
-    history: History = field(default_factory=History)
-    step: int = 0
-    best_bound: float = -math.inf
-    best_parameters: dict[str, Any] | None = None
-    epochs_since_best: int = 0
 
 
 def fit(
@@ -64,11 +56,12 @@ def fit(
     device: torch.device | str | None = None,
     fields: Sequence[str] = (),
     callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
+    compile: bool | str = "auto",
     progress: Progress | None = None,
 ) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-    _check_options(valid, patience, grad_clip, num_rows, callbacks)
+    _check_options(valid, patience, grad_clip, num_rows, callbacks, compile)
     if device is not None:
         model.to(device)
     options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
@@ -79,25 +72,27 @@ def fit(
             model.check_rows(_everything(part))
     warn_of_lost_digits(batches.data, model.like)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [(part, part.training) for part in model.modules()]
     try:
         if not model.initialized:
             with torch.no_grad():
                 model.initialize(_everything(batches))
                 model.initialized.fill_(True)
         estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
-        state = _state(model, optimizer, learning_rate)
+        state = prepared(model, optimizer, learning_rate)
+        model.train()
+        step = _step(EagerStep(model, estimator, state.optimizer, batches, grad_clip), epochs, compile)
     except BaseException:
         model.load_state_dict(before)
+        _set_modes(modes)
         raise
     state.history.interrupted = False
     if patience is not None and held_out is not None:  # bounds of other rows or another estimator do not compare
         state.epochs_since_best, state.best_parameters = 0, copy.deepcopy(model.state_dict())
         state.best_bound = _validate(model, estimator, held_out)[0] or -math.inf
-    modes = [(part, part.training) for part in model.modules()]
-    model.train()
     try:
         for _ in range(epochs):
-            _epoch(model, state, estimator, batches, held_out, grad_clip, seed, progress)
+            step = _epoch(state, step, held_out, seed, progress)
             _note_best(model, state, keep=patience is not None)
             stop = [callback(model, state.history) for callback in callbacks]
             if any(stop) or (patience is not None and state.epochs_since_best >= patience):
@@ -105,9 +100,8 @@ def fit(
     except KeyboardInterrupt:
         state.history.interrupted = True
     finally:
-        model.zero_grad()
-        for part, training in modes:
-            part.training = training
+        step.close()
+        _set_modes(modes)
         if progress is not None:
             progress.close()
     if patience is not None and state.best_parameters is not None:
@@ -115,7 +109,14 @@ def fit(
     return state.history
 
 
-def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, callbacks: Any) -> None:
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for part, training in modes:
+        part.training = training
+
+
+def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, callbacks: Any, compile: Any) -> None:
+    if compile not in (True, False, "auto"):
+        raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}. 'auto' compiles where it pays.")
     if num_rows is not None:
         positive_integer("num_rows", num_rows)
     if callable(callbacks):
@@ -147,129 +148,85 @@ def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estim
     return estimator
 
 
-def _state(
-    model: Any,
-    optimizer: Callable[..., torch.optim.Optimizer] | None,
-    learning_rate: float | Callable[..., float] | None,
-) -> TrainingState:
-    """The state to go on from: the last one, with what the call asks for anew."""
-    rate = learning_rate
-    if not (rate is None or callable(rate) or isinstance(rate, int | float)):
-        raise TypeError(f"learning_rate must be a number, a schedule or a function; got {rate!r}. Pass e.g. 1e-3.")
-    if isinstance(rate, int | float) and not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"learning_rate must be positive; got {rate}. Pass e.g. 1e-3.")
-    state: TrainingState | None = model.training_state
-    rate = rate if rate is not None else (1e-3 if state is None else state.learning_rate)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    known = {id(p) for group in state.optimizer.param_groups for p in group["params"]} if state else set()
-    if state is None or optimizer is not None or known != {id(p) for p in parameters}:
-        make = optimizer or partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
-        try:
-            built: Any = make(parameters, lr=value_at(rate, 0, 0))
-        except TypeError as error:
-            built = error
-        if not isinstance(built, torch.optim.Optimizer) or isinstance(built, torch.optim.LBFGS):
-            raise TypeError(
-                f"optimizer must make a first-order torch.optim.Optimizer from (parameters, lr=...); got {built!r}."
-                " Pass e.g. torch.optim.AdamW."
-            )
-        state = state or TrainingState(built, rate)
-        state.optimizer = built
-    for parameter, moments in state.optimizer.state.items():  # the model may have changed its dtype or device since
-        for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and name != "step":
-                moments[name] = value.to(parameter)
-    state.learning_rate = rate
-    if learning_rate is not None:
-        _set_rate(state)
-    model.training_state = state
-    return state
-
-
-def _set_rate(state: TrainingState) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = value_at(state.learning_rate, state.step, len(state.history))
+def _step(eager: EagerStep, epochs: int, compile: bool | str) -> EagerStep | CompiledStep:
+    """The way to take steps: compiled where that is asked for, or repays itself."""
+    batches = eager.batches
+    if compile is False or (compile == "auto" and not capture.pays(eager, epochs)):
+        return eager
+    with scope.preserved_rng():
+        sample = next(batches.keys())
+    try:
+        return CompiledStep(eager, sample, num_threads=capture.threads(eager))
+    except capture.Uncapturable as reason:
+        if compile is True:
+            raise RuntimeError(
+                f"The step must be one that can be captured; got {reason}. Change the program, or pass compile='auto'."
+            ) from reason
+        logger.warning("Training is not compiled: %s.", reason)
+        return eager
 
 
 def _epoch(
-    model: Any,
     state: TrainingState,
-    estimator: Estimator,
-    batches: Batches,
+    step: EagerStep | CompiledStep,
     held_out: Batches | None,
-    grad_clip: float | None,
     seed: int | None,
     progress: Progress | None,
-) -> None:
+) -> EagerStep | CompiledStep:
+    """Train for an epoch, and note it; returns the step to go on with."""
     start = time.perf_counter()
-    with scope.isolated(), scope.seeded(seed, len(state.history)):
-        train = _mean_over_rows(
-            _step(model, state, estimator, batch, batches.num_rows, grad_clip, progress) for batch in batches
-        )
+    if not step.begin():
+        step.close()
+        step = step.eager
+        step.begin()
+        logger.warning("Training goes on without compiled steps: model, estimator or optimizer were changed.")
+    model, estimator = step.model, step.estimator
+    with scope.isolated(), scope.seeded(seed, len(state.history)), scope.tuned_processor(step.num_threads):
+        rows = sum(_advance(state, step, key, progress) for key in step.batches.keys())
     valid: list[float | None] = [None] * 4
     if held_out is not None:
         valid = _validate(model, estimator, held_out)
     names = ("bound", "reconstruction", "kl")
     state.history.append(
         epoch=len(state.history) + 1,
-        **{f"train_{name}": value for name, value in zip((*names, "objective"), train, strict=True)},
+        **{f"train_{n}": value for n, value in zip((*names, "objective"), _means(step.totals, rows), strict=True)},
         **{f"valid_{name}": value for name, value in zip(names, valid[:3], strict=True)},
         learning_rate=state.optimizer.param_groups[0]["lr"],
         seconds=time.perf_counter() - start,
     )
     if progress is not None:
         progress.epoch(state.history)
+    return step
 
 
-def _step(
-    model: Any,
-    state: TrainingState,
-    estimator: Estimator,
-    batch: dict[str, Tensor],
-    num_rows: int,
-    grad_clip: float | None,
-    progress: Progress | None,
-) -> tuple[int, Tensor]:
-    """One gradient step; nothing is changed when loss or gradient are not finite."""
-    parameters = state.optimizer.param_groups[0]["params"]
+def _advance(state: TrainingState, step: EagerStep | CompiledStep, key: Any, progress: Progress | None) -> int:
+    """Take one step; returns the number of rows seen."""
     if callable(state.learning_rate):
-        _set_rate(state)
-    state.optimizer.zero_grad()
-    estimator.step, estimator.epoch = state.step, len(state.history)
-    x = batch.pop("x")
-    terms = estimator.backward(parameters, model.model, model.guide, x, num_rows=num_rows, **batch)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not torch.isfinite(terms.objective.detach() + norm):
-        raise ValueError(door.explain_nonfinite(terms.weights, model, state.step, terms.objective.detach()))
-    if grad_clip is not None:
-        nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
-    state.optimizer.step()
+        set_rate(state)
+    step.estimator.step, step.estimator.epoch = state.step, len(state.history)
+    rows = step(key)
     state.step += 1
     if progress is not None:
         progress.batch()
-    return len(x), terms.per_row()
+    return rows
 
 
 def _validate(model: Any, estimator: Estimator, held_out: Batches) -> list[float | None]:
     """Bound, parts and objective of held-out rows, every weight on the KL removed, with common random numbers."""
     unweighted = estimator.unweighted()
+    totals, rows = torch.zeros(4, dtype=torch.float64), 0
     with scope.evaluating(model, seed=VALIDATION_SEED):
-        return _mean_over_rows(_evaluate(model, unweighted, batch, held_out.num_rows) for batch in held_out)
+        for batch in held_out:
+            x = batch.pop("x")
+            terms = unweighted.run(model.model, model.guide, x, num_rows=held_out.num_rows, **batch)
+            totals += len(x) * terms.per_row().to(totals)
+            rows += len(x)
+    return _means(totals, rows)
 
 
-def _evaluate(model: Any, estimator: Estimator, batch: dict[str, Tensor], num_rows: int) -> tuple[int, Tensor]:
-    x = batch.pop("x")
-    return len(x), estimator.run(model.model, model.guide, x, num_rows=num_rows, **batch).per_row()
-
-
-def _mean_over_rows(parts: Any) -> list[float | None]:
-    """Row-weighted means of the batches' (bound, reconstruction, kl, objective); None where a part is unknown."""
-    total, rows = torch.zeros(4, dtype=torch.float64), 0
-    for count, values in parts:
-        total += count * values.to(total)
-        rows += count
-    return [None if math.isnan(value) else value for value in (total / max(rows, 1)).tolist()]
+def _means(totals: Tensor, rows: int) -> list[float | None]:
+    """Means over rows of bound, reconstruction, KL and objective; None where a part is unknown."""
+    return [None if math.isnan(value) else value for value in (totals / max(rows, 1)).tolist()]
 
 
 def _note_best(model: nn.Module, state: TrainingState, *, keep: bool) -> None:

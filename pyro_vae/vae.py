@@ -84,7 +84,7 @@ class VAE(LatentVariableModel):
             return pyro.sample("x", self.likelihood(self.decoder(z), **batch), obs=x)
 
     def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
-        with pyro.plate(self.row_plate, len(x)):
+        with pyro.plate(self.row_plate, x.shape[0]):
             return pyro.sample("z", self._posterior(x.to(self.like.dtype)))
 
     def _posterior(self, x: Tensor) -> dist.TorchDistribution:
@@ -146,7 +146,7 @@ class VAE(LatentVariableModel):
 
 def _size(x: Tensor | None, rows: int | None) -> int:
     if x is not None:
-        return len(x)
+        return x.shape[0]
     if rows is None:
         raise ValueError("rows must be given where x is not; got None. Call model(x) or model(rows=B).")
     return rows

@@ -141,7 +141,7 @@ class LogWeights:
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    return bool(torch.as_tensor(a == b).all())
+    return bool(torch.as_tensor(a == b).all()) if isinstance(a, Tensor) or isinstance(b, Tensor) else bool(a == b)
 
 
 def _differs_from_one(scale: float | Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.parts import positive_integer
 from pyro_vae.programs import Path, Program
+from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["Estimator", "Terms"]
@@ -69,6 +70,8 @@ class Estimator(pyro.infer.ELBO):
     Attributes:
         step: training steps taken, read by schedules; counted by `loss_and_grads`, set by `fit`.
         epoch: epochs begun before this one; set by `fit`.
+        scheduled: names of the options that may be schedules, to be read through `now`.
+        fed: values that stand in for those of schedules while a training step is captured.
         one_by_one: whether particles run one after the other, for programs that take no leading dimensions.
 
     Raises:
@@ -76,7 +79,7 @@ class Estimator(pyro.infer.ELBO):
     """
 
     gradients: tuple[str, ...] = ("reparameterized",)
-
+    scheduled: tuple[str, ...] = ()
     def __init__(
         self,
         *,
@@ -105,11 +108,23 @@ class Estimator(pyro.infer.ELBO):
         self.num_rows = num_rows
         self.max_particles_at_once = max_particles_at_once
         self.step = self.epoch = 0
+        self.fed: dict[str, Tensor] = {}
         self.one_by_one = False
 
     @abstractmethod
     def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
         """Read the bound, its parts and the objective off the log-weights."""
+
+    @property
+    def uncapturable(self) -> str:
+        """Why the estimator's run must not be recorded as a graph; empty where it may."""
+        if self.max_particles_at_once is None or self.max_particles_at_once >= self.num_particles:
+            return ""
+        return "max_particles_at_once bounds memory, which a graph would not keep to"
+
+    def now(self, option: str) -> Any:
+        """The value of an option that may be a schedule, at this step and epoch."""
+        return self.fed[option] if option in self.fed else value_at(getattr(self, option), self.step, self.epoch)
 
     def unweighted(self) -> Estimator:
         """The same estimator with every weight on a term removed: what is reported on validation data."""

@@ -13,7 +13,6 @@ from pyro_vae import bounds
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
 from pyro_vae.programs import Path
-from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights
 
 __all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
@@ -42,6 +41,7 @@ class ELBO(WeightBound):
     """
 
     analytic = False
+    scheduled = ("kl_weight",)
 
     def __init__(
         self, *, num_particles: int = 1, kl_weight: float | Callable[..., float] = 1.0, **options: Any
@@ -60,9 +60,9 @@ class ELBO(WeightBound):
         plain.one_by_one, plain.max_particles_at_once = self.one_by_one, self.max_particles_at_once
         return plain
 
-    def beta(self) -> float:
+    def beta(self) -> float | Tensor:
         """The KL weight now."""
-        return value_at(self.kl_weight, self.step, self.epoch)
+        return self.now("kl_weight")  # type: ignore[no-any-return]
 
     def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
         reconstruction = [(site.scale, site.log_prob) for site in weights.observed.values()]

@@ -28,6 +28,10 @@ class PyroEstimator(Estimator):
         super().__init__(num_particles=1)
         self.elbo: Any = elbo
 
+    @property
+    def uncapturable(self) -> str:
+        return f"{type(self.elbo).__name__} runs as Pyro wrote it"
+
     def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
         raise NotImplementedError(
             f"{type(self.elbo).__name__} tells its loss alone, not its terms. Use an estimator of pv.elbos."

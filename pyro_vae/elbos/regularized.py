@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
 from pyro_vae.programs import Path
-from pyro_vae.schedules import value_at
 from pyro_vae.weights import LogWeights, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
@@ -100,10 +99,9 @@ class KLBalancedELBO(_Regularized):
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
         kl = torch.stack([_kl(q, p, closed) for q, p in pairs])
-        if self.beta() >= 1.0:
-            return self.beta() * kl.sum()
+        beta = torch.as_tensor(self.beta()).to(kl)
         size = kl.detach().clamp_min(0.0) + 1e-8
-        return self.beta() * (size / size.mean() * kl).sum()
+        return beta * (torch.where(beta < 1.0, size / size.mean(), 1.0) * kl).sum()
 
 
 class CapacityELBO(_Regularized):
@@ -117,6 +115,8 @@ class CapacityELBO(_Regularized):
         *Understanding Disentangling in beta-VAE* (Burgess et al., 2018), arXiv 1804.03599
     """
 
+    scheduled = ("capacity",)
+
     def __init__(self, *, capacity: float | Callable[..., float] = 25.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)
         self.capacity, self.weight = capacity, weight
@@ -124,7 +124,7 @@ class CapacityELBO(_Regularized):
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
         kl = sum((_kl(q, p, closed) for q, p in pairs), torch.zeros(()))
-        return self.weight * (kl - value_at(self.capacity, self.step, self.epoch)).abs()
+        return self.weight * (kl - self.now("capacity")).abs()
 
 
 class BetaTCVAE(_Regularized):
@@ -171,7 +171,7 @@ class BetaTCVAE(_Regularized):
         z = q.value[0]  # (B, D)
         base, prior = _independent(q), _independent(p)
         pairwise = base.expand(z.shape).log_prob(z.unsqueeze(1))  # (B, B, D): log q(z_i | x_j)
-        shift = self._log_shares(len(z), total).to(z)
+        shift = self._log_shares(z.shape[0], total).to(z)
         log_q = base.log_prob(z).sum(-1)
         log_joint = torch.logsumexp(pairwise.sum(-1) + shift, 1)
         log_product = torch.logsumexp(pairwise + shift.unsqueeze(-1), 1).sum(-1)
@@ -243,7 +243,8 @@ class DIPVAE(_Regularized):
         for q, p in pairs:
             base = _independent(q)
             means, variances = base.mean.flatten(0, -2), base.variance.flatten(0, -2)
-            covariance = torch.atleast_2d(torch.cov(means.T, correction=0))
+            centred = means - means.mean(0)
+            covariance = centred.T @ centred / means.shape[0]
             if self.of == "draws":
                 covariance = covariance + variances.mean(0).diag()
             diagonal = covariance.diag()

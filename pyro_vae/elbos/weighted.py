@@ -229,6 +229,8 @@ class TVO(WeightBound):
         *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
     """
 
+    scheduled = ("points",)
+
     def __init__(
         self,
         *,
@@ -240,15 +242,12 @@ class TVO(WeightBound):
         if side not in ("left", "right"):
             raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
         self.points, self.side = points, side
-        grid = [*self._grid(), 1.0]
+        grid = [*self.now("points"), 1.0]
         if grid[0] != 0.0 or any(not a < b for a, b in pairwise(grid)):
             raise ValueError(f"points must increase from 0 to below 1; got {tuple(grid[:-1])}. Start at 0.")
 
-    def _grid(self) -> Sequence[float]:
-        return self.points(self.step) if callable(self.points) else self.points
-
     def bound(self, log_w: Tensor) -> Tensor:
-        return bounds.tvo(log_w, self._grid(), self.side)
+        return bounds.tvo(log_w, self.now("points"), self.side)
 
 
 class WakeSleep(WeightBound):
