@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import pyro.infer
 import torch
 from pyro.nn import PyroModule, pyro_method
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive, saving, scope, training
 from pyro_vae.batches import Rows, as_rows, as_tensor, read_whole
 from pyro_vae.history import History
 from pyro_vae.state import TrainingState
 
-__all__ = ["LatentVariableModel"]
+__all__ = ["LatentVariableModel", "keep_parameters"]
 
 
 class LatentVariableModel(PyroModule):
@@ -59,8 +59,7 @@ class LatentVariableModel(PyroModule):
 
     def __init__(self) -> None:
         super().__init__()
-        if not hasattr(self._pyro_context, "param_state"):  # Pyro makes it only where the setting is on from the start
-            self._pyro_context.param_state = {"params": {}, "constraints": {}}
+        keep_parameters(self)
         self.register_buffer("initialized", torch.tensor(False))
         self.training_state: TrainingState | None = None
 
@@ -69,6 +68,11 @@ class LatentVariableModel(PyroModule):
         for name in ("model", "guide"):
             if name in cls.__dict__:  # without it, plain SVI would see no parameters
                 setattr(cls, name, pyro_method(cls.__dict__[name]))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            keep_parameters(value)
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
         """p(x, z): scores `x` (B, *E), or draws `rows` rows without it."""
@@ -303,3 +307,10 @@ class LatentVariableModel(PyroModule):
         takes an instance.
         """
         saving.save(self, path)
+
+
+def keep_parameters(owner: nn.Module) -> None:
+    """Let all Pyro modules inside keep their own parameters; Pyro does where the setting is on when they are made."""
+    for module in owner.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}

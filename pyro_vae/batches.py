@@ -301,6 +301,7 @@ class Batches:
         self.data = as_rows(data, fields)
         self.like, self.fields, self.batch_size, self.shuffle = like, tuple(fields), batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
+        self._first: Any = None
 
     def _count(self) -> int:
         try:
@@ -328,9 +329,9 @@ class Batches:
         return self.data.x[0].numel() if isinstance(self.data, Rows) else 1
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.read, self.keys())
+        return map(self.read, self.order())
 
-    def keys(self) -> Iterator[Any]:
+    def order(self) -> Iterator[Any]:
         """What stands for each batch of an epoch: the numbers of its rows, or the loader's item."""
         if not isinstance(self.data, Rows):
             yield from self.data
@@ -352,14 +353,17 @@ class Batches:
         """The names of the fields that reach the programs."""
         return [name for name in self.fields if name != "x"]
 
-    def first(self) -> Batch:
-        """The first rows, in the order of the data: what is checked at the door.
+    def first(self) -> Any:
+        """What stands for the first rows, in the order of the data: what is checked at the door.
+
+        A loader is read for it once only, since reading may change what comes next.
 
         Raises:
             ValueError: if there are no rows.
         """
-        if isinstance(self.data, Rows):
-            return self.data.take(slice(0, self.batch_size), self.names, like=self.like)
-        for batch in self:
-            return batch
-        raise ValueError("x must be at least one row; got none. Check the data set.")
+        if self._first is None:
+            rows = isinstance(self.data, Rows)
+            self._first = torch.arange(min(self.batch_size, self.num_rows)) if rows else next(iter(self.data), None)
+        if self._first is None:
+            raise ValueError("x must be at least one row; got none. Check the data set.")
+        return self._first

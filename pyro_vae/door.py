@@ -74,9 +74,11 @@ def _check_plates(model_trace: Any, guide_trace: Any) -> None:
 
 def _check_parameters(owner: nn.Module, *traces: Any) -> None:
     known = {name for name, _ in owner.named_parameters(remove_duplicate=False)}
+    places = {parameter.data_ptr() for parameter in owner.parameters()}
     for trace in traces:
         for name, site in trace.nodes.items():
-            if site["type"] == "param" and not {name, name.replace("$$$", "."), f"{name}_unconstrained"} & known:
+            own = site["type"] != "param" or site["value"].data_ptr() in places
+            if not own and not {name, name.replace("$$$", "."), f"{name}_unconstrained"} & known:
                 raise ValueError(
                     f"Parameter {name!r} must belong to the module, to be trained and saved with it; got a pyro.param"
                     f" statement. Make it an attribute: self.{name} = PyroParam(...) or nn.Parameter(...)."

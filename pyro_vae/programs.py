@@ -110,7 +110,7 @@ class ScaleRows(poutine.messenger.Messenger):
         for frame in msg["cond_indep_stack"]:
             if frame.name == self.plate:
                 factor, scale = self._factor(frame.full_size or frame.size), msg["scale"]
-                msg["scale"] = factor if isinstance(scale, float) and scale == 1.0 else scale * factor
+                msg["scale"] = scale * factor if isinstance(scale, Tensor) or scale != 1.0 else factor
 
 
 def row_plate(program: Program) -> str:

@@ -133,10 +133,21 @@ class _Call(nn.Module):
 
 
 def call_with(owner: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
-    """Call a function while other tensors stand in for a module's parameters and buffers, by their names."""
-    named = {f"owner.{name}": tensor for name, tensor in tensors.items()}
+    """Call a function while other tensors stand in for a module's parameters and buffers, by their names.
+
+    A tensor in several places is replaced in each; a module in several places is entered once, as torch, which would
+    enter it twice, leaves the stand-ins in it.
+    """
+    own = dict([*owner.named_parameters(), *owner.named_buffers()])
+    by_id = {id(own[name]): tensor for name, tensor in tensors.items()}
+    named = {
+        f"owner.{path}.{name}".replace("..", "."): by_id[id(tensor)]
+        for path, module in owner.named_modules()
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
+        if id(tensor) in by_id
+    }
     with isolated():
-        return torch.func.functional_call(_Call(owner, function), named, ())
+        return torch.func.functional_call(_Call(owner, function), named, (), tie_weights=False)
 
 
 def call_frozen(owner: nn.Module, function: Callable[[], Any]) -> Any:

@@ -66,10 +66,13 @@ class EagerStep:
     def num_threads(self) -> int:
         return torch.get_num_threads()
 
-    def begin(self) -> bool:
-        """Begin an epoch; returns whether the step still does what it should, which it always does."""
+    def begin(self) -> EagerStep:
+        """Begin an epoch; returns the step to take it with, itself."""
         self.totals.zero_()
-        return True
+        return self
+
+    def settle(self) -> None:
+        """Leave model and optimizer as they should be seen between epochs."""
 
     def close(self) -> None:
         """Give back what the step holds."""

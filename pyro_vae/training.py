@@ -17,6 +17,7 @@ from pyro_vae import capture, door, scope
 from pyro_vae.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.capture import CompiledStep
 from pyro_vae.elbos import Estimator, from_pyro
+from pyro_vae.graphs import CaptureError
 from pyro_vae.history import History
 from pyro_vae.parts import positive_integer
 from pyro_vae.state import TrainingState, prepared, set_rate
@@ -35,8 +36,6 @@ class Progress(Protocol):
     def batch(self) -> None: ...
     def epoch(self, history: History) -> None: ...
     def close(self) -> None: ...
-
-
 
 
 def fit(
@@ -72,6 +71,8 @@ def fit(
             model.check_rows(_everything(part))
     warn_of_lost_digits(batches.data, model.like)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    earlier = copy.copy(model.training_state)
+    rates = [] if earlier is None else [group["lr"] for group in earlier.optimizer.param_groups]
     modes = [(part, part.training) for part in model.modules()]
     try:
         if not model.initialized:
@@ -84,6 +85,9 @@ def fit(
         step = _step(EagerStep(model, estimator, state.optimizer, batches, grad_clip), epochs, compile)
     except BaseException:
         model.load_state_dict(before)
+        model.training_state = earlier
+        for rate, group in zip(rates, earlier.optimizer.param_groups if earlier else (), strict=True):
+            group["lr"] = rate
         _set_modes(modes)
         raise
     state.history.interrupted = False
@@ -92,7 +96,8 @@ def fit(
         state.best_bound = _validate(model, estimator, held_out)[0] or -math.inf
     try:
         for _ in range(epochs):
-            step = _epoch(state, step, held_out, seed, progress)
+            step = step.begin()
+            _epoch(state, step, held_out, seed, progress)
             _note_best(model, state, keep=patience is not None)
             stop = [callback(model, state.history) for callback in callbacks]
             if any(stop) or (patience is not None and state.epochs_since_best >= patience):
@@ -134,13 +139,13 @@ def _everything(batches: Batches) -> Tensor:
     with scope.preserved_rng():
         if isinstance(batches.data, Rows):
             return batches.data.take(slice(None), like=batches.like)["x"]
-        return batches.first()["x"]
+        return batches.read(batches.first())["x"]
 
 
 def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
     """Check the first batch strictly; returns the estimator to train with."""
     with scope.preserved_rng():
-        batch = batches.first()
+        batch = batches.read(batches.first())
     x, fields = batch.pop("x"), batch
     row_weights = {"row_weights": fields.pop("row_weights")} if "row_weights" in fields else {}
     estimator = from_pyro(elbo, reparameterized=door.check_programs(model, x, fields))
@@ -151,14 +156,12 @@ def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estim
 def _step(eager: EagerStep, epochs: int, compile: bool | str) -> EagerStep | CompiledStep:
     """The way to take steps: compiled where that is asked for, or repays itself."""
     batches = eager.batches
-    if compile is False or (compile == "auto" and not capture.pays(eager, epochs)):
+    if not (capture.pays(eager, epochs) if compile == "auto" else compile):
         return eager
-    with scope.preserved_rng():
-        sample = next(batches.keys())
     try:
-        return CompiledStep(eager, sample, num_threads=capture.threads(eager))
-    except capture.Uncapturable as reason:
-        if compile is True:
+        return CompiledStep(eager, batches.first(), num_threads=capture.threads(eager))
+    except CaptureError as reason:
+        if compile != "auto":
             raise RuntimeError(
                 f"The step must be one that can be captured; got {reason}. Change the program, or pass compile='auto'."
             ) from reason
@@ -172,17 +175,13 @@ def _epoch(
     held_out: Batches | None,
     seed: int | None,
     progress: Progress | None,
-) -> EagerStep | CompiledStep:
-    """Train for an epoch, and note it; returns the step to go on with."""
+) -> None:
+    """Train for an epoch, and note it."""
     start = time.perf_counter()
-    if not step.begin():
-        step.close()
-        step = step.eager
-        step.begin()
-        logger.warning("Training goes on without compiled steps: model, estimator or optimizer were changed.")
     model, estimator = step.model, step.estimator
     with scope.isolated(), scope.seeded(seed, len(state.history)), scope.tuned_processor(step.num_threads):
-        rows = sum(_advance(state, step, key, progress) for key in step.batches.keys())
+        rows = sum(_advance(state, step, key, progress) for key in step.batches.order())
+    step.settle()
     valid: list[float | None] = [None] * 4
     if held_out is not None:
         valid = _validate(model, estimator, held_out)
@@ -196,7 +195,6 @@ def _epoch(
     )
     if progress is not None:
         progress.epoch(state.history)
-    return step
 
 
 def _advance(state: TrainingState, step: EagerStep | CompiledStep, key: Any, progress: Progress | None) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import guides, likelihoods, nets, priors, scope
-from pyro_vae.base import LatentVariableModel
+from pyro_vae.base import LatentVariableModel, keep_parameters
 from pyro_vae.batches import as_tensor
 from pyro_vae.parts import positive_integer
 
@@ -68,7 +68,10 @@ class VAE(LatentVariableModel):
                 )
         self.likelihood, self.prior, self.family = likelihood, prior, family
         self.nets = {"encoder": encoder or nets.MLP(), "decoder": decoder or nets.MLP()}
-        with scope.seeded(seed):
+        for net in (encoder, decoder):
+            if isinstance(net, nn.Module):
+                keep_parameters(net)
+        with scope.seeded(seed), scope.isolated():
             latent_shape = (prior.latent_dim,)
             parameter_shape = family.parameter_shape(prior.latent_dim)
             self.encoder = nets.build(self.nets["encoder"], likelihood.event_shape, parameter_shape, "encoder")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import draw_data, small_vae
 from exact import LinearGaussian
+from pyro.nn import PyroModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -261,3 +262,11 @@ def test_small_mistakes_are_named() -> None:
     with pytest.raises(TypeError, match="callbacks must be a sequence of functions"):
         small_vae().fit(torch.ones(4, 2, 3), callbacks=print, epochs=1, progress=False)
     assert len(small_vae().fit(torch.ones(4, 2, 3), epochs=np.int64(1), batch_size=np.int64(2), progress=False)) == 1
+
+
+def test_pyro_modules_inside_nets_train() -> None:
+    encoder = nn.Sequential(nn.Flatten(), PyroModule[nn.Linear](6, 6))
+    vae = small_vae(encoder=encoder)
+    before = encoder[1].weight.detach().clone()
+    vae.fit(draw_data(vae.likelihood, 20), epochs=1, progress=False)
+    assert not torch.equal(encoder[1].weight, before)

@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
     ["bounds", "nets", "parts", "schedules", "scope", "batches"],
-    ["gradients", "priors", "likelihoods", "guides", "history", "storage"],
+    ["gradients", "priors", "likelihoods", "guides", "history", "storage", "graphs"],
     ["programs"],
     ["weights"],
     ["elbos"],
     ["door", "state"],
-    ["steps"],
+    ["steps", "flat"],
     ["capture"],
     ["training"],
     ["evaluation", "saving"],

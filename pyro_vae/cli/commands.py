@@ -50,6 +50,7 @@ def train(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         valid=splits.valid,
         patience=options.patience,
+        compile=options.compile,
         seed=options.seed,
         callbacks=[] if sys.stderr.isatty() else [_report(options.epochs)],
     )

@@ -115,6 +115,12 @@ def _train(sub: argparse.ArgumentParser) -> None:
         metavar="P",
         help="stop after so many epochs without a better bound on the validation rows, and go back to the best",
     )
+    training.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default="auto",
+        help="compile the training step, or never do (default: where the steps to come repay the time it takes)",
+    )
     _seed(training, "of initial parameters, order of rows and all draws; the split of the data does not depend on it")
     output = sub.add_argument_group("output")
     output.add_argument("--run-dir", metavar="DIR", help="where to write (default: runs/ and the name of the data)")

@@ -80,6 +80,7 @@ class Estimator(pyro.infer.ELBO):
 
     gradients: tuple[str, ...] = ("reparameterized",)
     scheduled: tuple[str, ...] = ()
+
     def __init__(
         self,
         *,

@@ -99,7 +99,7 @@ class KLBalancedELBO(_Regularized):
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
         kl = torch.stack([_kl(q, p, closed) for q, p in pairs])
-        beta = torch.as_tensor(self.beta()).to(kl)
+        beta = torch.as_tensor(self.beta(), dtype=kl.dtype, device=kl.device)
         size = kl.detach().clamp_min(0.0) + 1e-8
         return beta * (torch.where(beta < 1.0, size / size.mean(), 1.0) * kl).sum()
 
