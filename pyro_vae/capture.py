@@ -199,7 +199,8 @@ class CompiledStep:
         if self.scheduled and [len(number) for number in numbers] != self.splits:
             raise ValueError(f"Schedules must keep their length, {self.splits}; got {numbers}. Pass compile=False.")
         self.numbers[:] = [number for value in numbers for number in value]
-        self.static["controls"].copy_(self.host)
+        if not self.on_cpu:  # where it is, both are one
+            self.static["controls"].copy_(self.host)
 
     def settle(self) -> None:
         """Leave model and optimizer as they should be seen between epochs."""

@@ -19,6 +19,7 @@ __all__ = [
     "call_with",
     "evaluating",
     "isolated",
+    "keep_memory",
     "preserved_buffers",
     "preserved_rng",
     "random_state",
@@ -110,6 +111,7 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     """Evaluation mode, no gradients, Pyro's globals isolated; every module's mode is restored."""
+    keep_memory()
     modes = [(part, part.training) for part in module.modules()]
     try:
         for part, _ in modes:
@@ -184,12 +186,22 @@ class Noise(TorchDispatchMode):
         return args[0].copy_(kept) if func._schema.is_mutable else pytree.tree_map_only(Tensor, torch.clone, kept)
 
 
+def keep_memory() -> None:
+    """Let the C library keep memory that is freed for what is allocated next.
+
+    glibc returns blocks to the system above a size that follows the largest block freed so far, up to 32 MiB. Without
+    this every step asks for its memory anew, page by page, which can take as long as a third of the step.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
 @contextmanager
 def tuned_processor(num_threads: int) -> Iterator[None]:
     """Compute with so many threads, and take denormal numbers for zero; both are set back on exit.
 
     Adam's moments of cells that are always zero decay into denormals, on which a CPU is many times slower.
     """
+    keep_memory()
     threads, flushed = torch.get_num_threads(), bool(torch.tensor([1e-40]).mul(1.0) == 0.0)
     try:
         torch.set_flush_denormal(True)
