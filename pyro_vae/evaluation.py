@@ -22,7 +22,7 @@ from pyro_vae.weights import LogWeights, log_weights
 __all__ = ["BoundResult", "LogLikelihood", "Mean", "elbo", "log_likelihood", "principal_components", "row_chunks"]
 
 logger = logging.getLogger("pyro_vae")
-CELLS = 2**22  # numbers per chunk of rows x particles x cells: 16 MB in float32
+CELLS = 2**20  # numbers per chunk of rows x particles x cells: 4 MB in float32, which stays in the cache
 
 
 @dataclass(frozen=True)
