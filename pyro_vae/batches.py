@@ -362,8 +362,10 @@ class Batches:
             ValueError: if there are no rows.
         """
         if self._first is None:
-            rows = isinstance(self.data, Rows)
-            self._first = torch.arange(min(self.batch_size, self.num_rows)) if rows else next(iter(self.data), None)
+            if isinstance(self.data, Rows):
+                self._first = torch.arange(min(self.batch_size, len(self.data)))
+            else:
+                self._first = next(iter(self.data), None)
         if self._first is None:
             raise ValueError("x must be at least one row; got none. Check the data set.")
         return self._first

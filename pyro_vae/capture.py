@@ -160,9 +160,9 @@ class CompiledStep:
                 gradient = gradient * (self.eager.grad_clip / (norm + 1e-6)).clamp_max(1.0)
             self.optimizer.update(static["optimizer"], gradient, finite, controls)
             static["totals"].add_(terms.per_row().double() * x.shape[0])
-            for name, (value, version) in before.items():
-                if static["others"][name]._version != version:
-                    static["before"][name].copy_(value)
+            self.moved = [name for name, (_, version) in before.items() if static["others"][name]._version != version]
+            for name in self.moved:
+                static["before"][name].copy_(before[name][0])
         return finite
 
     def __call__(self, key: Any) -> int:
@@ -179,8 +179,8 @@ class CompiledStep:
         if not self.graph(rows):
             if before is not None:
                 scope.set_random_state(before)
-            for name, value in self.static["before"].items():
-                self.static["others"][name].copy_(value)
+            for name in self.moved:
+                self.static["others"][name].copy_(self.static["before"][name])
             self._eager(key)  # raises, and says what was not finite and where
             raise ValueError(f"Loss and gradient must be finite; got NaN or infinity at step {self.estimator.step}.")
         self.optimizer.step()

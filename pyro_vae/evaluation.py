@@ -122,7 +122,8 @@ def elbo(
     with scope.evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, fields):
             draws = []
-            for weights in particle_chunks(model, batch, num_particles):
+            for count in particle_counts(batch, num_particles):
+                weights = chunk_weights(model, batch, count)
                 joint = weights.joint
                 reconstruction, kl, analytic_sites = _elbo_draws(weights)
                 draws.append((reconstruction, kl))
@@ -180,13 +181,9 @@ class _Weigher:
             self._capture(batch, count)
         if self.graph is not None and count == self.count and self.graph.fits(rows):
             return self.graph(rows)
-        weights = self._weights(batch, count)
+        weights = chunk_weights(self.model, batch, count)
         self.joint = weights.joint
         return weights.log_w
-
-    def _weights(self, batch: dict[str, Tensor], count: int) -> LogWeights:
-        fields: dict[str, Any] = {name: value for name, value in batch.items() if name != "x"}
-        return log_weights(self.model.model, self.model.guide, batch["x"], num_particles=count, **fields)
 
     def _capture(self, batch: dict[str, Tensor], count: int) -> None:
         self.count = count
@@ -194,7 +191,7 @@ class _Weigher:
 
         def weigh(tensors: dict[str, Tensor], rows: list[Tensor]) -> Tensor:
             named = dict(zip(batch, rows, strict=True))
-            weights: LogWeights = scope.call_with(self.model, tensors, lambda: self._weights(named, count))
+            weights: LogWeights = scope.call_with(self.model, tensors, lambda: chunk_weights(self.model, named, count))
             self.joint = weights.joint
             return weights.log_w
 
@@ -266,7 +263,7 @@ def particle_counts(batch: dict[str, Tensor], num_particles: int) -> Iterator[in
         yield min(size, num_particles - start)
 
 
-def particle_chunks(model: Any, batch: dict[str, Tensor], num_particles: int) -> Iterator[LogWeights]:
+def chunk_weights(model: Any, batch: dict[str, Tensor], count: int) -> LogWeights:
+    """The record of a chunk of rows and particles."""
     fields: dict[str, Any] = {name: value for name, value in batch.items() if name != "x"}
-    for count in particle_counts(batch, num_particles):
-        yield log_weights(model.model, model.guide, batch["x"], num_particles=count, **fields)
+    return log_weights(model.model, model.guide, batch["x"], num_particles=count, **fields)

@@ -735,6 +735,21 @@ def test_buffers_move_once_where_a_captured_step_is_not_finite() -> None:
     assert_same(eager, captured)
 
 
+def test_a_buffer_that_a_callback_moved_stays_where_a_captured_step_is_not_finite() -> None:
+    class Offset(Clock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("offset", torch.zeros((), dtype=torch.float64))
+
+        def loc(self, z):
+            return super().loc(z) + self.offset
+
+    model = Offset()
+    with pytest.raises(ValueError, match="must be finite"):
+        model.fit(REALS, callbacks=[lambda m, h: m.offset.add_(0.1) and None], **(OPTIONS | {"batch_size": 50}))
+    assert float(model.offset) == pytest.approx(0.3)
+
+
 # What can't be captured.
 
 

@@ -449,3 +449,9 @@ def test_the_history_is_a_table() -> None:
     assert float(lines[1].split(",")[1]) == history["train_bound"][0]
     assert "2 epochs" in repr(history)
     assert small_vae().history.rows == []
+
+
+def test_more_rows_than_there_are_may_be_spoken_for() -> None:
+    """A sample stands for N rows, in batches larger than the sample too."""
+    history = small_vae().fit(DATA, num_rows=1000, batch_size=128, epochs=1, progress=False)
+    assert math.isfinite(history["train_bound"][0])
