@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae import capture, elbos, graphs, nets, scope
+from pyro_vae import capture, elbos, evaluation, graphs, nets, scope
 from pyro_vae.batches import Batches
 from pyro_vae.schedules import Cosine, Linear
 from pyro_vae.steps import EagerStep
@@ -1065,3 +1065,27 @@ def test_two_compiled_fits_in_turn_train_as_if_alone(inductor) -> None:
 @pytest.mark.parametrize("name", EXPLOSIONS)
 def test_what_is_not_finite_stops_a_compiled_run_before_the_step(name: str, inductor) -> None:
     test_what_is_not_finite_stops_a_captured_run_before_the_step(name, None)
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("make", [small_vae, Chain], ids=["VAE", "a program that says len(x)"])
+def test_a_captured_log_likelihood_is_the_interpreters(make, monkeypatch) -> None:
+    model, x = make(), DATA if make is small_vae else REALS
+    monkeypatch.setattr(evaluation, "CELLS", 2000)  # several chunks of rows and of particles, the last ones smaller
+    eager = model.log_likelihood(x, num_particles=150, seed=0)
+    monkeypatch.setattr(evaluation, "COMPILATION", 0.0)
+    RAN.clear()
+    captured = model.log_likelihood(x, num_particles=150, seed=0)
+    assert RAN
+    for name in ("estimate", "standard_error", "ess"):
+        torch.testing.assert_close(getattr(captured, name), getattr(eager, name), rtol=1e-9, atol=1e-9)
+
+
+def test_a_log_likelihood_that_cannot_be_captured_is_the_interpreters(monkeypatch) -> None:
+    model = Branching()
+    eager = model.log_likelihood(REALS, num_particles=20, seed=0)
+    monkeypatch.setattr(evaluation, "COMPILATION", 0.0)
+    assert torch.equal(model.log_likelihood(REALS, num_particles=20, seed=0).estimate, eager.estimate)
+    assert not RAN
