@@ -6,7 +6,7 @@
 784-400-20 with a Bernoulli likelihood and random weights, random binary rows. Contenders take turns; ratios are
 formed within rounds.
 
-- ours, compiled / eager: `vae.log_likelihood`; the first includes what compiling costs, as a user sees it.
+- ours: `vae.log_likelihood`.
 - pythae: `get_nll` of its VAE with the same nets, on a tenth of the rows, at its own batch size of 100 particles.
 - posterior predictive: `vae.posterior_predictive` beside `pyro.infer.Predictive`, 100 draws per row.
 
@@ -31,9 +31,6 @@ from pyro.infer import Predictive
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import evaluation
-
-OURS = "ours, compiled"
 
 
 def anonymous_memory() -> float:
@@ -102,17 +99,8 @@ def likelihood_contenders(x: Tensor, particles: int) -> dict[str, tuple[Callable
     """Calls, and the number of particles that each draws."""
     model, theirs = vae(), pythae_vae()
 
-    def ours(compilation: float) -> Callable[[], Any]:
-        def call() -> None:
-            evaluation.COMPILATION = compilation  # what must be saved for compiling to be worth while
-            model.log_likelihood(x, num_particles=particles, seed=0)
-
-        return call
-
-    calls: dict[str, tuple[Callable[[], Any], int]] = {
-        OURS: (ours(0.0), len(x) * particles),
-        "ours, eager": (ours(float("inf")), len(x) * particles),
-    }
+    ours = (lambda: model.log_likelihood(x, num_particles=particles, seed=0), len(x) * particles)
+    calls: dict[str, tuple[Callable[[], Any], int]] = {"ours": ours}
     if theirs is not None:
         few = x[: max(1, len(x) // 10)]
         calls["pythae, get_nll"] = (lambda: theirs.get_nll(few, n_samples=particles), len(few) * particles)

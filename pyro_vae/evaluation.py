@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ from torch import Tensor
 from pyro_vae import bounds, scope
 from pyro_vae.batches import Rows
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
-from pyro_vae.graphs import COMPILATION, SAVED_BY_CELL, CaptureError, Graph
 from pyro_vae.parts import positive_integer
 from pyro_vae.programs import outside_rows, run_programs
 from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["BoundResult", "LogLikelihood", "Mean", "elbo", "log_likelihood", "principal_components", "row_chunks"]
 
-logger = logging.getLogger("pyro_vae")
 CELLS = 2**20  # numbers per chunk of rows x particles x cells: 4 MB in float32, which stays in the cache
 
 
@@ -153,52 +150,17 @@ def log_likelihood(
     """The importance-sampled log-likelihood of each row; see `LatentVariableModel.log_likelihood`."""
     positive_integer("num_particles", num_particles)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    weigh = _Weigher(model, compile=rows.x.numel() * num_particles * SAVED_BY_CELL > COMPILATION)
+    joint = False
     with scope.evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, fields):
-            log_w = [weigh(batch, count) for count in particle_counts(batch, num_particles)]
+            log_w = []
+            for count in particle_counts(batch, num_particles):
+                weights = chunk_weights(model, batch, count)
+                log_w.append(weights.log_w)
+                joint = weights.joint
             parts.append(summarize(torch.cat(log_w).double()))
     estimate, standard_error, ess = (torch.cat(column) for column in zip(*parts, strict=True))
-    return LogLikelihood(estimate, standard_error, ess, num_particles, weigh.joint)
-
-
-class _Weigher:
-    """The log-weights of chunks: by the interpreter, or, where there is much to do, by a compiled graph of a chunk.
-
-    Attributes:
-        joint: whether they are joint over the rows.
-    """
-
-    def __init__(self, model: Any, *, compile: bool) -> None:
-        self.model, self.compile, self.joint = model, compile, False
-        self.graph: Graph | None = None
-        self.count = 0
-
-    def __call__(self, batch: dict[str, Tensor], count: int) -> Tensor:
-        """(count, B), or (count, 1) if joint."""
-        rows = list(batch.values())
-        if self.compile and self.count == 0:
-            self._capture(batch, count)
-        if self.graph is not None and count == self.count and self.graph.fits(rows):
-            return self.graph(rows)
-        weights = chunk_weights(self.model, batch, count)
-        self.joint = weights.joint
-        return weights.log_w
-
-    def _capture(self, batch: dict[str, Tensor], count: int) -> None:
-        self.count = count
-        static = dict([*self.model.named_parameters(), *self.model.named_buffers()])
-
-        def weigh(tensors: dict[str, Tensor], rows: list[Tensor]) -> Tensor:
-            named = dict(zip(batch, rows, strict=True))
-            weights: LogWeights = scope.call_with(self.model, tensors, lambda: chunk_weights(self.model, named, count))
-            self.joint = weights.joint
-            return weights.log_w
-
-        try:
-            self.graph = Graph(weigh, static, list(batch.values()), num_threads=torch.get_num_threads())
-        except CaptureError as reason:
-            logger.info("log_likelihood is not compiled: %s.", reason)
+    return LogLikelihood(estimate, standard_error, ess, num_particles, joint)
 
 
 def summarize(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
