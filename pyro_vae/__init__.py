@@ -5,6 +5,7 @@ from typing import Any
 from pyro_vae import bounds, datasets, elbos, guides, likelihoods, nets, priors, schedules
 from pyro_vae.base import LatentVariableModel
 from pyro_vae.batches import Rows
+from pyro_vae.hierarchies import HierarchicalVAE
 from pyro_vae.history import History
 from pyro_vae.loading import load
 from pyro_vae.vae import VAE
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "HierarchicalVAE",
     "History",
     "LatentVariableModel",
     "Rows",

@@ -82,8 +82,8 @@ class LatentVariableModel(PyroModule):
         """q(z | x) for the rows of `x` (B, *E)."""
         raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
 
-    def initialize(self, x: Tensor) -> None:
-        """Start from the data (N, *E); called once by `fit`, before the first step. Plain SVI does not call it."""
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        """Start from the data (N, *E) and their fields; called once by `fit`, before the first step, never by SVI."""
 
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
@@ -285,7 +285,7 @@ class LatentVariableModel(PyroModule):
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
         """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
 
-        Where the guide has no mean, the average of E[x | z] over `num_samples` draws instead, with a warning.
+        Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning.
         """
         rows, names = self._rows(x, fields)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)

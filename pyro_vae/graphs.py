@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyro_vae import scope
 
@@ -59,7 +59,7 @@ class Graph:
         count = len(self.static)
 
         def flat(*tensors: Tensor) -> list[Tensor]:
-            with _Noise(), _untouched_random_state():
+            with _AsRecorded(), _untouched_random_state():
                 return [function(pytree.tree_unflatten(list(tensors[:count]), structure), list(tensors[count:]))]
 
         try:
@@ -126,10 +126,11 @@ class CudaGraph:
         return self.result
 
 
-class _Noise(TorchDispatchMode):
-    """Record random operations so that the graph draws what the function would.
+class _AsRecorded(TorchDispatchMode):
+    """Record some operations in a form that the graph can hold.
 
-    Bernoulli draws are recorded in the form that the compiler leaves as it is: of the other it makes other noise.
+    Bernoulli draws are recorded as the compiler leaves them as they are: of the other form it makes other noise.
+    Triangular systems are recorded in their older form: of the newer one torch can't tell shapes while sizes are open.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -137,7 +138,17 @@ class _Noise(TorchDispatchMode):
             raise CaptureError("the programs draw from a random generator of their own")
         if func is torch.ops.aten.bernoulli.default:
             return torch.empty_like(args[0]).bernoulli_(args[0])
+        if func is torch.ops.aten.linalg_solve_triangular.default:
+            return _solve_triangular(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
+    with _disable_current_modes():  # says once for the process that it is the older form; not heard while recording
+        torch.triangular_solve(torch.ones(1, 1), torch.ones(1, 1))
+    if not left:
+        return _solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
+    return torch.ops.aten.triangular_solve.default(b, a, upper, False, unitriangular)[0]  # type: ignore[no-any-return]
 
 
 def _untouched_random_state() -> ExitStack:

@@ -9,10 +9,13 @@ from typing import Any
 
 from pyro_vae import storage
 from pyro_vae.base import LatentVariableModel
+from pyro_vae.hierarchies import HierarchicalVAE
 from pyro_vae.saving import rebuild
 from pyro_vae.vae import VAE
 
 __all__ = ["load"]
+
+OURS: dict[str, type[LatentVariableModel]] = {"HierarchicalVAE": HierarchicalVAE, "VAE": VAE}
 
 
 def load(
@@ -22,7 +25,7 @@ def load(
 
     Args:
         path: the folder given to `save`, a run folder, or the `.safetensors` file itself.
-        model: your own class, or an instance of it; not needed for a `VAE`.
+        model: your own class, or an instance of it; not needed for a class of ours.
         **parts: your own modules by role, e.g. `encoder=MyNet()`; or constructor arguments that could not be saved.
 
     Returns:
@@ -34,7 +37,7 @@ def load(
         TypeError: if a class or a part of your own is needed and not given.
     """
     if not (model is None or isinstance(model, LatentVariableModel | type)):
-        raise TypeError(f"model must be your own class or an instance of it; got {model!r}. Leave it out for a VAE.")
+        raise TypeError(f"model must be your own class or an instance of it; got {model!r}. Leave it out for ours.")
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     if not file.exists() and file.suffix != ".safetensors":
         file = file / "model.safetensors"
@@ -53,15 +56,16 @@ def load(
 
 def _construct(config: dict[str, Any], cls: type[LatentVariableModel] | None, parts: dict[str, Any]) -> Any:
     name, arguments = config.get("model"), config.get("arguments")
-    if cls is None and name != "VAE":
+    if cls is None and name not in OURS:
         raise TypeError(f"model must be given for your own class; got None for {name!r}. Call pv.load(path, {name}).")
-    if cls is not None and cls.__qualname__ != name:
+    cls = cls or OURS[str(name)]
+    if cls.__qualname__ != name:
         raise ValueError(
             f"model must be the class that was saved, {name!r}; got {cls.__qualname__!r}. Pass that class."
         )
     if not isinstance(arguments, dict):
         arguments = {}
-        if not parts and cls is not None and inspect.signature(cls).parameters:
+        if not parts and inspect.signature(cls).parameters:
             raise TypeError(
                 f"model must be an instance here: the arguments of {name!r} were not saved. Pass {name}(...)."
             )
@@ -75,7 +79,7 @@ def _construct(config: dict[str, Any], cls: type[LatentVariableModel] | None, pa
         )
     built = {role: rebuild(value) for role, value in arguments.items() if role not in parts}
     try:
-        return (cls or VAE)(**(built | parts))
+        return cls(**(built | parts))
     except TypeError as error:
         raise ValueError(
             f"The saved arguments must fit {name!r}; got {sorted(built | parts)} ({error}). Save it again."

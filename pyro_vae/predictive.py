@@ -155,8 +155,8 @@ def reconstruct(
                 chunks.append(_data(model, _trace(replayed, rows=len(x), **rest), mean=True))
             except NotImplementedError:
                 warnings.warn(
-                    f"q(z | x) has no mean here: the reconstruction is the average of the decoder's mean over"
-                    f" {num_samples} draws of z, and not its value at one.",
+                    f"q(z | x) or p(x | z) has no mean here: the reconstruction is an average over {num_samples} draws"
+                    " of z (of x too, where p(x | z) has none), and not the decoder's mean at one z.",
                     stacklevel=3,
                 )
                 chunks.append(_average(model, batch, num_samples))
@@ -166,7 +166,11 @@ def reconstruct(
 def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for count in particle_counts(batch, num_samples):
-        for name, means in _replicate(model, batch, count, mean=True).items():
+        try:
+            values = _replicate(model, batch, count, mean=True)
+        except NotImplementedError:
+            values = _replicate(model, batch, count)
+        for name, means in values.items():
             total[name] = total.get(name, torch.zeros(())) + means.sum(0) / num_samples
     return total
 

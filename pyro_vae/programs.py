@@ -21,6 +21,7 @@ __all__ = [
     "Program",
     "ScaleRows",
     "check_sites",
+    "num_rows",
     "outside_rows",
     "particles",
     "plate_nesting",
@@ -116,6 +117,15 @@ class ScaleRows(poutine.messenger.Messenger):
 def row_plate(program: Program) -> str:
     """The name of the plate over rows: the class attribute `row_plate` of the program's owner, or "data"."""
     return getattr(getattr(program, "__self__", None), "row_plate", "data")
+
+
+def num_rows(x: Tensor | None, rows: int | None) -> int:
+    """How many rows a model scores, or draws."""
+    if x is not None:
+        return x.shape[0]
+    if rows is None:
+        raise ValueError("rows must be given where x is not; got None. Call model(x) or model(rows=B).")
+    return rows
 
 
 _nestings: WeakKeyDictionary[Any, int] = WeakKeyDictionary()

@@ -22,11 +22,17 @@ ROOMS = {room.__name__.split(".")[-1]: room for room in (guides, likelihoods, ne
 def describe(value: Any) -> Any:
     """Plain values for a part, a recipe or plain values; a user's own module becomes its name."""
     if isinstance(value, Part | nets.Recipe):
-        room, name = type(value).__module__.split(".")[-1], type(value).__name__
+        room, name = type(value).__module__.removeprefix("pyro_vae.").split(".")[0], type(value).__name__
         if getattr(ROOMS.get(room), name, None) is not type(value):
             return {"yours": type(value).__qualname__}
         arguments = value.arguments() if isinstance(value, Part) else _fields(value)
-        return {"class": f"{room}.{name}", "arguments": {key: describe(part) for key, part in arguments.items()}}
+        try:
+            described = {key: describe(part) for key, part in arguments.items()}
+        except TypeError:  # it holds a distribution or a function of yours
+            described = {"": {"yours": name}}
+        if _holds_yours(described):
+            return {"yours": name}
+        return {"class": f"{room}.{name}", "arguments": described}
     if isinstance(value, nn.Module):
         return {"yours": type(value).__qualname__}
     if isinstance(value, list | tuple):
@@ -38,6 +44,12 @@ def describe(value: Any) -> Any:
     raise TypeError(
         f"Arguments of a saved model must be plain values or parts; got {value!r}. Pass it again to pv.load."
     )
+
+
+def _holds_yours(described: Any) -> bool:
+    if isinstance(described, dict):
+        return "yours" in described or any(map(_holds_yours, described.values()))
+    return isinstance(described, list) and any(map(_holds_yours, described))
 
 
 def _fields(recipe: Any) -> dict[str, Any]:

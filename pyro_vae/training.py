@@ -68,7 +68,7 @@ def fit(
     held_out = None if valid is None else Batches(valid, shuffle=False, **options)
     for part in (batches, held_out):
         if part is not None:
-            model.check_rows(_everything(part))
+            model.check_rows(_everything(part)["x"])
     warn_of_lost_digits(batches.data, model.like)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     earlier = copy.copy(model.training_state)
@@ -76,8 +76,8 @@ def fit(
     modes = [(part, part.training) for part in model.modules()]
     try:
         if not model.initialized:
-            with torch.no_grad():
-                model.initialize(_everything(batches))
+            with torch.no_grad(), scope.seeded(seed, 0, 1):  # a stream that no epoch has
+                model.initialize(**_everything(batches))
                 model.initialized.fill_(True)
         estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
         state = prepared(model, optimizer, learning_rate)
@@ -134,12 +134,12 @@ def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, cal
         raise ValueError(f"grad_clip must be positive; got {grad_clip}. It is the largest norm of the gradient.")
 
 
-def _everything(batches: Batches) -> Tensor:
+def _everything(batches: Batches) -> dict[str, Tensor]:
     """All rows where they are in memory, else the first batch; the random state is left alone."""
     with scope.preserved_rng():
         if isinstance(batches.data, Rows):
-            return batches.data.take(slice(None), like=batches.like)["x"]
-        return batches.read(batches.first())["x"]
+            return batches.data.take(slice(None), batches.names, like=batches.like)
+        return batches.read(batches.first())
 
 
 def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:

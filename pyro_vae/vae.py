@@ -8,11 +8,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae import guides, likelihoods, nets, priors, scope
 from pyro_vae.base import LatentVariableModel, keep_parameters
 from pyro_vae.batches import as_tensor
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import check_kind, positive_integer, support
+from pyro_vae.programs import num_rows
 
 __all__ = ["VAE"]
 
@@ -22,18 +24,18 @@ class VAE(LatentVariableModel):
 
     Args:
         likelihood: p(x | z), with the event shape of one row.
-        prior: p(z), with the number of latents.
+        prior: p(z), with the number of latents; or any `pyro.distributions` object with events (D,).
         guide: the family of q(z | x); a mean-field normal by default.
         encoder: a recipe, or a module from (B, *E) to the guide's parameters (B, P). It sees `likelihood.features(x)`.
         decoder: a recipe, or a module from (B, D) to the likelihood's parameters.
-        seed: of the initial parameters; the global random state by default.
+        seed: of the initial parameters of the nets; the global random state by default. Parts start alike.
 
     Attributes:
         family: the guide's family (`guide` is the program).
 
     Raises:
         TypeError: if a part is not of its kind.
-        ValueError: if a module's sizes do not fit.
+        ValueError: if parts do not fit each other: sizes, event shapes, supports.
 
     References:
         *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114
@@ -49,52 +51,79 @@ class VAE(LatentVariableModel):
         self,
         *,
         likelihood: likelihoods.Likelihood,
-        prior: priors.Prior,
+        prior: priors.Prior | Distribution,
         guide: guides.Guide | None = None,
         encoder: nets.Recipe | nn.Module | None = None,
         decoder: nets.Recipe | nn.Module | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        family = guides.Normal() if guide is None else guide
-        for role, part, kind in (
-            ("likelihood", likelihood, likelihoods.Likelihood),
-            ("prior", prior, priors.Prior),
-            ("guide", family, guides.Guide),
-        ):
-            if not isinstance(part, kind):
-                raise TypeError(
-                    f"{role} must be a part of pv.{kind.__module__.split('.')[-1]}; got {part!r}. Pass an object."
-                )
-        self.likelihood, self.prior, self.family = likelihood, prior, family
+        prior = priors.Distribution(prior) if isinstance(prior, Distribution) else prior
+        self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
+        self.prior = check_kind("prior", prior, priors.Prior)
+        self.family = check_kind("guide", guides.Normal() if guide is None else guide, guides.Guide)
         self.nets = {"encoder": encoder or nets.MLP(), "decoder": decoder or nets.MLP()}
         for net in (encoder, decoder):
             if isinstance(net, nn.Module):
                 keep_parameters(net)
         with scope.seeded(seed), scope.isolated():
             latent_shape = (prior.latent_dim,)
-            parameter_shape = family.parameter_shape(prior.latent_dim)
-            self.encoder = nets.build(self.nets["encoder"], likelihood.event_shape, parameter_shape, "encoder")
+            parameter_shape = self.family.parameter_shape(prior.latent_dim)
+            self.encoder = nets.build(self.nets["encoder"], likelihood.feature_shape, parameter_shape, "encoder")
             self.decoder = nets.build(self.nets["decoder"], latent_shape, likelihood.output_shape, "decoder")
+        with scope.isolated(), scope.preserved_rng(), scope.preserved_buffers(self), torch.no_grad():
+            self._check_parts(parameter_shape)
+
+    def _check_parts(self, parameter_shape: tuple[int, ...]) -> None:
+        """Raise where the parts do not fit each other; what depends on fields is checked by the first batch."""
+        seen = self.likelihood.feature_shape
+        if isinstance(self.prior, priors.VampPrior) and self.prior.event_shape != seen:
+            raise ValueError(
+                f"event_shape of the VampPrior must be the likelihood's feature_shape, {seen}; got"
+                f" {self.prior.event_shape}. Pass event_shape={seen}."
+            )
+        try:
+            p = self.prior(posterior=self._posterior)
+            likelihood = self.likelihood(torch.zeros(1, *self.likelihood.output_shape).to(self.like))
+        except (KeyError, TypeError):
+            return
+        q = self.family(torch.zeros(1, *parameter_shape).to(self.like))
+        latent, guide = type(self.prior).__name__, type(self.family).__name__
+        if not p.event_shape == q.event_shape == (self.prior.latent_dim,):
+            raise ValueError(
+                f"prior and guide must have the event shape ({self.prior.latent_dim},); got {tuple(p.event_shape)} from"
+                f" {latent} and {tuple(q.event_shape)} from {guide}. Change sizes, or declare events by to_event(1)."
+            )
+        if support(p) and support(q) and support(p) != support(q):
+            raise ValueError(
+                f"guide must draw z from the support of prior {latent}, {support(p)}; got {support(q)} from {guide}."
+                f" {_advice(support(p))}"
+            )
+        if likelihood.event_shape != self.likelihood.event_shape:
+            raise ValueError(
+                f"likelihood must be a distribution of events {self.likelihood.event_shape}; got"
+                f" {tuple(likelihood.event_shape)}. Change event_shape, or declare events by to_event."
+            )
 
     def made_of(self) -> dict[str, Any]:
         return {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, **self.nets}
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
         x = x if x is None else x.to(self.like.dtype)
-        with pyro.plate(self.row_plate, _size(x, rows)):
-            z = pyro.sample("z", self.prior(**batch))
+        with pyro.plate(self.row_plate, num_rows(x, rows)):
+            z = pyro.sample("z", self.prior(posterior=self._posterior, **batch))
             return pyro.sample("x", self.likelihood(self.decoder(z), **batch), obs=x)
 
     def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
         with pyro.plate(self.row_plate, x.shape[0]):
-            return pyro.sample("z", self._posterior(x.to(self.like.dtype)))
+            return pyro.sample("z", self._posterior(self.likelihood.features(x.to(self.like.dtype))))
 
-    def _posterior(self, x: Tensor) -> dist.TorchDistribution:
-        return self.family(self.encoder(self.likelihood.features(x)))  # type: ignore[no-any-return]
+    def _posterior(self, features: Tensor) -> dist.TorchDistribution:
+        return self.family(self.encoder(features))  # type: ignore[no-any-return]
 
-    def initialize(self, x: Tensor) -> None:
-        self.likelihood.initialize(x)
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.likelihood.initialize(x, **batch)
+        self.prior.initialize(self.likelihood.features(x))
 
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         self.likelihood.check(x, first_row)
@@ -147,12 +176,12 @@ class VAE(LatentVariableModel):
         return means
 
 
-def _size(x: Tensor | None, rows: int | None) -> int:
-    if x is not None:
-        return x.shape[0]
-    if rows is None:
-        raise ValueError("rows must be given where x is not; got None. Call model(x) or model(rows=B).")
-    return rows
+def _advice(wanted: str) -> str:
+    """Which families draw from a support."""
+    fitting = [name for name in guides.__all__ if name != "Guide" and getattr(guides, name).support == wanted]
+    if not fitting:
+        return "Choose another prior, or subclass guides.Guide."
+    return f"Choose guides.{' or guides.'.join(fitting)}, or another prior."
 
 
 def _linear(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:

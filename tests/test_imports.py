@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
     ["bounds", "nets", "parts", "schedules", "scope", "batches"],
+    ["distributions", "flows"],
     ["gradients", "priors", "likelihoods", "guides", "history", "storage", "graphs"],
     ["programs"],
     ["weights"],
@@ -25,7 +26,7 @@ LAYERS = [
     ["evaluation", "saving"],
     ["predictive"],
     ["base"],
-    ["vae"],
+    ["vae", "hierarchies"],
     ["loading"],
     ["plots", "datasets", "reporting"],
     ["__init__"],

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
-from cases import ELBOS, GUIDES, LIKELIHOODS, PRIORS, BatchNormNet, draw_data, small_vae
+from cases import ELBOS, LIKELIHOODS, BatchNormNet, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian, probabilistic_pca_evidence
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -90,17 +90,14 @@ def test_pyros_and_our_estimator_give_the_same_run() -> None:
             np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_every_combination_of_parts_trains(prior: str, guide: str, likelihood: str) -> None:
-    vae = small_vae(likelihood=LIKELIHOODS[likelihood](), prior=PRIORS[prior](), guide=GUIDES[guide]())
+def test_every_likelihood_trains(likelihood: str) -> None:
+    vae = small_vae(likelihood=LIKELIHOODS[likelihood]())
     x = draw_data(vae.likelihood, 30)
     history = vae.fit(x, valid=x[:10], epochs=1, batch_size=16, seed=0, progress=False)
     row = history.rows[0]
     assert row["train_bound"] == pytest.approx(row["train_reconstruction"] - row["train_kl"])
     assert math.isfinite(row["valid_bound"])
-    assert vae.sample(4).shape == (4, *vae.likelihood.event_shape)
 
 
 def test_the_same_seed_gives_the_same_run_and_leaves_the_global_stream() -> None:

@@ -1,0 +1,22 @@
+"""Distributions and transforms that neither Pyro nor torch has."""
+
+from pyro_vae.distributions.blocks import Blocks
+from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, OptimalNormal
+from pyro_vae.distributions.counts import Categorical, Multinomial, ZeroInflated
+from pyro_vae.distributions.images import Autoregressive, DiscretizedLogistic
+from pyro_vae.distributions.simplex import AdditiveLogRatio
+from pyro_vae.distributions.sphere import PowerSpherical
+
+__all__ = [
+    "AdditiveLogRatio",
+    "Autoregressive",
+    "Beta",
+    "Blocks",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Multinomial",
+    "OptimalNormal",
+    "PowerSpherical",
+    "ZeroInflated",
+]

@@ -1,0 +1,106 @@
+"""Single real cells."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+__all__ = ["Beta", "ContinuousBernoulli", "OptimalNormal"]
+
+
+class _Inside(constraints.interval):  # type: ignore[misc]
+    """An interval without its ends."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > self.lower_bound) & (value < self.upper_bound)
+
+
+class Beta(dist.Beta):
+    """On the open interval: draws that torch rounds to 0 or 1, where the density may be infinite, are moved inside."""
+
+    support = _Inside(0.0, 1.0)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        numbers = torch.finfo(self.concentration1.dtype)
+        return super().rsample(sample_shape).clamp(numbers.tiny, 1 - numbers.eps / 2)  # type: ignore[no-any-return]
+
+
+class ContinuousBernoulli(dist.TorchDistribution):
+    """Density proportional to exp(logits x) on [0, 1].
+
+    As torch's, but computed from the logits alone: those of float32 probabilities end at 16, and so would the density.
+
+    References:
+        *The Continuous Bernoulli: Fixing a Pervasive Error in Variational Autoencoders* (Loaiza-Ganem, Cunningham,
+        2019), arXiv 1907.06845
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real}
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
+        return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a power series replaces the quotients 0 / 0, its argument, and the size of the logits elsewhere."""
+        near, size = self.logits.abs() < 0.1, self.logits.abs()
+        return near, torch.where(near, self.logits, 0.0), torch.where(near, 1.0, size)
+
+    def log_normalizer(self) -> Tensor:
+        """log((exp(logits) - 1) / logits)."""
+        near, small, size = self._parts()
+        series = small / 2 + small**2 / 24 - small**4 / 2880 + small**6 / 181440
+        return torch.where(near, series, self.logits.clamp_min(0) + (-torch.expm1(-size) / size).log())
+
+    @property
+    def mean(self) -> Tensor:
+        near, small, size = self._parts()
+        series = 0.5 + small / 12 - small**3 / 720 + small**5 / 30240 - small**7 / 1209600
+        rest = 1 / size - 1 / torch.expm1(size)  # the distance of the mean from the end that it is near
+        return torch.where(near, series, torch.where(self.logits > 0, 1 - rest, rest))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        size = self.logits.abs().clamp_min(1e-6)
+        u = torch.rand(self._extended_shape(sample_shape), dtype=size.dtype, device=size.device)
+        distance = (-torch.log1p(u * torch.expm1(-size)) / size).clamp(0, 1)
+        return torch.where(self.logits > 0, 1 - distance, distance)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.logits * value - self.log_normalizer()
+
+
+class OptimalNormal(dist.Normal):
+    """Normal cells with one deviation for all: that which makes the values most probable, or a running average of it.
+
+    Args:
+        loc: the means.
+        mean_square: the running average of the squared deviation, which draws use; changed in place by `log_prob`
+            where `fitted`.
+        fitted: whether `log_prob` takes the mean squared residual of the values it is given, over all dimensions;
+            else it takes the running average.
+        momentum: the weight of the values at hand in the running average.
+    """
+
+    def __init__(self, loc: Tensor, mean_square: Tensor, fitted: bool, momentum: float = 0.1) -> None:
+        self.mean_square, self.fitted, self.momentum = mean_square, fitted, momentum
+        super().__init__(loc, mean_square.sqrt())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OptimalNormal:
+        return OptimalNormal(self.loc.expand(torch.Size(batch_shape)), self.mean_square, self.fitted, self.momentum)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if not self.fitted:
+            return super().log_prob(value)  # type: ignore[no-any-return]
+        mean_square = (value - self.loc).square().mean().clamp_min(torch.finfo(self.loc.dtype).tiny)
+        with torch.no_grad():
+            self.mean_square.lerp_(mean_square, self.momentum)
+        return dist.Normal(self.loc, mean_square.sqrt()).log_prob(value)  # type: ignore[no-any-return]

@@ -1,0 +1,97 @@
+"""Counts and categories."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+__all__ = ["Categorical", "Multinomial", "ZeroInflated"]
+
+
+class Categorical(dist.Categorical):
+    """Categories 0 to C - 1, with the mean of these numbers: it has meaning where categories are ordered."""
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs * torch.arange(self._num_events).to(self.probs)).sum(-1)
+
+
+class Multinomial(dist.TorchDistribution):
+    """Counts of D kinds among a total that may differ from row to row.
+
+    The log-probability of a row is that given the row's own sum.
+
+    Args:
+        total_count: (...), how many a draw has.
+        logits: (..., D).
+    """
+
+    arg_constraints: ClassVar = {"total_count": constraints.nonnegative, "logits": constraints.real_vector}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, total_count: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
+        shape = torch.broadcast_shapes(total_count.shape, logits.shape[:-1])
+        self.total_count, self.logits = total_count.expand(shape), logits.expand(*shape, logits.shape[-1])
+        super().__init__(shape, logits.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
+        shape = torch.Size(batch_shape)
+        return Multinomial(self.total_count.expand(shape), self.logits.expand(*shape, -1), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total_count.unsqueeze(-1) * self.logits.softmax(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws the total of the largest row, some at a time to bound memory, and counts the first of each row."""
+        with torch.no_grad():
+            shape = self._extended_shape(sample_shape)
+            probs = self.logits.softmax(-1).expand(shape).reshape(-1, shape[-1])
+            total = self.total_count.expand(shape[:-1]).reshape(-1, 1)
+            counts, size = torch.zeros_like(probs), max(1, 2**22 // max(1, len(probs)))
+            for draws in torch.arange(int(total.max()) if total.numel() else 0, device=total.device).split(size):
+                if len(draws):
+                    kinds = torch.multinomial(probs, len(draws), replacement=True)
+                    counts.scatter_add_(-1, kinds, (draws < total).to(probs))
+            return counts.reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
+        return ways + (value * self.logits.log_softmax(-1)).sum(-1)
+
+
+class ZeroInflated(dist.TorchDistribution):
+    """Zero with probability sigmoid(gate_logits), else a count of the distribution given.
+
+    As Pyro's, whose `.expand` fails once a draw or a mean was taken.
+    """
+
+    arg_constraints: ClassVar = {"gate_logits": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, base_dist: Any, gate_logits: Tensor, validate_args: bool | None = None) -> None:
+        shape = torch.broadcast_shapes(base_dist.batch_shape, gate_logits.shape)
+        self.base_dist, self.gate_logits = base_dist.expand(shape), gate_logits.expand(shape)
+        super().__init__(shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflated:
+        shape = torch.Size(batch_shape)
+        return ZeroInflated(self.base_dist.expand(shape), self.gate_logits.expand(shape), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(-self.gate_logits) * self.base_dist.mean
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            counts = self.base_dist.sample(torch.Size(sample_shape))
+            return counts * torch.bernoulli(torch.sigmoid(-self.gate_logits).expand(counts.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        counted = logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.gate_logits), counted), counted)

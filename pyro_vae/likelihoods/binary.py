@@ -1,0 +1,131 @@
+"""Successes out of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.scales import Scaled, concentrations
+from pyro_vae.parts import positive_integer
+
+__all__ = ["Bernoulli", "BetaBinomial", "Binomial"]
+
+
+class Bernoulli(Likelihood):
+    """Binary cells: x ~ Bernoulli(sigmoid(offset + output)).
+
+    The offset is the logit of each cell's mean, smoothed as by half a success and half a failure (Jeffreys).
+
+    References:
+        *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114; the start at the data's mean is that
+        of *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+    """
+
+    discrete = True
+    offset: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return constraints.boolean, "{0, 1}", "Scale and binarise the data, or choose a likelihood for such values."
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.offset + outputs).to_event(len(self.event_shape))
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.offset.copy_(_smoothed_logit(x, 1))
+
+
+class BetaBinomial(Scaled):
+    """Counts out of a known total that vary more than a binomial's: x ~ Binomial(n, p), p ~ Beta(c m, c (1 - m)).
+
+    The mean m = sigmoid(offset + output), where the offset is the logit of each cell's smoothed mean and a logit beyond
+    40 counts as 40. The variance is n m (1 - m) (c + n) / (c + 1).
+
+    Args:
+        event_shape: E.
+        total_count: n, the largest possible count.
+        dispersion: where the concentration c comes from: "shared" (one learned number), "per_dimension" (one learned
+            for each cell) or "predicted" (by the decoder, for each row and cell).
+
+    Raises:
+        ValueError: if `total_count` is not a positive integer or `dispersion` unknown.
+    """
+
+    discrete = True
+    offset: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], total_count: int, dispersion: str = "shared") -> None:
+        super().__init__(event_shape, "dispersion", dispersion)
+        self.total_count, self.dispersion = positive_integer("total_count", total_count), dispersion
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return _up_to(self.total_count)
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        output, total = self.split(outputs)
+        counts = dist.BetaBinomial(*concentrations(self.offset + output, total), total_count=self.total_count)
+        return counts.to_event(len(self.event_shape))
+
+    def features(self, x: Tensor) -> Tensor:
+        return x / self.total_count
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.offset.copy_(_smoothed_logit(x, self.total_count))
+        mean, variance = x.mean(0), x.var(0, correction=0)
+        binomial = mean * (1 - mean / self.total_count)
+        self.start((self.total_count * binomial - variance).clamp_min(0), variance - binomial)
+
+
+class Binomial(Likelihood):
+    """Counts out of a known total: x ~ Binomial(total_count, sigmoid(offset + output)).
+
+    Args:
+        event_shape: E.
+        total_count: the largest possible count, e.g. 16 for scikit-learn's digits.
+
+    Raises:
+        ValueError: if `total_count` is not a positive integer.
+    """
+
+    discrete = True
+    offset: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], total_count: int) -> None:
+        super().__init__(event_shape)
+        self.total_count = positive_integer("total_count", total_count)
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return _up_to(self.total_count)
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        return dist.Binomial(self.total_count, logits=self.offset + outputs).to_event(len(self.event_shape))
+
+    def features(self, x: Tensor) -> Tensor:
+        return x / self.total_count
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.offset.copy_(_smoothed_logit(x, self.total_count))
+
+
+def _up_to(total_count: int) -> tuple[Any, str, str]:
+    name = f"{{0, 1, ..., {total_count}}}"
+    return constraints.integer_interval(0, total_count), name, "Correct total_count, or the data."
+
+
+def _smoothed_logit(x: Tensor, total_count: int) -> Tensor:
+    successes, trials = x.sum(0), len(x) * total_count
+    return ((successes + 0.5) / (trials - successes + 0.5)).log()

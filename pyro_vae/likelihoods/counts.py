@@ -1,0 +1,150 @@
+"""Counts without a limit."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae import distributions
+from pyro_vae.likelihoods.scales import Scaled
+
+__all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
+
+LOG_RATES = -80.0, 20.0  # what float32 holds, and a rate of 5e8
+
+
+class _Counts(Scaled):
+    """Base of these: the rate of a cell is exp(log_mean + output + exposure).
+
+    The exposure is the logarithm of what a row's counts are proportional to, such as the length of the time in which
+    they were counted: the per-row field `offset`, (B,), where the data bring one.
+    """
+
+    discrete = True
+    inflated = False
+    log_mean: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
+        super().__init__(event_shape, "dispersion", dispersion, inputs=1 + self.inflated)
+        self.dispersion = dispersion
+        self.gate = math.log(1 / 9) if self.inflated else -math.inf  # the logit that zero output gives
+        self.register_buffer("log_mean", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return constraints.nonnegative_integer, "{0, 1, 2, ...}", "Give counts, or choose a likelihood for such values."
+
+    @abstractmethod
+    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
+        """The distribution of each cell, before zeros are added."""
+
+    def forward(self, outputs: Tensor, *, offset: Tensor | None = None, **batch: Tensor) -> dist.TorchDistribution:
+        output, *gate, size = self.split(outputs)
+        log_rate = (self.log_mean + output + self._exposure(offset)).clamp(*LOG_RATES)
+        counts = self.family(log_rate, size)
+        if gate:
+            counts = distributions.ZeroInflated(counts, self.gate + gate[0])
+        return counts.to_event(len(self.event_shape))  # type: ignore[no-any-return]
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+    def initialize(self, x: Tensor, *, offset: Tensor | None = None, **batch: Tensor) -> None:
+        exposure, counted = self._exposure(offset).exp(), 1 / (1 + math.exp(self.gate))
+        rate = (x.sum(0) + 0.5) / exposure.expand(len(x), *self.event_shape).sum(0)
+        self.log_mean.copy_((rate / counted).log())
+        # E x (x - 1) = mean^2 (1 + 1 / size) / counted
+        above = (rate * exposure).square().expand_as(x).mean(0) / counted
+        self.start(above, (x * (x - 1)).mean(0) - above)
+
+    def _exposure(self, offset: Tensor | None) -> Tensor:
+        """The log-exposure, (..., B, 1, ..., 1)."""
+        if offset is None:
+            return torch.zeros_like(self.log_mean)
+        return offset.to(self.log_mean)[(..., *[None] * len(self.event_shape))]
+
+
+class Poisson(_Counts):
+    """Counts: x ~ Poisson(exp(log_mean + output + exposure)).
+
+    log_mean is the logarithm of each cell's smoothed mean. The exposure is the per-row field `offset`, (B,), if given:
+    the logarithm of what a row's counts are proportional to. Log-rates are held below 20.
+
+    Args:
+        event_shape: E.
+
+    Example:
+        >>> Poisson(2)(torch.zeros(3, 2), offset=torch.tensor([1.0, 2.0, 3.0]).log()).mean[:, 0]
+        tensor([1., 2., 3.])
+    """
+
+    choices = ("none",)
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape, "none")
+
+    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(log_rate.exp())
+
+
+class NegativeBinomial(_Counts):
+    """Counts that vary more than Poisson's: mean m = exp(log_mean + output + exposure), variance m + m^2 / r.
+
+    log_mean and exposure are those of `Poisson`.
+
+    Args:
+        event_shape: E.
+        dispersion: where r comes from: "shared" (one learned number), "per_dimension" (one learned for each cell) or
+            "predicted" (by the decoder, for each row and cell).
+
+    Raises:
+        ValueError: if `dispersion` is unknown.
+
+    References:
+        *Deep Generative Modeling for Single-Cell Transcriptomics* (Lopez et al., 2018), Nature Methods 15
+    """
+
+    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
+        return dist.NegativeBinomial(size, logits=log_rate - size.log())
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """Negative binomial counts of which some are lost: x = 0 with probability sigmoid(gate), else as that likelihood.
+
+    The decoder gives the gate's logit for each row and cell; zero output stands for one tenth.
+
+    Args:
+        event_shape: E.
+        dispersion: where r comes from: "shared", "per_dimension" or "predicted"; see `NegativeBinomial`.
+
+    Raises:
+        ValueError: if `dispersion` is unknown.
+
+    References:
+        *Deep Generative Modeling for Single-Cell Transcriptomics* (Lopez et al., 2018), Nature Methods 15
+    """
+
+    inflated = True
+
+
+class ZeroInflatedPoisson(Poisson):
+    """Poisson counts of which some are lost: x = 0 with probability sigmoid(gate), else x ~ Poisson.
+
+    The decoder gives the gate's logit for each row and cell; zero output stands for one tenth.
+
+    Args:
+        event_shape: E.
+
+    References:
+        *Zero-Inflated Poisson Regression, with an Application to Defects in Manufacturing* (Lambert, 1992),
+        Technometrics 34(1)
+    """
+
+    inflated = True

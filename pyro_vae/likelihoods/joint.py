@@ -1,0 +1,197 @@
+"""Vectors whose columns are dependent given z, or of different kinds; and any distribution at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from pyro_vae import distributions
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.scales import Standardized
+from pyro_vae.parts import positive, positive_integer
+
+__all__ = ["Custom", "LowRankNormal", "MultivariateNormal", "Product"]
+
+
+class _Joint(Standardized):
+    """Base of normal vectors: each column is standardised for the network."""
+
+    choices = ("none",)
+
+    def __init__(self, event_shape: int | Sequence[int], standardize: bool) -> None:
+        super().__init__(event_shape, "none", standardize)
+        if len(self.event_shape) != 1:
+            raise ValueError(f"event_shape must be that of a vector; got {event_shape!r}. Flatten the rows.")
+
+
+class MultivariateNormal(_Joint):
+    """Real vectors: x ~ N(loc, L L^T), where the decoder gives loc and L is one learned triangular matrix.
+
+    L is that of standardised columns, times their units; it starts at the identity.
+
+    Args:
+        event_shape: D, or (D,).
+        standardize: whether the network works on standardised columns.
+
+    Raises:
+        ValueError: if the shape is not that of a vector.
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], standardize: bool = True) -> None:
+        super().__init__(event_shape, standardize)
+        self.raw_scale_tril = nn.Parameter(torch.zeros(*self.event_shape, *self.event_shape))
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        raw = self.raw_scale_tril
+        tril = raw.tril(-1) + positive(raw.diagonal()).diag_embed()
+        return dist.MultivariateNormal(self.shift + self.unit * outputs, scale_tril=self.unit.unsqueeze(-1) * tril)
+
+
+class LowRankNormal(_Joint):
+    """Real vectors: x ~ N(loc, W W^T + diag(d)), where the decoder gives loc; W (D, R) and d are learned.
+
+    As factor analysis of what the latents leave. W and d are those of standardised columns.
+
+    Args:
+        event_shape: D, or (D,).
+        rank: R, at most D.
+        standardize: whether the network works on standardised columns.
+
+    Raises:
+        ValueError: if the shape is not that of a vector or `rank` out of range.
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], rank: int = 2, standardize: bool = True) -> None:
+        super().__init__(event_shape, standardize)
+        self.rank, columns = positive_integer("rank", rank), self.event_shape[0]
+        if rank > columns:
+            raise ValueError(f"rank must be at most the number of columns, {columns}; got {rank}. Lower it.")
+        self.factor = nn.Parameter(0.1 * torch.eye(columns, rank))
+        self.raw_diagonal = nn.Parameter(torch.zeros(columns))
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        factor = self.unit.unsqueeze(-1) * self.factor
+        diagonal = self.unit.square() * positive(self.raw_diagonal)
+        return dist.LowRankMultivariateNormal(self.shift + self.unit * outputs, factor, diagonal)
+
+
+class Custom(Likelihood):
+    """Any distribution, by a function from the decoder's output to it.
+
+    The function is not saved: pass the likelihood to `pv.load` again. If it is a module, its parameters are trained.
+
+    Args:
+        event_shape: E.
+        function: from outputs (..., *output_shape) to a distribution with batch shape (...) and event shape E.
+        outputs: the decoder's numbers per cell.
+        support: a constraint on one cell, by which data are checked.
+
+    Example:
+        >>> likelihood = Custom(3, lambda outputs: dist.Gumbel(outputs, 1.0).to_event(1))
+        >>> likelihood(torch.zeros(5, 3)).event_shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        function: Callable[[Tensor], Any],
+        outputs: int = 1,
+        support: Any = constraints.real,
+    ) -> None:
+        super().__init__(event_shape)
+        self.function, self.outputs = function, positive_integer("outputs", outputs)
+        self.constraint, self.discrete = support, support.is_discrete
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return self.constraint, f"the support given, {self.constraint}", "Correct support, or the data."
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"support": self.constraint}
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        return self.function(outputs)  # type: ignore[no-any-return]
+
+
+class Product(Likelihood):
+    """Vectors of columns of different kinds: named blocks of columns, each with a likelihood of its own.
+
+    log p(x | z) is the sum over the blocks. Per-row fields reach every block.
+
+    Args:
+        blocks: names and likelihoods of vectors, in the order of the columns.
+
+    Raises:
+        ValueError: if there is no block, or one is not a likelihood of vectors.
+
+    References:
+        *Handling Incomplete Heterogeneous Data Using VAEs* (Nazabal et al., 2018), arXiv 1807.03653
+
+    Example:
+        >>> from pyro_vae.likelihoods import Normal, Poisson
+        >>> likelihood = Product({"age": Normal(1), "visits": Poisson(2)})
+        >>> likelihood.event_shape, likelihood(torch.zeros(4, 3)).mean[0]
+        ((3,), tensor([0., 1., 1.]))
+    """
+
+    def __init__(self, blocks: Mapping[str, Likelihood] | Sequence[tuple[str, Likelihood]]) -> None:
+        named = dict(blocks)
+        if not named:
+            raise ValueError("blocks must be a dictionary of likelihoods; got none. Name at least one.")
+        for name, block in named.items():
+            if not isinstance(block, Likelihood) or len(block.event_shape) != 1:
+                raise ValueError(
+                    f"blocks must be likelihoods of vectors; got {block!r} for {name!r}. Give e.g. Normal(1)."
+                )
+        super().__init__(sum(block.event_shape[0] for block in named.values()))
+        self.names, self.parts = list(named), nn.ModuleList(named.values())
+        self.discrete = all(block.discrete for block in named.values())
+
+    @property
+    def blocks(self) -> list[tuple[str, Any]]:
+        """Names and likelihoods: pairs, that keep their order and any name when saved."""
+        return list(zip(self.names, self.parts, strict=True))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (sum(block.output_shape[0] for _, block in self.blocks),)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return (sum(block.feature_shape[0] for _, block in self.blocks),)
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return self(torch.zeros(self.output_shape)).support, "the supports of its blocks", "See the blocks."
+
+    def columns(self, x: Tensor) -> list[tuple[str, Any, Tensor]]:
+        """Names, likelihoods and columns of x."""
+        split = x.split([block.event_shape[0] for _, block in self.blocks], -1)
+        return [(*block, part) for block, part in zip(self.blocks, split, strict=True)]
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        split = outputs.split([block.output_shape[0] for _, block in self.blocks], -1)
+        return distributions.Blocks([block(part, **batch) for (_, block), part in zip(self.blocks, split, strict=True)])
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.cat([block.features(part) for _, block, part in self.columns(x)], -1)
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        for _, block, part in self.columns(x):
+            block.initialize(part, **batch)
+
+    def check(self, x: Tensor, first_row: int = 0) -> None:
+        if tuple(x.shape[1:]) != self.event_shape:
+            super().check(x, first_row)
+        for name, block, part in self.columns(x):
+            try:
+                block.check(part, first_row)
+            except ValueError as error:
+                raise ValueError(f"In block {name!r}: {error}") from None

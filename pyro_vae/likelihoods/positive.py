@@ -1,0 +1,83 @@
+"""Positive cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae.likelihoods.scales import LocationScale, Scaled
+
+__all__ = ["Gamma", "LogNormal"]
+
+SUPPORT = constraints.positive, "the positive numbers", "Correct the data, or choose a likelihood for such values."
+
+
+class Gamma(Scaled):
+    """Positive cells: x ~ Gamma(shape, rate) with mean shape / rate = start * exp(output) and variance mean^2 / shape.
+
+    The start is the mean of each cell; an output beyond 40 counts as 40.
+
+    Args:
+        event_shape: E.
+        dispersion: where the shape comes from: "shared" (one learned number), "per_dimension" (one learned for each
+            cell) or "predicted" (by the decoder, for each row and cell).
+
+    Raises:
+        ValueError: if `dispersion` is unknown.
+    """
+
+    log_mean: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
+        super().__init__(event_shape, "dispersion", dispersion)
+        self.dispersion = dispersion
+        self.register_buffer("log_mean", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return SUPPORT
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        output, shape = self.split(outputs)
+        rate = shape * (-self.log_mean - output.clamp(-40, 40)).exp()
+        return dist.Gamma(shape, rate).to_event(len(self.event_shape))
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.log() - self.log_mean
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        mean = x.mean(0)
+        self.log_mean.copy_(mean.log())
+        relative = (x / mean - 1).square().mean(0)
+        self.start(torch.ones_like(relative), relative)
+
+
+class LogNormal(LocationScale):
+    """Positive cells with a normal logarithm: log x ~ Normal(loc, scale^2).
+
+    It is log x that is standardised.
+
+    Args:
+        event_shape: E.
+        scale: the deviation of log x: "shared", "per_dimension", "predicted" or "fixed"; see `Normal`.
+        fixed_scale: the deviation of log x where `scale` is "fixed".
+        standardize: whether the network works on standardised logarithms.
+
+    Raises:
+        ValueError: if `scale` is unknown or `fixed_scale` not positive.
+    """
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return SUPPORT
+
+    def on_line(self, x: Tensor) -> Tensor:
+        return x.log()
+
+    def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.LogNormal(loc, scale)

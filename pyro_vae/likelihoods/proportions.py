@@ -1,0 +1,115 @@
+"""Cells between 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae import distributions
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.scales import Scaled, concentrations
+
+__all__ = ["Beta", "ContinuousBernoulli", "inverse_mean"]
+
+
+class Beta(Scaled):
+    """Cells strictly between 0 and 1: x ~ Beta(c m, c (1 - m)) with mean m = sigmoid(offset + output).
+
+    The offset is the logit of each cell's mean; beyond 40 a logit counts as 40.
+
+    Args:
+        event_shape: E.
+        dispersion: where the concentration c comes from: "shared" (one learned number), "per_dimension" (one learned
+            for each cell) or "predicted" (by the decoder, for each row and cell).
+
+    Raises:
+        ValueError: if `dispersion` is unknown.
+    """
+
+    offset: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
+        super().__init__(event_shape, "dispersion", dispersion)
+        self.dispersion = dispersion
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        remedy = "Move cells at 0 or 1 inside, or choose ContinuousBernoulli."
+        return distributions.Beta.support, "the open interval (0, 1)", remedy
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        output, total = self.split(outputs)
+        return distributions.Beta(*concentrations(self.offset + output, total)).to_event(len(self.event_shape))
+
+    def features(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        mean = x.mean(0)
+        self.offset.copy_(mean.logit())
+        variance = (x - mean).square().mean(0)
+        self.start(mean * (1 - mean) - variance, variance)
+
+
+class ContinuousBernoulli(Likelihood):
+    """Cells from 0 to 1, both included, such as grey levels: p(x) proportional to exp((offset + output) x).
+
+    The offset gives each cell its mean, as far as that lies within 0.02 and 0.98: a cell that is nearly always 0 would
+    else start with a parameter so large that no output could make up for it in the other rows.
+
+    References:
+        *The Continuous Bernoulli: Fixing a Pervasive Error in Variational Autoencoders* (Loaiza-Ganem, Cunningham,
+        2019), arXiv 1907.06845
+
+    Example:
+        >>> likelihood = ContinuousBernoulli(2)
+        >>> likelihood.initialize(torch.tensor([[0.0, 0.5], [0.4, 0.7]]))
+        >>> likelihood(torch.zeros(2)).mean
+        tensor([0.2000, 0.6000])
+    """
+
+    offset: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
+    @property
+    def support(self) -> tuple[Any, str, str]:
+        return constraints.unit_interval, "[0, 1]", "Scale the data, or choose a likelihood for such values."
+
+    def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
+        return distributions.ContinuousBernoulli(self.offset + outputs).to_event(len(self.event_shape))
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.offset.copy_(inverse_mean(x.mean(0).clamp(0.02, 0.98)))
+
+
+def inverse_mean(mean: Tensor) -> Tensor:
+    """The logits of the continuous Bernoulli distribution with this mean, by bisection in double precision.
+
+    Logits, not probabilities: those of a mean above 0.973 are 1 in double precision.
+
+    Args:
+        mean: strictly between 0 and 1.
+
+    Returns:
+        Logits, of the shape and the precision of `mean`.
+
+    Example:
+        >>> inverse_mean(torch.tensor([0.5, 0.9]))
+        tensor([0.0000, 9.9954])
+    """
+    target = (mean.double() - 0.5).abs()
+    low, high = torch.zeros_like(target), 1 / (0.5 - target)  # since the mean is above 1 - 1 / logits
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = distributions.ContinuousBernoulli(middle).mean - 0.5 > target
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return ((mean.double() - 0.5).sign() * (low + high) / 2).to(mean)

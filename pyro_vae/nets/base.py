@@ -1,0 +1,138 @@
+"""What nets have in common: size-free recipes, and modules that see rows only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "ACTIVATIONS",
+    "Recipe",
+    "Rowwise",
+    "Shape",
+    "build",
+    "check_activation",
+    "choice",
+    "halvings",
+    "positive_size",
+    "widths",
+]
+
+Shape = tuple[int, ...]
+
+ACTIVATIONS = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Recipe(ABC):
+    """A network without its sizes. To add one: a frozen dataclass of plain values with a `build` method."""
+
+    @abstractmethod
+    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        """A module from (B, *in_shape) to (B, *out_shape)."""
+
+
+class Rowwise(nn.Module):
+    """A module that sees rows only: all leading dimensions become one and come back.
+
+    Thus nets that take dimension 0 for the batch (convolutions, BatchNorm) work under particle plates.
+
+    Args:
+        module: maps (B, *E) to (B, ...).
+        event_dim: the number of dimensions of E.
+
+    Shapes:
+        (..., *E) -> (..., *out)
+    """
+
+    def __init__(self, module: nn.Module, event_dim: int) -> None:
+        super().__init__()
+        self.module, self.event_dim = module, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - self.event_dim]
+        if len(lead) == 1:
+            return self.module(x)  # type: ignore[no-any-return]
+        y: Tensor = self.module(x.reshape(-1, *x.shape[len(lead) :]))
+        return y.reshape(*lead, *y.shape[1:])
+
+
+def build(net: Recipe | nn.Module, in_shape: Shape, out_shape: Shape, role: str) -> Rowwise:
+    """Fill a recipe's sizes in, or check that a module has them.
+
+    Args:
+        net: a recipe or a module.
+        in_shape: the shape of one row of input.
+        out_shape: the shape of one row of output.
+        role: the name for error messages, e.g. "encoder".
+
+    Raises:
+        ValueError: if the module maps to another shape.
+        TypeError: if `net` is neither.
+    """
+    if isinstance(net, Recipe):
+        return Rowwise(net.build(in_shape, out_shape), len(in_shape))
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"{role} must be a recipe such as nets.MLP() or an nn.Module; got {net!r}. Pass an instance.")
+    like = next(net.parameters(), torch.zeros(()))
+    modes = [(part, part.training) for part in net.modules()]
+    try:
+        with torch.no_grad():
+            got = net.eval()(torch.zeros(2, *in_shape, dtype=like.dtype, device=like.device)).shape
+    except RuntimeError as error:
+        raise ValueError(
+            f"{role} must accept rows of shape {in_shape}; got the error: {error}. Change its first layer."
+        ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
+    if tuple(got) != (2, *out_shape):
+        raise ValueError(
+            f"{role} must map (B, {_join(in_shape)}) to (B, {_join(out_shape)}); got {tuple(got)} for B = 2."
+            " Change its last layer."
+        )
+    return Rowwise(net, len(in_shape))
+
+
+def _join(shape: Shape) -> str:
+    return ", ".join(map(str, shape))
+
+
+def widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"{what} must be a sequence of widths; got {sizes!r}. Pass e.g. {what}=(64,).")
+    sizes = tuple(sizes)
+    if any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(f"{what} must be positive integers; got {sizes}. Pass e.g. {what}=(64, 64).")
+    return sizes
+
+
+def positive_size(what: str, size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{what} must be a positive integer; got {size!r}. Pass e.g. {what}=2.")
+
+
+def choice(what: str, name: str | None, choices: Sequence[str | None]) -> None:
+    if name not in choices:
+        raise ValueError(f"{what} must be one of {list(choices)}; got {name!r}. Choose one of these.")
+
+
+def check_activation(name: str) -> None:
+    choice("activation", name, sorted(ACTIVATIONS))
+
+
+def halvings(size: Shape, count: int) -> list[Shape]:
+    """Height and width before each of `count` strided layers and after the last: each halves them, rounding up."""
+    sizes = [size]
+    for _ in range(count):
+        sizes.append(tuple((length + 1) // 2 for length in sizes[-1]))
+    return sizes

@@ -1,0 +1,68 @@
+"""Nets for sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pyro_vae.nets.base import Recipe, Shape, check_activation, choice, positive_size, widths
+from pyro_vae.nets.mlp import MLP
+
+__all__ = ["DeepSet"]
+
+
+@dataclass(frozen=True)
+class DeepSet(Recipe):
+    """Rows (n, d) as sets of n elements of d numbers: rho(pool of phi(element)), whatever the elements' order.
+
+    Args:
+        features: the numbers that phi makes of an element, and that are pooled.
+        element_hidden: widths of the hidden layers of phi.
+        hidden: widths of the hidden layers of rho.
+        pool: "mean", "sum" or "max".
+        activation: one of elu, gelu, relu, silu, softplus, tanh.
+
+    Raises:
+        ValueError: if a width is not positive, a name is unknown or rows are not (n, d).
+
+    References:
+        *Deep Sets* (Zaheer et al., 2017), arXiv 1703.06114
+
+    Example:
+        >>> import torch
+        >>> DeepSet(features=16).build((10, 2), (4,))(torch.zeros(5, 10, 2)).shape
+        torch.Size([5, 4])
+    """
+
+    features: int = 64
+    element_hidden: Sequence[int] = (64,)
+    hidden: Sequence[int] = (64,)
+    pool: str = "mean"
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "element_hidden", widths("element_hidden", self.element_hidden))
+        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        positive_size("features", self.features)
+        choice("pool", self.pool, ("mean", "sum", "max"))
+        check_activation(self.activation)
+
+    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        if len(in_shape) != 2:
+            raise ValueError(f"DeepSet must see rows of shape (n, d); got {in_shape}. Use another net, or reshape x.")
+        phi = MLP(self.element_hidden, self.activation).build(in_shape[1:], (self.features,))
+        rho = MLP(self.hidden, self.activation).build((self.features,), out_shape)
+        return nn.Sequential(phi, _Pool(self.pool), rho)
+
+
+class _Pool(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, elements: Tensor) -> Tensor:
+        if self.how == "max":
+            return elements.amax(-2)
+        return elements.mean(-2) if self.how == "mean" else elements.sum(-2)

@@ -1,0 +1,112 @@
+"""Decoders of images in which things turn, move and grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.nets.base import Recipe, Shape, check_activation, widths
+from pyro_vae.nets.mlp import MLP
+
+__all__ = ["Spatial"]
+
+
+@dataclass(frozen=True)
+class Spatial(Recipe):
+    """An MLP from a pixel's coordinates and the content to its value, where latents turn, move and scale coordinates.
+
+    A pixel at p shows what the content has at R(-angle) (p - shift) / exp(log scale). Coordinates are 0 at the centre
+    of the image, x to the right and y upward, in units of half the image's width, so that pixels are 2 / W apart; the
+    angle is counterclockwise. The first latents are, as far as switched on and in this order, angle, shift (x, y) and
+    log scale, each times its unit; all others are content.
+
+    Args:
+        rotation: whether the first latent is the angle.
+        translation: whether the next two are the shift.
+        scale: whether the next one is the log scale.
+        hidden: widths of the hidden layers.
+        activation: one of elu, gelu, relu, silu, softplus, tanh.
+        rotation_scale: the angle that 1 stands for, in radians; with pi a standard normal is all but uniform.
+        translation_scale: the shift that 1 stands for.
+        log_scale_scale: the log scale that 1 stands for.
+
+    Raises:
+        ValueError: if a width or unit is not positive, the activation is unknown, the output is not an image or there
+            are fewer latents than are switched on.
+
+    References:
+        *Explicitly disentangling image content from translation and rotation with spatial-VAE* (Bepler et al., 2019),
+        arXiv 1909.11663
+
+    Example:
+        >>> Spatial().build((5,), (1, 28, 28))(torch.zeros(3, 5)).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    rotation: bool = True
+    translation: bool = True
+    scale: bool = False
+    hidden: Sequence[int] = (128, 128)
+    activation: str = "tanh"
+    rotation_scale: float = math.pi
+    translation_scale: float = 0.1
+    log_scale_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        check_activation(self.activation)
+        for what in ("rotation_scale", "translation_scale", "log_scale_scale"):
+            if not (getattr(self, what) > 0 and math.isfinite(getattr(self, what))):
+                raise ValueError(f"{what} must be positive; got {getattr(self, what)}. Pass e.g. {what}=0.1.")
+
+    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        if len(in_shape) != 1 or len(out_shape) != 3:
+            raise ValueError(
+                f"Spatial must map a vector to an image (C, H, W); got {in_shape} to {out_shape}. Use MLP for others."
+            )
+        count = self.rotation + 2 * self.translation + self.scale
+        if in_shape[0] < count:
+            raise ValueError(f"Spatial must have at least {count} latents; got {in_shape[0]}. Raise latent_dim.")
+        return _SpatialDecoder(self, in_shape[0] - count, out_shape)
+
+
+class _SpatialDecoder(nn.Module):
+    grid: Tensor
+
+    def __init__(self, recipe: Spatial, content: int, out_shape: Shape) -> None:
+        super().__init__()
+        self.recipe, self.out_shape = recipe, out_shape
+        self.net = MLP(recipe.hidden, recipe.activation).build((2 + content,), out_shape[:1])
+        height, width = out_shape[1:]
+        up, right = (height - 1) / 2 - torch.arange(height), torch.arange(width) - (width - 1) / 2
+        y, x = torch.meshgrid(up, right, indexing="ij")
+        self.register_buffer("grid", torch.stack((x, y), -1).reshape(-1, 2) * (2 / width), persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        coordinates, content = self.coordinates(z)
+        content = content.unsqueeze(1).expand(-1, len(self.grid), -1)
+        cells: Tensor = self.net(torch.cat((coordinates, content), -1))
+        return cells.transpose(1, 2).reshape(-1, *self.out_shape)
+
+    def coordinates(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """From latents (B, D) to where the pixels lie in the content's own frame, (B, H * W, 2), and the content."""
+        turns, moves, scales, content = self._split(z)
+        x, y = (self.grid - moves.unsqueeze(1)).unbind(-1)
+        cos, sin = turns.cos(), turns.sin()
+        return torch.stack((cos * x + sin * y, cos * y - sin * x), -1) * (-scales).exp().unsqueeze(-1), content
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Angles (B, 1), shifts (B, 2), log scales (B, 1) and content; zeros for what is switched off."""
+        recipe, parts = self.recipe, []
+        for used, size, unit in (
+            (recipe.rotation, 1, recipe.rotation_scale),
+            (recipe.translation, 2, recipe.translation_scale),
+            (recipe.scale, 1, recipe.log_scale_scale),
+        ):
+            parts.append(unit * z[:, :size] if used else z.new_zeros(len(z), size))
+            z = z[:, size:] if used else z
+        return parts[0], parts[1], parts[2], z

@@ -1,0 +1,100 @@
+"""Mixtures: of normals with learned places, and of the guide at learned pseudo-inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import scope
+from pyro_vae.parts import event, positive, positive_integer
+from pyro_vae.priors.base import Prior
+
+__all__ = ["Mixture", "VampPrior"]
+
+
+class Mixture(Prior):
+    """A mixture of C normals with learned weights, means and diagonal scales; it starts as the standard normal does.
+
+    Args:
+        latent_dim: D.
+        num_components: C.
+
+    Raises:
+        ValueError: if a size is not a positive integer.
+
+    References:
+        *Unsupervised Clustering and Unsupervised Generative Models with Gaussian Mixture Variational Autoencoders*
+        (Dilokthanakul et al., 2016), arXiv 1611.02648
+
+    Example:
+        >>> Mixture(2, num_components=5)().sample((3,)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, latent_dim: int, num_components: int = 10) -> None:
+        super().__init__()
+        self.latent_dim = positive_integer("latent_dim", latent_dim)
+        self.num_components = positive_integer("num_components", num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        with scope.seeded(0):
+            self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
+        self.raw_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
+
+    def forward(self, **batch: Any) -> dist.TorchDistribution:
+        components = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+
+
+class VampPrior(Prior):
+    """The guide averaged over C learned pseudo-inputs: p(z) = sum_c weight_c q(z | u_c).
+
+    The prior that is best for the ELBO is the aggregate posterior, the average of q(z | x) over the data; this one
+    is near it at the cost of C rows. Pseudo-inputs live where the encoder looks, `likelihood.features(x)`, and start
+    as random rows of the data. Draws take components in proportion to their weights. Goes with every guide.
+
+    Args:
+        latent_dim: D.
+        event_shape: the shape of one pseudo-input: the likelihood's `feature_shape`, mostly the shape of a row of x.
+        num_components: C.
+        learn_weights: whether the weights are trained too; else they are equal.
+
+    Raises:
+        ValueError: if a size is not a positive integer.
+
+    References:
+        *VAE with a VampPrior* (Tomczak, Welling, 2017), arXiv 1705.07120
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        event_shape: int | Sequence[int],
+        num_components: int = 100,
+        learn_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.event_shape = positive_integer("latent_dim", latent_dim), event(event_shape)
+        self.num_components = positive_integer("num_components", num_components)
+        self.learn_weights = learn_weights
+        with scope.seeded(0):
+            self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *self.event_shape))
+        logits = torch.zeros(num_components)
+        if learn_weights:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits)
+
+    def forward(self, **batch: Any) -> dist.TorchDistribution:
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), batch["posterior"](self.pseudo_inputs))
+
+    def initialize(self, features: Tensor) -> None:
+        rows = torch.randint(len(features), (self.num_components,), device=features.device)
+        if len(features) >= self.num_components:
+            rows = torch.randperm(len(features), device=features.device)[: self.num_components]
+        self.pseudo_inputs.copy_(features[rows])

@@ -1,0 +1,51 @@
+"""Every prior goes with every guide that draws from its support, every likelihood and every estimator.
+
+By default a pairwise covering array of one choice for each class runs by the interpreter; `pytest -m slow` captures it
+too. The full product, hours of it: `COMBINATIONS=all pytest -m "slow or not slow" tests/test_combinations.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+from cases import ELBOS, GUIDES, LIKELIHOODS, PRIORS, by_class, combined_vae, draw_data, fits
+from covering import all_rows, pairs, pairwise
+from test_capture import assert_same, both, recorded  # noqa: F401
+
+ESTIMATORS = [name for name in ELBOS if not name.startswith("WakeSleep")]
+FACTORS = [by_class(PRIORS), by_class(GUIDES), by_class(LIKELIHOODS), ESTIMATORS]
+
+
+ROWS = all_rows(FACTORS, fits) if os.environ.get("COMBINATIONS") == "all" else pairwise(FACTORS, fits)
+IDS = [", ".join(row) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=IDS)
+def test_a_combination_trains_and_draws(row) -> None:
+    *parts, estimator = row
+    vae = combined_vae(*parts)
+    x = draw_data(vae.likelihood, 20)
+    history = vae.fit(x, elbo=ELBOS[estimator](), epochs=1, batch_size=10, seed=0, progress=False, compile=False)
+    assert math.isfinite(history["train_bound"][0])  # `fit` raises where a parameter receives no gradient
+    draws = vae.sample(4, seed=0)
+    assert draws.shape == (4, *vae.likelihood.event_shape)
+    vae.likelihood.check(draws)
+    assert torch.isfinite(vae.log_likelihood(x, num_particles=5, seed=0).estimate).all()
+
+
+def test_every_pair_of_choices_is_among_these() -> None:
+    possible = {pair for row in all_rows(FACTORS, fits) for pair in pairs(row)}
+    assert {pair for row in ROWS for pair in pairs(row)} == possible
+    assert {name for row in ROWS for name in row} == {name for factor in FACTORS for name in factor}
+    print(f"{len(ROWS)} combinations hold all {len(possible)} pairs of {[len(factor) for factor in FACTORS]} choices")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=IDS)
+def test_a_combination_is_captured(row, recorded) -> None:  # noqa: F811
+    *parts, estimator = row
+    x = draw_data(combined_vae(*parts).likelihood, 20)
+    assert_same(*both(lambda: combined_vae(*parts), x, elbo=ELBOS[estimator], epochs=1))
