@@ -8,6 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -19,6 +20,7 @@ __all__ = [
     "positive_integer",
     "positive_number",
     "positive_numbers",
+    "raw_of",
     "support",
 ]
 
@@ -87,6 +89,12 @@ def event(shape: int | Sequence[int]) -> tuple[int, ...]:
 def positive(raw: Tensor) -> Tensor:
     """A scale from an unbounded number: a softplus shifted so that 0 gives 1, and kept above 1e-6 for float32."""
     return softplus(raw + 0.5413248546129181) + 1e-6
+
+
+def raw_of(scale: Tensor) -> Tensor:
+    """The unbounded number that `positive` maps to this scale."""
+    above = (scale - 1e-6).clamp_min(1e-12)
+    return above + torch.log(-torch.expm1(-above)) - 0.5413248546129181
 
 
 def support(distribution: Any) -> str:

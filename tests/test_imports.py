@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
     ["bounds", "nets", "parts", "schedules", "scope", "batches"],
-    ["distributions", "flows"],
+    ["distributions", "flows", "refinement"],
     ["gradients", "priors", "likelihoods", "guides", "history", "storage", "graphs"],
-    ["programs"],
+    ["programs", "aggregate"],
     ["weights"],
     ["elbos"],
     ["door", "state"],
