@@ -44,6 +44,14 @@ PROMISES = {
         "signal-to-noise ratio",
         *(f"{kind}{NUMBER * 6}" for kind in ("reparameterized", "stl", "dreg", "vimco", "rloo")),
     ),
+    "guides.py": (
+        "Nats per row",
+        *(
+            f"{model} +{guide}{NUMBER * 2}{WITH_ERROR}"
+            for model in ("sum", "product")
+            for guide in ("Normal", "MultivariateNormal", "Mixture", r"Flow, affine \(IAF\)", "Flow, spline")
+        ),
+    ),
     "interpolation.py": (
         "nats per picture",
         f"real test digits{WITH_ERROR * 3}",
@@ -51,6 +59,18 @@ PROMISES = {
         f"halfway, straight{WITH_ERROR * 3}",
         f"halfway, spherical{WITH_ERROR * 3}",
         f"decoded draws from the prior{WITH_ERROR * 2}",
+    ),
+    "likelihoods.py": (
+        "Nats per row",
+        *(
+            f"{name}{WITH_ERROR * 2}{NUMBER * 2}"
+            for name in (
+                r"truth \(reference\), data",
+                *("Poisson", "ZeroInflatedPoisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial"),
+            )
+        ),
+        rf"independent columns \(reference\){WITH_ERROR * 2}",
+        f"Product, two latents{WITH_ERROR * 2}",
     ),
     "linear_gaussian.py": (
         "nats per row",
@@ -69,6 +89,25 @@ PROMISES = {
             for name in ("fit, ELBO", "fit, Pyro's TraceMeanField_ELBO", "SVI")
         ),
         *(f"{name} of a row: observed{NUMBER}, replicated{NUMBER}" for name in ("total ink", "largest cell")),
+    ),
+    "priors.py": (
+        "nats per row",
+        *(
+            rf"{prior}{WITH_ERROR} \({NUMBER}\){WITH_ERROR * 2}"
+            for prior in ("Normal", "Laplace", "StudentT", "Mixture", "VampPrior", "Flow", "Normal, seed 1")
+        ),
+    ),
+    "sharper_samples.py": (
+        "nats per row",
+        f"real digits: the floor{NUMBER}",
+        *(
+            f"{model}{WITH_ERROR}{NUMBER * 2}"
+            for model in (
+                *("fixed deviation, 0.3", "shared deviation", "optimal deviation", "predicted deviation"),
+                *("predicted, VampPrior", "predicted, hierarchy"),
+            )
+        ),
+        f"predicted, PixelCNN{WITH_ERROR}{NUMBER}",
     ),
     "tighter_bounds.py": (
         "nats per row",

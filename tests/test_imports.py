@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
-    ["bounds", "nets", "parts", "schedules", "scope", "batches"],
+    ["bounds", "parts", "schedules", "scope", "batches"],
+    ["nets"],
     ["distributions", "flows", "refinement"],
     ["gradients", "priors", "likelihoods", "guides", "history", "storage", "graphs"],
     ["programs", "aggregate"],

@@ -149,6 +149,7 @@ def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
     assert torch.isfinite(q.log_prob(z)).all()
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))  # without what the draw left behind
     torch.testing.assert_close(q.log_prob(z)[2], guide(parameters[2]).log_prob(z[2]))
+    assert q.sample((2, 6)).shape == (2, 6, 4, 5, 3)
     (q.log_prob(z).sum() + z.square().sum() + z[..., 0].sum()).backward()
     assert (parameters.grad != 0).all()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in guide.parameters())

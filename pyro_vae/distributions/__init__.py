@@ -4,6 +4,7 @@ from pyro_vae.distributions.blocks import Blocks
 from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, OptimalNormal
 from pyro_vae.distributions.counts import Categorical, Multinomial, ZeroInflated
 from pyro_vae.distributions.images import Autoregressive, DiscretizedLogistic
+from pyro_vae.distributions.mixtures import MixtureOfDiagNormals
 from pyro_vae.distributions.simplex import AdditiveLogRatio
 from pyro_vae.distributions.sphere import PowerSpherical
 
@@ -15,6 +16,7 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "MixtureOfDiagNormals",
     "Multinomial",
     "OptimalNormal",
     "PowerSpherical",

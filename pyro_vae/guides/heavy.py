@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_vae import distributions
 from pyro_vae.guides.base import Guide
 from pyro_vae.parts import positive, positive_integer, positive_number
 
@@ -12,9 +13,11 @@ __all__ = ["Mixture", "StudentT"]
 
 
 class Mixture(Guide):
-    """A mixture of C normals with diagonal covariance, for posteriors with several modes; two latents at least.
+    """A mixture of C normals with diagonal covariance; two latents at least.
 
-    Draws carry pathwise derivatives, those of the weights included, so that every gradient estimator works.
+    It can hold a skewed posterior, or one with several modes; training may leave all components at one mode, since draws
+    there tell nothing of the others. Draws carry pathwise derivatives, those of the weights included, so that every
+    gradient estimator works.
 
     Args:
         num_components: C.
@@ -39,7 +42,7 @@ class Mixture(Guide):
         size = (parameters.shape[-1] // count - 1) // 2
         logits, loc, raw = parameters.split((count, count * size, count * size), -1)
         loc, raw = (part.reshape(*part.shape[:-1], count, size) for part in (loc, raw))
-        return dist.MixtureOfDiagNormals(loc, positive(raw), logits)
+        return distributions.MixtureOfDiagNormals(loc, positive(raw), logits)
 
 
 class StudentT(Guide):

@@ -17,7 +17,6 @@ __all__ = [
     "check_activation",
     "choice",
     "halvings",
-    "positive_size",
     "widths",
 ]
 
@@ -114,11 +113,6 @@ def widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
     if any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"{what} must be positive integers; got {sizes}. Pass e.g. {what}=(64, 64).")
     return sizes
-
-
-def positive_size(what: str, size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"{what} must be a positive integer; got {size!r}. Pass e.g. {what}=2.")
 
 
 def choice(what: str, name: str | None, choices: Sequence[str | None]) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pyro_vae.nets.base import Recipe, Shape, positive_size
+from pyro_vae.nets.base import Recipe, Shape
+from pyro_vae.parts import positive_integer
 
 __all__ = ["PixelCNN"]
 
@@ -44,9 +45,9 @@ class PixelCNN(Recipe):
     kernel: int = 5
 
     def __post_init__(self) -> None:
-        positive_size("channels", self.channels)
-        positive_size("layers", self.layers)
-        positive_size("kernel", self.kernel)
+        positive_integer("channels", self.channels)
+        positive_integer("layers", self.layers)
+        positive_integer("kernel", self.kernel)
         if self.kernel < 3 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and at least 3; got {self.kernel}. Pass e.g. kernel=5.")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, halvings, positive_size, widths
+from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, halvings, widths
 from pyro_vae.nets.mlp import MLP
+from pyro_vae.parts import positive_integer
 
 __all__ = ["ResNet"]
 
@@ -51,7 +52,7 @@ class ResNet(Recipe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", widths("channels", self.channels))
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
-        positive_size("blocks", self.blocks)
+        positive_integer("blocks", self.blocks)
         check_activation(self.activation)
         choice("normalization", self.normalization, (None, "group"))
         if not self.channels:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pyro_vae.nets.base import Recipe, Shape, check_activation, choice, positive_size, widths
+from pyro_vae.nets.base import Recipe, Shape, check_activation, choice, widths
 from pyro_vae.nets.mlp import MLP
+from pyro_vae.parts import positive_integer
 
 __all__ = ["DeepSet"]
 
@@ -45,7 +46,7 @@ class DeepSet(Recipe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "element_hidden", widths("element_hidden", self.element_hidden))
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
-        positive_size("features", self.features)
+        positive_integer("features", self.features)
         choice("pool", self.pool, ("mean", "sum", "max"))
         check_activation(self.activation)
 
