@@ -23,16 +23,16 @@ class HierarchicalVAE(LatentVariableModel):
     Upper layers let the prior of the lower ones depend on something, and so are worth some nats over one layer of the
     same size. The guide is one of two:
 
+    - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each by a net of its own. Trains fast.
     - "top_down" (ladder): a deterministic path upward; then the latents from the top down, each layer's normal the
       product, weighted by precision, of what the path says and of the model's p(z_l | z_{l+1}). Guide and model share
-      the way down, and layers far from the data keep being used.
-    - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each by a net of its own.
+      the way down, and layers far from the data keep being used. For many layers and long training, with a KL warm-up.
 
     Args:
         likelihood: p(x | z_1), with the event shape of one row.
         latent_dims: D_1, ..., D_L, from the data upward; at least two.
         prior: p(z_L) on the real numbers; the standard normal by default.
-        inference: "top_down" or "bottom_up".
+        inference: "bottom_up" or "top_down".
         encoder: a recipe for the net that sees x.
         decoder: a recipe for the net that gives the likelihood's parameters.
         between: a recipe for the nets from layer to layer, upward and downward.
@@ -52,7 +52,7 @@ class HierarchicalVAE(LatentVariableModel):
         >>> from pyro_vae import likelihoods
         >>> vae = HierarchicalVAE(likelihood=likelihoods.Bernoulli((1, 8, 8)), latent_dims=(8, 2), seed=0)
         >>> {site: q.event_shape for site, q in vae.encode(torch.zeros(3, 1, 8, 8)).items()}
-        {'z2': torch.Size([2]), 'z1': torch.Size([8])}
+        {'z1': torch.Size([8]), 'z2': torch.Size([2])}
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class HierarchicalVAE(LatentVariableModel):
         likelihood: likelihoods.Likelihood,
         latent_dims: Sequence[int],
         prior: priors.Prior | None = None,
-        inference: str = "top_down",
+        inference: str = "bottom_up",
         encoder: nets.Recipe | None = None,
         decoder: nets.Recipe | None = None,
         between: nets.Recipe | None = None,
-        width: int = 64,
+        width: int = 256,
         seed: int | None = None,
     ) -> None:
         super().__init__()

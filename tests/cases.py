@@ -76,6 +76,7 @@ LIKELIHOODS: dict[str, Callable[[], likelihoods.Likelihood]] = {
     "BetaBinomial predicted": lambda: likelihoods.BetaBinomial(EVENT, total_count=5, dispersion="predicted"),
     "Categorical": lambda: likelihoods.Categorical(EVENT, num_categories=4),
     "ContinuousBernoulli": lambda: likelihoods.ContinuousBernoulli(EVENT),
+    "ContinuousBernoulli without limit": lambda: likelihoods.ContinuousBernoulli(EVENT, limit=None),
     "DiscretizedLogistic": lambda: likelihoods.DiscretizedLogistic(EVENT, levels=16),
     "DiscretizedLogistic mixture": lambda: likelihoods.DiscretizedLogistic(EVENT, levels=16, num_components=3),
     "Gamma": lambda: likelihoods.Gamma(EVENT),

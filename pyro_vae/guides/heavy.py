@@ -15,9 +15,9 @@ __all__ = ["Mixture", "StudentT"]
 class Mixture(Guide):
     """A mixture of C normals with diagonal covariance; two latents at least.
 
-    It can hold a skewed posterior, or one with several modes; training may leave all components at one mode, since draws
-    there tell nothing of the others. Draws carry pathwise derivatives, those of the weights included, so that every
-    gradient estimator works.
+    It can hold a skewed posterior, or one with several modes; training may leave all components at one of them, since
+    draws there tell nothing of the others. Draws carry pathwise derivatives, those of the weights included, so that
+    every gradient estimator works.
 
     Args:
         num_components: C.
