@@ -209,17 +209,35 @@ def test_every_estimator_of_a_vae_is_captured(name: str) -> None:
     assert_same(*both(small_vae, DATA[:47], elbo=(ESTIMATORS | REGULARIZED)[name]))
 
 
-PARTS = each_once([by_class(PRIORS), by_class(GUIDES), by_class(LIKELIHOODS)], fits)
+PARTS = each_once([by_class(PRIORS), by_class(GUIDES)], fits)
 UNCAPTURED = {"PowerSpherical"}  # the derivative of gamma draws has no form that torch can record
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("parts", [parts for parts in PARTS if not UNCAPTURED & {*parts}])
-def test_every_kind_of_part_is_compiled(parts, inductor) -> None:
+def compiled_as_eager(make) -> None:
     elbo = partial(elbos.ELBO, num_particles=2, gradient="rloo")
-    assert_same(
-        *both(lambda: combined_vae(*parts), draw_data(combined_vae(*parts).likelihood, 20), elbo=elbo, epochs=2)
+    assert_same(*both(make, draw_data(make().likelihood, 20), elbo=elbo, epochs=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [parts for parts in PARTS if not UNCAPTURED & {*parts}], ids=", ".join)
+def test_every_kind_of_prior_and_guide_is_compiled(parts, inductor) -> None:
+    compiled_as_eager(lambda: combined_vae(*parts, "Bernoulli"))
+
+
+def all_likelihoods() -> pv.likelihoods.Product:
+    """Every kind of likelihood that has vectors, each for two columns."""
+    made = {name: LIKELIHOODS[name]() for name in by_class(LIKELIHOODS)}
+    vectors = {name: part for name, part in made.items() if "event_shape" in part.arguments()}
+    return pv.likelihoods.Product(
+        {name: type(part)(**(part.arguments() | {"event_shape": 2})) for name, part in vectors.items()}
     )
+
+
+@pytest.mark.slow
+def test_every_kind_of_likelihood_is_compiled(inductor) -> None:
+    assert len(all_likelihoods().blocks) == len(by_class(LIKELIHOODS)) - 2  # all but Product and Autoregressive
+    compiled_as_eager(lambda: small_vae(likelihood=all_likelihoods()))
+    compiled_as_eager(lambda: combined_vae("Normal", "Normal", "Autoregressive Bernoulli"))
 
 
 def test_dropout_and_running_statistics_are_captured() -> None:
