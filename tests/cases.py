@@ -29,6 +29,7 @@ PRIORS: dict[str, Callable[[], priors.Prior]] = {
     "StudentT learned": lambda: priors.StudentT(3, learn=True),
     "Mixture": lambda: priors.Mixture(3, num_components=4),
     "VampPrior": lambda: priors.VampPrior(3, EVENT, num_components=4),
+    "VampPrior of rows": lambda: priors.VampPrior(3, EVENT, num_components=4, learn=False),
     "VampPrior weighted": lambda: priors.VampPrior(3, EVENT, num_components=4, learn_weights=True),
     "Flow": lambda: priors.Flow(3, layers=2, hidden=(6,)),
     "Flow affine autoregressive": lambda: priors.Flow(3, kind="affine_autoregressive", layers=2, hidden=(6,)),
@@ -280,7 +281,7 @@ def combined_vae(prior: str, guide: str, likelihood: str) -> pv.VAE:
     """A small VAE of these cases."""
     x_given_z, p = LIKELIHOODS[likelihood](), PRIORS[prior]()
     if isinstance(p, priors.VampPrior):
-        p = priors.VampPrior(3, x_given_z.feature_shape, p.num_components, p.learn_weights)
+        p = priors.VampPrior(3, x_given_z.feature_shape, p.num_components, p.learn, p.learn_weights)
     return small_vae(likelihood=x_given_z, prior=p, guide=GUIDES[guide]())
 
 

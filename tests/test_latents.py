@@ -359,6 +359,13 @@ def test_pseudo_inputs_train_with_the_model_and_a_fit_repeats() -> None:
     assert fits[0] == fits[1]
 
 
+def test_pseudo_inputs_that_are_not_learned_stay_rows_of_the_data() -> None:
+    vae = vamp_vae(learn=False)
+    x = draw_data(vae.likelihood, 40)
+    vae.fit(x, epochs=2, seed=0, progress=False)
+    assert all(any(torch.equal(u, row) for row in x) for u in vae.prior.pseudo_inputs)
+
+
 def test_any_distribution_is_a_prior(tmp_path) -> None:
     given = dist.Gumbel(torch.tensor([0.0, 1.0, 2.0]), 0.5).to_event(1)
     vae = small_vae(prior=given)

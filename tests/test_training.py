@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -98,6 +99,21 @@ def test_every_likelihood_trains(likelihood: str) -> None:
     row = history.rows[0]
     assert row["train_bound"] == pytest.approx(row["train_reconstruction"] - row["train_kl"])
     assert math.isfinite(row["valid_bound"])
+
+
+def resident() -> int:
+    """Kilobytes of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_does_not_grow_over_epochs() -> None:
+    vae = small_vae()
+    vae.fit(DATA, epochs=20, batch_size=5, seed=0, progress=False)
+    before = resident()
+    vae.fit(DATA, epochs=100, batch_size=5, seed=0, progress=False)
+    assert resident() - before < 4000  # a thousand steps; a step's tensors are some kilobytes
 
 
 def test_the_same_seed_gives_the_same_run_and_leaves_the_global_stream() -> None:

@@ -50,7 +50,7 @@ class Mixture(Prior):
 
 
 class VampPrior(Prior):
-    """The guide averaged over C learned pseudo-inputs: p(z) = sum_c weight_c q(z | u_c).
+    """The guide averaged over C pseudo-inputs: p(z) = sum_c weight_c q(z | u_c).
 
     The prior that is best for the ELBO is the aggregate posterior, the average of q(z | x) over the data; this one
     is near it at the cost of C rows. Pseudo-inputs live where the encoder looks, `likelihood.features(x)`, and start
@@ -60,6 +60,7 @@ class VampPrior(Prior):
         latent_dim: D.
         event_shape: the shape of one pseudo-input: the likelihood's `feature_shape`, mostly the shape of a row of x.
         num_components: C.
+        learn: whether the pseudo-inputs are trained; else they stay the rows that they start as.
         learn_weights: whether the weights are trained too; else they are equal.
 
     Raises:
@@ -70,20 +71,26 @@ class VampPrior(Prior):
     """
 
     logits: Tensor
+    pseudo_inputs: Tensor
 
     def __init__(
         self,
         latent_dim: int,
         event_shape: int | Sequence[int],
         num_components: int = 100,
+        learn: bool = True,
         learn_weights: bool = False,
     ) -> None:
         super().__init__()
         self.latent_dim, self.event_shape = positive_integer("latent_dim", latent_dim), event(event_shape)
         self.num_components = positive_integer("num_components", num_components)
-        self.learn_weights = learn_weights
+        self.learn, self.learn_weights = learn, learn_weights
         with scope.seeded(0):
-            self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *self.event_shape))
+            pseudo_inputs = torch.rand(num_components, *self.event_shape)
+        if learn:
+            self.pseudo_inputs = nn.Parameter(pseudo_inputs)
+        else:
+            self.register_buffer("pseudo_inputs", pseudo_inputs)
         logits = torch.zeros(num_components)
         if learn_weights:
             self.logits = nn.Parameter(logits)
