@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ACTIVATIONS",
+    "ImageRecipe",
     "Recipe",
     "Rowwise",
     "Shape",
@@ -38,6 +39,28 @@ class Recipe(ABC):
     @abstractmethod
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         """A module from (B, *in_shape) to (B, *out_shape)."""
+
+
+class ImageRecipe(Recipe):
+    """A network from images (C, H, W) to a vector, or back."""
+
+    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        if len(in_shape) == 3 and len(out_shape) == 1:
+            return self.encoder(in_shape, out_shape)
+        if len(in_shape) == 1 and len(out_shape) == 3:
+            return self.decoder(in_shape, out_shape)
+        raise ValueError(
+            f"{type(self).__name__} must map an image (C, H, W) to a vector or back; got {in_shape} to {out_shape}."
+            " Use MLP for other events."
+        )
+
+    @abstractmethod
+    def encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        """From images to a vector."""
+
+    @abstractmethod
+    def decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        """From a vector to images."""
 
 
 class Rowwise(nn.Module):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, halvings, widths
+from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, check_activation, halvings, widths
 from pyro_vae.nets.mlp import MLP
 
 __all__ = ["Conv"]
 
 
 @dataclass(frozen=True)
-class Conv(Recipe):
+class Conv(ImageRecipe):
     """Convolutions of stride 2, then fully connected layers; as a decoder the mirror image.
 
     From images (C, H, W) to a vector it encodes; from a vector to images it decodes.
@@ -42,17 +42,7 @@ class Conv(Recipe):
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
         check_activation(self.activation)
 
-    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        if len(in_shape) == 3 and len(out_shape) == 1:
-            return self._encoder(in_shape, out_shape)
-        if len(in_shape) == 1 and len(out_shape) == 3:
-            return self._decoder(in_shape, out_shape)
-        raise ValueError(
-            f"Conv must map an image (C, H, W) to a vector or back; got {in_shape} to {out_shape}."
-            " Use MLP for other events."
-        )
-
-    def _encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    def encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         layers: list[nn.Module] = []
         maps = in_shape[0]
         for size in self.channels:
@@ -61,7 +51,7 @@ class Conv(Recipe):
         features = (maps, *halvings(in_shape[1:], len(self.channels))[-1])
         return nn.Sequential(*layers, MLP(self.hidden, self.activation).build(features, out_shape))
 
-    def _decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    def decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         sizes = halvings(out_shape[1:], len(self.channels))
         maps = self.channels[-1] if self.channels else out_shape[0]
         layers: list[nn.Module] = [MLP(self.hidden, self.activation).build(in_shape, (maps, *sizes[-1]))]

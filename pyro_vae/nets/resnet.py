@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, halvings, widths
+from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, check_activation, choice, halvings, widths
 from pyro_vae.nets.mlp import MLP
 from pyro_vae.parts import positive_integer
 
@@ -17,7 +17,7 @@ GROUP = 16  # channels that are normalised together, as Wu and He recommend
 
 
 @dataclass(frozen=True)
-class ResNet(Recipe):
+class ResNet(ImageRecipe):
     """Stages of pre-activation residual blocks, then fully connected layers; as a decoder the mirror image.
 
     From images (C, H, W) to a vector it encodes: each stage begins by a convolution of stride 2. From a vector to
@@ -58,17 +58,7 @@ class ResNet(Recipe):
         if not self.channels:
             raise ValueError("channels must be at least one width; got (). Use MLP for no stages.")
 
-    def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        if len(in_shape) == 3 and len(out_shape) == 1:
-            return self._encoder(in_shape, out_shape)
-        if len(in_shape) == 1 and len(out_shape) == 3:
-            return self._decoder(in_shape, out_shape)
-        raise ValueError(
-            f"ResNet must map an image (C, H, W) to a vector or back; got {in_shape} to {out_shape}."
-            " Use MLP for other events."
-        )
-
-    def _encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    def encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         layers: list[nn.Module] = []
         maps = in_shape[0]
         for size in self.channels:
@@ -77,7 +67,7 @@ class ResNet(Recipe):
         features = (maps, *halvings(in_shape[1:], len(self.channels))[-1])
         return nn.Sequential(*layers, *self._active(maps), MLP(self.hidden, self.activation).build(features, out_shape))
 
-    def _decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    def decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         sizes = halvings(out_shape[1:], len(self.channels))
         maps = self.channels[-1]
         layers: list[nn.Module] = [MLP(self.hidden, self.activation).build(in_shape, (maps, *sizes[-1]))]
