@@ -10,6 +10,8 @@ import pyro
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tests are small: threads would wait for each other more than they compute
+
 
 @pytest.fixture
 def plain_pyro() -> Iterator[None]:
