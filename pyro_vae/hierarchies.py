@@ -69,7 +69,8 @@ class HierarchicalVAE(LatentVariableModel):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dims = tuple(positive_integer("latent_dims", size) for size in latent_dims)
+        sizes = latent_dims if isinstance(latent_dims, Sequence) else (latent_dims,)
+        self.latent_dims = tuple(positive_integer("latent_dims", size) for size in sizes)
         if len(self.latent_dims) < 2:
             raise ValueError(f"latent_dims must be two sizes or more; got {self.latent_dims}. For one layer use VAE.")
         if inference not in ("top_down", "bottom_up"):

@@ -12,6 +12,8 @@ from pyro_vae.parts import positive_integer, positive_number
 
 __all__ = ["Refinement"]
 
+SMALL = 0.01  # a slope in nats that takes half a step: Adam would blow up what is left at the optimum
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -54,7 +56,7 @@ class Refinement:
                 (slope,) = torch.autograd.grad(objective(here).sum(), here, create_graph=differentiable)
             first = 0.9 * first + 0.1 * slope
             second = 0.999 * second + 0.001 * slope.detach().square()
-            size = (second / (1 - 0.999**step)).sqrt() + 1e-8
+            size = (second / (1 - 0.999**step)).sqrt() + SMALL
             rate = self.learning_rate * (1 - (step - 1) / self.steps)
             parameters = parameters + rate * first / (1 - 0.9**step) / size
             parameters = parameters if differentiable else parameters.detach()

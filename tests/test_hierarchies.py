@@ -120,6 +120,7 @@ def test_a_hierarchy_is_captured(inference: str, elbo, recorded) -> None:  # noq
 
 BAD = {
     "latent_dims must be two sizes or more; got .4,.. For one layer use VAE": {"latent_dims": (4,)},
+    "latent_dims must be two sizes or more; got .5,.": {"latent_dims": 5},
     "latent_dims must be a positive integer; got 0": {"latent_dims": (4, 0)},
     "inference must be top_down or bottom_up; got 'ladder'": {"inference": "ladder"},
     "prior must have 2 latents, as the highest layer; got 5": {"prior": priors.Normal(5)},

@@ -416,6 +416,26 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [priors.Normal(4), priors.PowerSpherical(3), priors.Bernoulli(3), priors.VampPrior(3, 5), dist.Normal(0.0, 1.0)],
+    ids=["size", "support", "discrete", "pseudo-inputs", "no event"],
+)
+def test_a_prior_that_is_set_later_is_checked_too(prior) -> None:
+    vae = small_vae()
+    earlier = vae.prior
+    with pytest.raises(ValueError, match="must"):
+        vae.prior = prior
+    assert vae.prior is earlier
+    with pytest.raises(TypeError, match="prior must be a part of pv.priors"):
+        vae.prior = torch.nn.Linear(1, 1)
+    vae.prior = dist.Gumbel(torch.zeros(3), 1.0).to_event(1)
+    assert isinstance(vae.prior, priors.Distribution)
+    assert vae.sample(2).dtype == torch.float64
+    vae.prior = priors.Laplace(3)
+    assert vae.prior.loc.dtype == torch.float64
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_parts_that_do_not_fit_are_named(message: str) -> None:
     with pytest.raises(ValueError, match=message):

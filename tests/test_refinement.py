@@ -52,6 +52,26 @@ def test_refinement_finds_the_posterior_that_the_encoder_does_not_know() -> None
     assert ((weights.estimate - evidence(vae, x)).abs() < 5 * weights.standard_error + 1e-3).all()
 
 
+def test_refinement_leaves_the_exact_posterior_where_it_is() -> None:
+    vae = linear_vae(guides.MultivariateNormal())
+    x = vae.sample(12, seed=0)
+    with vae.refined(steps=600, learning_rate=0.05):
+        once = vae.elbo(x, num_particles=50, seed=0)
+    out = vae.decoder.module[0]
+    covariance = torch.linalg.inv(torch.eye(2).double() + out.weight.T @ out.weight)
+    with torch.no_grad():
+        gain = covariance @ out.weight.T
+        factor = torch.linalg.cholesky(covariance)
+        encoder = vae.encoder.module[0]
+        encoder.weight[:2], encoder.bias[:2] = gain, -gain @ out.bias
+        encoder.bias[2:4], encoder.bias[4] = pv.parts.raw_of(factor.diagonal()), factor[1, 0]
+    exact = evidence(vae, x)
+    torch.testing.assert_close(vae.elbo(x, num_particles=5, seed=0).bound, exact, atol=1e-6, rtol=0)
+    with vae.refined(steps=20):
+        torch.testing.assert_close(vae.elbo(x, num_particles=5, seed=0).bound, exact, atol=1e-3, rtol=0)
+    assert float((exact - once.bound).mean()) < 0.01
+
+
 def test_the_result_carries_the_gradient_through_all_steps() -> None:
     refinement = Refinement(steps=3, learning_rate=0.1)
     curvature = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
@@ -75,7 +95,7 @@ def test_the_result_carries_the_gradient_through_all_steps() -> None:
         slope = -2 * curvature.detach() * parameters
         slope[:, 0] -= 4 * parameters[:, 0] ** 3
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
-        sizes.append((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        sizes.append((second / (1 - 0.999**step)).sqrt() + 0.01)
         parameters = parameters + 0.1 * (4 - step) / 3 * first / (1 - 0.9**step) / sizes[-1]
     result = refinement(objective, start, differentiable=True)
     torch.testing.assert_close(result, parameters, rtol=1e-9, atol=1e-9)

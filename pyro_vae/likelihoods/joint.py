@@ -88,13 +88,19 @@ class Custom(Likelihood):
     Args:
         event_shape: E.
         function: from outputs (..., *output_shape) to a distribution with batch shape (...) and event shape E.
-        outputs: the decoder's numbers per cell.
+        outputs: the decoder's numbers per cell: stacked along the first dimension of E, so that
+            `outputs.chunk(2, -1)` has the first and the second of every column of a vector.
         support: a constraint on one cell, by which data are checked.
 
     Example:
         >>> likelihood = Custom(3, lambda outputs: dist.Gumbel(outputs, 1.0).to_event(1))
         >>> likelihood(torch.zeros(5, 3)).event_shape
         torch.Size([3])
+        >>> def function(outputs):
+        ...     loc, log_scale = outputs.chunk(2, -1)
+        ...     return dist.Gumbel(loc, log_scale.exp()).to_event(1)
+        >>> Custom(3, function, outputs=2).output_shape
+        (6,)
     """
 
     def __init__(
