@@ -285,7 +285,8 @@ class LatentVariableModel(PyroModule):
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
         """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
 
-        Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning.
+        Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning; for an
+        autoregressive likelihood that takes a pass of its net per pixel and draw: ask for few.
         """
         rows, names = self._rows(x, fields)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)

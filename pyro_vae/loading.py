@@ -75,7 +75,8 @@ def _construct(config: dict[str, Any], cls: type[LatentVariableModel] | None, pa
     if missing:
         yours = arguments[missing[0]]["yours"]
         raise TypeError(
-            f"{missing[0]} must be given, since it is your own {yours}; got none. Pass {missing[0]}={yours}(...)."
+            f"{missing[0]} must be given, since it is, or holds, an object of your own ({yours}); got none."
+            f" Pass {missing[0]}=, made as it was."
         )
     built = {role: rebuild(value) for role, value in arguments.items() if role not in parts}
     try:

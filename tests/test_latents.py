@@ -377,7 +377,9 @@ def test_any_distribution_is_a_prior(tmp_path) -> None:
     x = draw_data(vae.likelihood, 20)
     vae.fit(x, epochs=1, seed=0, progress=False)
     vae.save(tmp_path / "model")
-    with pytest.raises(TypeError, match="prior must be given, since it is your own Distribution"):
+    with pytest.raises(
+        TypeError, match="prior must be given, since it is, or holds, an object of your own .Distribution."
+    ):
         pv.load(tmp_path / "model")
     again = pv.load(tmp_path / "model", prior=given)
     assert torch.equal(again.sample(3, seed=0), vae.sample(3, seed=0))

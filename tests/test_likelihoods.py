@@ -476,7 +476,9 @@ def test_a_function_of_ones_own_is_trained_drawn_from_and_given_again(tmp_path) 
     vae.fit(x, epochs=1, seed=0, progress=False)
     assert vae.sample(3, seed=0).shape == (3, *EVENT)
     vae.save(tmp_path)
-    with pytest.raises(TypeError, match="likelihood must be given, since it is your own Custom; got none"):
+    with pytest.raises(
+        TypeError, match="likelihood must be given, since it is, or holds, an object of your own .Custom."
+    ):
         pv.load(tmp_path)
     again = pv.load(tmp_path, likelihood=UNSAVED["Custom"]())
     assert torch.equal(again.sample(3, seed=0), vae.sample(3, seed=0))

@@ -56,7 +56,9 @@ def test_the_users_own_modules_are_given_again(tmp_path) -> None:
 
     vae = small_vae(decoder=make(), encoder=BatchNormNet((6, 6)))
     vae.save(tmp_path)
-    with pytest.raises(TypeError, match="encoder must be given, since it is your own BatchNormNet; got none"):
+    with pytest.raises(
+        TypeError, match="encoder must be given, since it is, or holds, an object of your own .BatchNormNet."
+    ):
         pv.load(tmp_path, decoder=make())
     again = pv.load(tmp_path, decoder=make(), encoder=BatchNormNet((6, 6)))
     z = torch.randn(4, 3)
