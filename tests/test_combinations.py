@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from functools import partial
 
 import pytest
 import torch
 from cases import ELBOS, GUIDES, LIKELIHOODS, PRIORS, by_class, combined_vae, draw_data, fits
-from covering import all_rows, pairs, pairwise
+from covering import all_rows, each_once, pairs, pairwise
 from test_capture import assert_same, both, recorded  # noqa: F401
+
+from pyro_vae import elbos
 
 ESTIMATORS = [name for name in ELBOS if not name.startswith("WakeSleep")]
 FACTORS = [by_class(PRIORS), by_class(GUIDES), by_class(LIKELIHOODS), ESTIMATORS]
@@ -63,6 +66,17 @@ def test_a_combination_is_captured(row, recorded) -> None:  # noqa: F811
     *parts, estimator = row
     x = draw_data(combined_vae(*parts).likelihood, 20)
     assert_same(*both(lambda: combined_vae(*parts), x, elbo=ELBOS[estimator], epochs=1))
+
+
+RECORDABLE = [[name for name in table if "PowerSpherical" not in name] for table in (PRIORS, GUIDES, LIKELIHOODS)]
+EVERY_ROW = each_once(RECORDABLE, fits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", EVERY_ROW, ids=", ".join)
+def test_every_row_of_the_tables_is_captured(parts, recorded) -> None:  # noqa: F811
+    elbo = partial(elbos.ELBO, num_particles=2, gradient="rloo")
+    assert_same(*both(lambda: combined_vae(*parts), draw_data(combined_vae(*parts).likelihood, 50), elbo=elbo))
 
 
 def test_directions_are_trained_by_the_interpreter(recorded) -> None:  # noqa: F811
