@@ -2,9 +2,27 @@
 
 from typing import Any
 
-from pyro_vae import bounds, datasets, elbos, guides, likelihoods, nets, priors, schedules
+from pyro_vae import (
+    bounds,
+    calibration,
+    datasets,
+    disentanglement,
+    elbos,
+    evaluation,
+    guides,
+    latents,
+    likelihoods,
+    nets,
+    priors,
+    schedules,
+    statistics,
+)
 from pyro_vae.base import LatentVariableModel
 from pyro_vae.batches import Rows
+from pyro_vae.checks import check
+from pyro_vae.comparison import compare
+from pyro_vae.diagnosis import diagnose
+from pyro_vae.exchange import draws
 from pyro_vae.hierarchies import HierarchicalVAE
 from pyro_vae.history import History
 from pyro_vae.loading import load
@@ -20,9 +38,17 @@ __all__ = [
     "LatentVariableModel",
     "Rows",
     "bounds",
+    "calibration",
+    "check",
+    "compare",
     "datasets",
+    "diagnose",
+    "disentanglement",
+    "draws",
     "elbos",
+    "evaluation",
     "guides",
+    "latents",
     "likelihoods",
     "load",
     "log_weights",
@@ -30,6 +56,7 @@ __all__ = [
     "plots",
     "priors",
     "schedules",
+    "statistics",
 ]
 
 

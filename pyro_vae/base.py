@@ -232,23 +232,119 @@ class LatentVariableModel(PyroModule):
         return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
 
     def log_likelihood(
-        self, x: Any, *, num_particles: int = 1000, seed: int | None = None, **fields: Any
+        self,
+        x: Any,
+        *,
+        num_particles: int = 1000,
+        method: str | evaluation.Method = "importance",
+        target_error: float | None = None,
+        max_particles: int = 100_000,
+        seed: int | None = None,
+        **fields: Any,
     ) -> evaluation.LogLikelihood:
-        """log p(x) of each row by importance sampling from the guide, with its standard error, in nats.
+        """log p(x) of each row with its standard error, effective sample size and Pareto k-hat, in nats.
 
-        Data on the original scale; for real x a log-density. The estimate is a lower bound in expectation.
+        Data on the original scale; for real x a log-density. The estimate is a lower bound in expectation. Warns of
+        rows whose k-hat is above min(1 - 1 / log10 K, 0.7): there neither estimate nor error is to be relied on.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
-            num_particles: draws from the guide per row.
+            num_particles: K, draws per row.
+            method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row (VAE);
+                "ais", annealed from the guide to the posterior; or an object such as
+                `pv.evaluation.AIS(num_steps=500)`.
+            target_error: go on, doubling the draws, until each row's standard error is at most this.
+            max_particles: where to stop all the same, with a warning.
             seed: of the draws.
             **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
 
+        Raises:
+            ValueError: naming what is wrong with an option or the data.
+            NotImplementedError: if the method does not suit the model.
+
         References:
-            *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+            *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519; *Pareto Smoothed
+            Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; *On the Quantitative Analysis of
+            Decoder-Based Generative Models* (Wu et al., 2017), arXiv 1611.04273
         """
         rows, names = self._rows(x, fields)
-        return evaluation.log_likelihood(self, rows, num_particles=num_particles, seed=seed, fields=names)
+        return evaluation.log_likelihood(
+            self,
+            rows,
+            num_particles=num_particles,
+            method=method,
+            target_error=target_error,
+            max_particles=max_particles,
+            seed=seed,
+            fields=names,
+        )
+
+    def conditional_log_likelihood(
+        self,
+        x: Any,
+        given: Any,
+        *,
+        num_particles: int = 1000,
+        method: str | evaluation.Method = "importance",
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.ConditionalLogLikelihood:
+        """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, in nats, with its error and k-hat for both terms.
+
+        Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A says much
+        about z it is too narrow there, k-hat tells so, and "ais" helps.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            given: which cells are x_B: boolean of shape E, or (B, *E) for each row its own; or names of columns of a
+                frame.
+            num_particles: K, draws per row.
+            method: as in `log_likelihood`.
+            seed: of the draws.
+            **fields: as in `log_likelihood`.
+
+        Raises:
+            ValueError: if `given` does not name cells of x.
+            NotImplementedError: if cells depend on each other given z, or a latent is global.
+        """
+        rows, names = self._rows(x, fields)
+        return evaluation.conditional_log_likelihood(
+            self,
+            rows,
+            _which_cells(given, rows),
+            num_particles=num_particles,
+            method=method,
+            seed=seed,
+            fields=names,
+        )
+
+    def sandwich(
+        self,
+        num_rows: int = 200,
+        *,
+        num_particles: int = 16,
+        method: evaluation.AIS | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.Sandwich:
+        """Lower and upper estimates of log p(x) on rows drawn from the model: the check of the check.
+
+        Of such rows an exact posterior draw is known, so that annealed importance sampling can be run backwards from
+        it, and bounds log p(x) from above; forwards it bounds it from below. Score the same rows, `.x`, by
+        `log_likelihood`: the result must lie between.
+
+        Args:
+            num_rows: B.
+            num_particles: K, chains per row.
+            method: `pv.evaluation.AIS(...)`.
+            seed: of the rows and the draws.
+            **fields: named per-row fields to draw under.
+
+        References:
+            *Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo* (Grosse, Ghahramani, Adams, 2015),
+            arXiv 1511.02543
+        """
+        return evaluation.sandwich(self, num_rows, num_particles=num_particles, method=method, seed=seed, **fields)
 
     def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Any:
         """Draws of x from the prior predictive, (num_rows, *E), with observation noise.
@@ -264,23 +360,102 @@ class LatentVariableModel(PyroModule):
         """
         return predictive.sample(self, num_rows, mean=mean, seed=seed, **fields)
 
+    def simulate(self, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
+        """Draws of latents and data together from the model, by site: (num_rows, ...); a global latent has no rows.
+
+        Args:
+            num_rows: how many.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+        """
+        return predictive.simulate(self, num_rows, seed=seed, **fields)
+
+    def predictive(
+        self,
+        latents: Any,
+        *,
+        num_samples: int = 100,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Draws of x given latents, with observation noise.
+
+        Args:
+            latents: values (B, ...) by site, or those of the only site; sites left out are drawn given the others.
+            num_samples: S.
+            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+
+        Returns:
+            (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
+        """
+        return predictive.predictive(
+            self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, **fields
+        )
+
     def posterior_predictive(
-        self, x: Any, *, num_samples: int = 100, seed: int | None = None, out: Any = None, **fields: Any
+        self,
+        x: Any,
+        *,
+        num_samples: int = 100,
+        resample: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        out: Any = None,
+        **fields: Any,
     ) -> Any:
         """Replicated data: draws of new x given z ~ q(z | x), with observation noise.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_samples: S, draws per row.
+            resample: for guides that are not exact: of how many draws of z from the guide, at least S, those that are
+                used are taken, by their importance weights; they then follow p(z | x) where k-hat is low.
+            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead: a central 90 % interval is
+                (0.05, 0.95).
             seed: of the draws.
             out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
             **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
 
         Returns:
-            (S, B, *E); a dictionary by site where the model has several data sites.
+            (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
         rows, names = self._rows(x, fields)
-        return predictive.posterior_predictive(self, rows, num_samples=num_samples, seed=seed, out=out, fields=names)
+        return predictive.posterior_predictive(
+            self,
+            rows,
+            num_samples=num_samples,
+            resample=resample,
+            quantiles=quantiles,
+            seed=seed,
+            out=out,
+            fields=names,
+        )
+
+    def posterior_draws(
+        self,
+        x: Any,
+        *,
+        num_samples: int = 100,
+        resample: int | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> dict[str, Tensor]:
+        """Draws of the latents given x, by site: (S, B, ...), (S, ...) for a global latent.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_samples: S, draws per row.
+            resample: as in `posterior_predictive`.
+            seed: of the draws.
+            **fields: as in `posterior_predictive`.
+        """
+        rows, names = self._rows(x, fields)
+        return predictive.posterior_draws(
+            self, rows, num_samples=num_samples, resample=resample, seed=seed, fields=names
+        )
 
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
         """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
@@ -315,3 +490,21 @@ def keep_parameters(owner: nn.Module) -> None:
     for module in owner.modules():
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}
+
+
+def _which_cells(given: Any, rows: Rows) -> Tensor:
+    """Boolean (N, *E): the cells that a mask, or names of columns, stand for."""
+    shape = tuple(rows.x.shape)
+    if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
+        names = [given] if isinstance(given, str) else list(given)
+        unknown = [name for name in names if name not in (rows.columns or ())]
+        if unknown:
+            raise ValueError(f"given must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
+        given = [column in names for column in rows.columns or ()]
+    mask = as_tensor(given, "given")
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
+        raise ValueError(
+            f"given must be boolean of shape {shape[1:]} or {shape}; got {mask.dtype} of shape {tuple(mask.shape)}."
+            " Mark the cells that are known."
+        )
+    return mask.expand(shape)

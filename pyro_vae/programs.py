@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from pyro_vae import scope
 
 __all__ = [
+    "Given",
     "Path",
     "Program",
     "ScaleRows",
     "check_sites",
+    "given",
     "num_rows",
     "outside_rows",
     "particles",
@@ -75,6 +77,28 @@ class _SetValues(poutine.messenger.Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
+
+
+def given(program: Program, values: dict[str, Tensor]) -> Program:
+    """The program with its latent sites at the values given, which count as drawn."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with Given(values):
+            return program(*args, **kwargs)
+
+    return run
+
+
+class Given(poutine.messenger.Messenger):
+    """A handler under which latent sites take the values given, and count as drawn."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 class _Detach(poutine.messenger.Messenger):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.history import History
 
-__all__ = ["ProgressBar", "table"]
+__all__ = ["ProgressBar", "show", "table"]
 
 
 class ProgressBar:
@@ -39,6 +39,11 @@ class ProgressBar:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def show(text: str) -> None:
+    """Print a report."""
+    print(text)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

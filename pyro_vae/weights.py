@@ -29,6 +29,7 @@ class Site:
         scale: what `poutine.scale` and subsampling multiply the term by; a number or a tensor that broadcasts to (B,).
         in_rows: whether the site lies inside the row plate.
         per_row: masks terms of the distribution's batch shape and sums them to (K, B), or (K, 1).
+        row_dim: where rows lie in the value, counted from its end; None outside the row plate.
     """
 
     name: str
@@ -38,6 +39,21 @@ class Site:
     scale: float | Tensor
     in_rows: bool
     per_row: Callable[[Tensor], Tensor]
+    row_dim: int | None
+
+    def spread(self, terms: Tensor) -> Tensor:
+        """Terms (K, B) or (K, 1), K = 1 for all particles, in a shape that broadcasts against the value."""
+        shape = [len(terms)] + [1] * (self.value.dim() - 1)
+        if self.row_dim is not None:
+            shape[self.row_dim] = terms.shape[1]
+        return terms.reshape(shape)
+
+    def collect(self, cells: Tensor) -> Tensor:
+        """Sum cells, with as many dimensions as the value, to (K, B); (K, 1) outside the row plate."""
+        rows = () if self.row_dim is None else (self.row_dim + cells.dim(),)
+        others = [dim for dim in range(1, cells.dim()) if dim not in rows]
+        summed = cells.sum(others) if others else cells
+        return summed if rows else summed.unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,8 @@ def log_weights(
 
         log_prob = per_row(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
         value = site["value"] if particle_dim is not None else site["value"].unsqueeze(0)
-        return Site(name, site["fn"], value, log_prob, site["scale"], bool(rows), per_row)
+        row_dim = rows[0] - site["fn"].event_dim if rows else None
+        return Site(name, site["fn"], value, log_prob, site["scale"], bool(rows), per_row, row_dim)
 
     sites = {name: site for name, site in model_trace.nodes.items() if site["type"] == "sample"}
     in_guide = {name: site for name, site in guide_trace.nodes.items() if site["type"] == "sample"}

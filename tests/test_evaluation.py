@@ -11,7 +11,7 @@ from cases import LIKELIHOODS, BatchNormNet, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 from torch import nn
 
-from pyro_vae import evaluation
+from pyro_vae import chunks, evaluation
 
 
 def test_log_likelihood_is_exact_under_the_exact_posterior() -> None:
@@ -54,22 +54,22 @@ def test_log_likelihood_of_a_discrete_latent() -> None:
 
 def test_the_summary_of_log_weights() -> None:
     log_w = torch.tensor([[0.0, 5.0], [0.0, -1e9]], dtype=torch.float64)
-    estimate, error, ess = evaluation.summarize(log_w)
+    estimate, error, ess, *_ = evaluation.summarize(log_w)
     np.testing.assert_allclose(estimate, [0.0, 5.0 - np.log(2)])
     np.testing.assert_allclose(ess, [2.0, 1.0])
     np.testing.assert_allclose(error, [0.0, 1.0])  # weights 1, 0: coefficient of variation sqrt 2, over sqrt 2
-    assert evaluation.summarize(torch.full((5, 1), -3.7, dtype=torch.float64))[1:] == (0.0, 5.0)
+    assert evaluation.summarize(torch.full((5, 1), -3.7, dtype=torch.float64))[1:4] == (0.0, 5.0, -np.inf)
 
 
 @pytest.mark.usefixtures("plain_pyro")
 def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     program, x = LinearGaussian(), LinearGaussian().draw(23)
     whole = program.log_likelihood(x, num_particles=17, seed=0)
-    monkeypatch.setattr(evaluation, "CELLS", 4 * 10)
+    monkeypatch.setattr(chunks, "CELLS", 4 * 10)
     chunked = program.log_likelihood(x, num_particles=17, seed=0)
     np.testing.assert_allclose(whole.estimate, chunked.estimate, atol=1e-8)  # exact guide: no noise
     assert chunked.estimate.shape == (23,)
-    shapes = [len(batch["x"]) for batch in evaluation.row_chunks(program, program._rows(x, {})[0], 17, ())]
+    shapes = [len(batch["x"]) for batch in chunks.row_chunks(program, program._rows(x, {})[0], 17, ())]
     assert max(shapes) == 1
     assert sum(shapes) == 23
 

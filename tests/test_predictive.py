@@ -11,7 +11,7 @@ from cases import LIKELIHOODS, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae import evaluation, predictive
+from pyro_vae import chunks
 
 
 def test_the_prior_predictive_has_the_marginals_moments_noise_included() -> None:
@@ -70,8 +70,7 @@ def test_chunks_cover_every_row_and_draw_once(monkeypatch: pytest.MonkeyPatch) -
         program.log_scale.fill_(-12.0)
         program.tril.mul_(1e-6)
     x = program.draw(11)
-    for module in (evaluation, predictive):
-        monkeypatch.setattr(module, "CELLS", 30)
+    monkeypatch.setattr(chunks, "CELLS", 30)
     draws = program.posterior_predictive(x, num_samples=9, seed=0)
     expected = (x - program.bias) @ program.mean_map.T @ program.weight.T + program.bias
     np.testing.assert_allclose(draws, expected.detach().expand(9, 11, 4), atol=1e-3)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.batches import Rows
-from pyro_vae.evaluation import principal_components
+from pyro_vae.latents import principal_components
 from pyro_vae.history import History
 from pyro_vae.vae import VAE
 

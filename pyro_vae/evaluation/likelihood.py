@@ -1,0 +1,288 @@
+"""log p(x) of each row, and log p of some cells given the others, from log-weights of one method or another."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import bounds, pareto, scope
+from pyro_vae.batches import Rows
+from pyro_vae.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
+from pyro_vae.distributions import cell_log_prob
+from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning
+from pyro_vae.parts import positive_integer, positive_number
+from pyro_vae.weights import LogWeights
+
+__all__ = [
+    "Importance",
+    "Method",
+    "SemiAmortized",
+    "conditional_log_likelihood",
+    "log_likelihood",
+    "observed_log_prob",
+    "summarize",
+]
+
+Batch = dict[str, Tensor]
+
+
+class Method(ABC):
+    """A way to draw log-weights whose mean weight is p(x). Subclass it and write `log_weights` for another."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def log_weights(
+        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        """Log-weights (K, B), (K, 1) if joint, for each set of cells: those that are data, the others left out.
+
+        Args:
+            model: the pair of programs, in evaluation mode.
+            batch: x (B, *E) and named fields.
+            num_particles: K.
+            cells: for each result, which cells of x count, boolean (B, *E); None for all of them.
+        """
+
+
+@dataclass(frozen=True)
+class Importance(Method):
+    """Importance sampling from the guide.
+
+    References:
+        *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+    """
+
+    name: ClassVar[str] = "importance"
+
+    def log_weights(
+        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        parts = []
+        for count in particle_counts(batch, num_particles):
+            record = chunk_weights(model, batch, count)
+            rest = record.log_prior - record.log_guide
+            parts.append([observed_log_prob(record, counted) + rest for counted in cells])
+        return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class SemiAmortized(Method):
+    """Importance sampling from a guide that takes gradient steps row by row: for encoders that leave a gap.
+
+    Args:
+        steps: how many, for each chunk of particles.
+        learning_rate: about how far a parameter moves in the first step.
+
+    References:
+        *Semi-Amortized Variational Autoencoders* (Kim et al., 2018), arXiv 1802.02550
+    """
+
+    name: ClassVar[str] = "semi_amortized"
+    steps: int = 20
+    learning_rate: float = 0.05
+
+    def log_weights(
+        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        if not hasattr(model, "refined"):
+            raise NotImplementedError(
+                f"method 'semi_amortized' is for models with a method `refined`, as VAE; got {type(model).__name__}."
+                " Use method='ais'."
+            )
+        with model.refined(steps=self.steps, learning_rate=self.learning_rate):
+            return Importance().log_weights(model, batch, num_particles, cells)
+
+
+def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor:
+    """log p(x | z) of the record, or of some cells of x, boolean (B, *E): (K, B).
+
+    Raises:
+        NotImplementedError: if cells depend on each other given z, or there are several observed sites.
+    """
+    if cells is None:
+        return record.log_likelihood
+    if len(record.observed) != 1:
+        raise NotImplementedError(
+            f"Cells of x must belong to one observed site; got {sorted(record.observed)}. Score whole rows."
+        )
+    (site,) = record.observed.values()
+    terms = torch.where(cells, cell_log_prob(site.distribution, site.value), 0.0)
+    events = site.distribution.event_dim
+    return site.per_row(terms.flatten(-events).sum(-1) if events else terms)
+
+
+def log_likelihood(
+    model: Any,
+    rows: Rows,
+    *,
+    num_particles: int = 1000,
+    method: str | Method = "importance",
+    target_error: float | None = None,
+    max_particles: int = 100_000,
+    seed: int | None = None,
+    fields: tuple[str, ...] = (),
+) -> LogLikelihood:
+    """log p(x) of each row; see `LatentVariableModel.log_likelihood`."""
+    positive_integer("num_particles", num_particles)
+    if target_error is not None:
+        positive_number("target_error", target_error)
+        positive_integer("max_particles", max_particles, num_particles)
+    way, known = method_of(method), facts(model, rows, fields)
+    with scope.evaluating(model, seed=seed):
+        parts = [
+            _until(model, batch, way, num_particles, target_error, max_particles, known.joint)
+            for batch in row_chunks(model, rows, num_particles, fields)
+        ]
+    summary, counts = Summary.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    result = result_of(summary, num_particles if target_error is None else counts, way, known)
+    warn_of(result.unreliable, "log p(x)", way)
+    if target_error is not None and not (result.standard_error <= target_error).all():
+        above = int((~(result.standard_error <= target_error)).sum())
+        warnings.warn(
+            f"target_error={target_error:g} was not reached in {above} of {len(counts)} rows with"
+            f" {int(counts.max()):,} particles. Raise max_particles, or choose another method.",
+            UnreliableWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+def _until(
+    model: Any, batch: Batch, way: Method, start: int, target: float | None, most: int, joint: bool
+) -> tuple[Summary, Tensor]:
+    """Summary and number of particles of each row; particles double where the error is above the target."""
+    (log_w,) = way.log_weights(model, batch, start)
+    result = summarize(log_w)
+    counts = torch.full_like(result.estimate, start, dtype=torch.int64)
+    rows = torch.arange(len(counts), device=counts.device)
+    while target is not None:
+        still = ~(result.standard_error[rows] <= target)
+        if not still.any() or len(log_w) >= most:
+            break
+        log_w, rows = log_w[:, still], rows[still]
+        part = batch if joint else {name: value[rows] for name, value in batch.items()}
+        (more,) = way.log_weights(model, part, min(len(log_w), most - len(log_w)))
+        log_w = torch.cat([log_w, more])
+        result = result.put(rows, summarize(log_w))
+        counts[rows] = len(log_w)
+    return result, counts
+
+
+def conditional_log_likelihood(
+    model: Any,
+    rows: Rows,
+    given: Tensor,
+    *,
+    num_particles: int = 1000,
+    method: str | Method = "importance",
+    seed: int | None = None,
+    fields: tuple[str, ...] = (),
+) -> ConditionalLogLikelihood:
+    """log p(x_A | x_B) of each row; see `LatentVariableModel.conditional_log_likelihood`."""
+    positive_integer("num_particles", num_particles)
+    way, known = method_of(method), facts(model, rows, fields)
+    if known.joint:
+        raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
+    parts: list[tuple[Summary, Summary, Tensor]] = []
+    done = 0
+    with scope.evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, fields):
+            part = given[done : done + len(batch["x"])].to(batch["x"].device)
+            done += len(part)
+            log_w, log_v = way.log_weights(model, batch, num_particles, (None, part))
+            parts.append((summarize(log_w), summarize(log_v), _error_of_difference(log_w, log_v, way)))
+    whole, conditioned = (result_of(Summary.cat([p[i] for p in parts]), num_particles, way, known) for i in (0, 1))  # type: ignore[misc]
+    warn_of(whole.unreliable, "log p(x)", way)
+    warn_of(conditioned.unreliable, "log p(x_B)", way)
+    error = torch.cat([part[2] for part in parts])
+    return ConditionalLogLikelihood(whole.estimate - conditioned.estimate, error, whole, conditioned)
+
+
+def _error_of_difference(log_w: Tensor, log_v: Tensor, way: Method) -> Tensor:
+    """Of log mean w - log mean v, to first order, (B,); importance sampling draws both from the same particles."""
+    k = len(log_w)
+    w, v = (k * part.double().softmax(0) for part in (log_w, log_v))
+    if isinstance(way, Importance | SemiAmortized):
+        return (w - v).std(0) / k**0.5
+    return ((w.var(0) + v.var(0)) / k).sqrt()
+
+
+class Summary(NamedTuple):
+    """What is said of log-weights (K, B), each (B,) in double precision."""
+
+    estimate: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    smoothed: Tensor
+
+    @staticmethod
+    def cat(parts: list[Summary]) -> Summary:
+        return Summary(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def put(self, rows: Tensor, other: Summary) -> Summary:
+        """With the entries of some rows replaced."""
+        return Summary(*(old.index_copy(0, rows, new) for old, new in zip(self, other, strict=True)))
+
+
+def summarize(log_w: Tensor) -> Summary:
+    """Log-mean, its standard error, effective sample size, k-hat and smoothed log-mean of log-weights (K, B).
+
+    The error is that of the logarithm of a mean to first order: the weights' coefficient of variation over sqrt(K).
+    Weights that differ by no more than rounding have a k-hat of -inf.
+    """
+    rounding = 64 * torch.finfo(log_w.dtype).eps * log_w.abs().amax(0).double()
+    log_w, k = log_w.double(), len(log_w)
+    ess = 1.0 / torch.softmax(log_w, 0).square().sum(0)
+    ess = torch.where((log_w == log_w[0]).all(0), torch.full_like(ess, k), ess)
+    variance = (k / ess - 1.0).clamp_min(0.0) / (k - 1) if k > 1 else torch.full_like(ess, torch.nan)
+    smoothed, khat = pareto.smooth(log_w)
+    khat = torch.where((log_w.amax(0) - log_w.amin(0) <= rounding) & (k > 1), -torch.inf, khat)
+    return Summary(bounds.iwae(log_w), variance.sqrt(), ess, khat, bounds.iwae(smoothed))
+
+
+def result_of(summary: Summary, num_particles: int | Tensor, way: Method, known: Facts) -> LogLikelihood:
+    return LogLikelihood(
+        *summary,
+        num_particles=num_particles,
+        joint=known.joint,
+        method=way.name,
+        discrete=known.discrete,
+        num_cells=known.num_cells,
+    )
+
+
+def warn_of(unreliable: Tensor, what: str, way: Method, stacklevel: int = 4) -> None:
+    """Say how many rows are not to be relied on."""
+    count = int(unreliable.sum())
+    if count:
+        others = [f"method='{name}'" for name in METHODS if name != way.name]
+        warnings.warn(
+            f"{count} of {len(unreliable)} rows have a Pareto k-hat above the threshold: there {what} is unreliable,"
+            f" as a rule too low. Draw more particles, train a more flexible guide, or try {' or '.join(others)}.",
+            UnreliableWarning,
+            stacklevel=stacklevel,
+        )
+
+
+METHODS: dict[str, type[Method]] = {"importance": Importance, "semi_amortized": SemiAmortized}
+
+
+def method_of(method: str | Method) -> Method:
+    """The method that a name, or an object, stands for.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"method must be {', '.join(METHODS)} or an object; got {method!r}. Choose one of these.")
+    return METHODS[method]()

@@ -1,0 +1,405 @@
+"""What latents hold: how many are in use, what they tell of x and of labels, where they lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae import chunks, scope
+from pyro_vae.batches import as_tensor
+from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.distributions import cells_of
+from pyro_vae.evaluation import Mean, mean_of
+from pyro_vae.parts import positive_integer
+from pyro_vae.programs import given
+from pyro_vae.weights import LogWeights, Site, log_weights
+
+__all__ = ["LatentUse", "Probe", "principal_components", "probe", "rate_distortion", "traverse", "use"]
+
+ACTIVE = 0.01  # variance of the posterior mean over rows above which a unit is active (Burda et al., 2015)
+REMEDIES = (
+    "anneal the KL weight from 0 (kl_weight=schedules.Linear(...)), give bits for free (elbos.FreeBitsELBO), use a"
+    " weaker decoder, or fewer latents"
+)
+
+
+@dataclass(frozen=True)
+class SiteUse:
+    """How the rows given use one latent site, with D coordinates.
+
+    Attributes:
+        kl: KL(q(z | x) || p(z)) on average over the rows, in nats, given the sites before it.
+        kl_per_dimension: that of each coordinate, (D,); None where coordinates depend on each other.
+        mean_variance: variance over rows of the mean of q(z | x), (D,).
+        active: whether that is above 0.01, (D,).
+    """
+
+    kl: Mean
+    kl_per_dimension: Tensor | None
+    mean_variance: Tensor
+    active: Tensor
+
+    def plot(self, ax: Any = None) -> Any:
+        """KL of each coordinate; returns matplotlib axes.
+
+        Raises:
+            ValueError: if coordinates depend on each other.
+        """
+        if self.kl_per_dimension is None:
+            raise ValueError("Coordinates must be independent given x to have a KL each; got a joint distribution.")
+        from pyro_vae import plots
+
+        return plots.kl_per_dimension(self.kl_per_dimension, self.active, ax=ax)
+
+
+@dataclass(frozen=True)
+class LatentUse:
+    """How the rows given use the latents; in nats.
+
+    Attributes:
+        sites: by name, each latent site by itself.
+        kl: KL(q(z | x) || p(z)) of all sites together on average over the rows.
+        mutual_information: I(row; z), what z tells about which row it is; at most log `information_rows`, and
+            underestimated near that.
+        aggregate_kl: KL(q(z) || p(z)) of the average q(z) over these rows: their KL less `mutual_information`.
+        information_rows: how many rows these two are of.
+    """
+
+    sites: dict[str, SiteUse]
+    kl: Mean
+    mutual_information: Mean
+    aggregate_kl: float
+    information_rows: int
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Sites without an active unit."""
+        return [name for name, site in self.sites.items() if not site.active.any()]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {int(site.active.sum())} of {len(site.active)} units active, KL {site.kl.estimate:.2f} nats"
+            for name, site in self.sites.items()
+        ]
+        lines.append(
+            f"KL {self.kl.estimate:.2f} = mutual information {self.mutual_information.estimate:.2f} + KL(aggregate ||"
+            f" prior) {self.aggregate_kl:.2f} nats; {self.information_rows} rows, whose log is"
+            f" {math.log(self.information_rows):.2f}"
+        )
+        if self.collapsed:
+            lines.append(f"Collapsed: {', '.join(self.collapsed)}. {REMEDIES}")
+        return "\n".join(lines)
+
+
+def use(
+    model: Any,
+    x: Any,
+    *,
+    num_particles: int = 64,
+    information_rows: int = 1000,
+    seed: int | None = None,
+    **fields: Any,
+) -> LatentUse:
+    """Active units, KL by dimension, mutual information, aggregate posterior against prior.
+
+    I(row; z) = E log q(z | x) / q(z), where q(z) is the average over the rows: the part of the KL that is information.
+    The other part, KL(q(z) || p(z)), is what a better prior could save.
+
+    Args:
+        model: the fitted model.
+        x: rows (N, *E), in any form that `fit` takes.
+        num_particles: draws from the guide per row, at least 2.
+        information_rows: the first so many rows are compared with each other; time grows with their square.
+        seed: of the draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        NotImplementedError: if a latent is global.
+
+    References:
+        *Importance Weighted Autoencoders* (Burda et al., 2015), arXiv 1509.00519; *ELBO Surgery* (Hoffman, Johnson,
+        2016)
+    """
+    positive_integer("num_particles", num_particles, 2)
+    positive_integer("information_rows", information_rows)
+    rows, names = model._rows(x, fields)
+    if facts(model, rows, names).joint:
+        raise NotImplementedError("The use of latents is told row by row; got a global latent.")
+    parts = []
+    with scope.evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, names, at_once=num_particles):
+            parts.append(_measured(chunk_weights(model, batch, num_particles)))
+        sites = {name: _joined([part.sites[name] for part in parts]) for name in parts[0].sites}
+        kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
+        information = _information(model, rows.take(slice(0, information_rows), names, like=model.like))
+    return LatentUse(
+        sites=sites,
+        kl=mean_of(kl, error),
+        mutual_information=mean_of(information, torch.zeros_like(information)),
+        aggregate_kl=float(kl[:information_rows].mean() - information.mean()),
+        information_rows=len(information),
+    )
+
+
+class _Site(NamedTuple):
+    """One site and chunk of B rows."""
+
+    kl: Tensor  # (B,)
+    error: Tensor  # (B,)
+    by_cell: Tensor | None  # (B, D)
+    mean: Tensor  # (B, D)
+
+
+class _Measures(NamedTuple):
+    """All sites of a chunk of B rows."""
+
+    sites: dict[str, _Site]
+    kl: Tensor  # (B,)
+    error: Tensor  # (B,)
+
+
+def _measured(record: LogWeights) -> _Measures:
+    def averaged(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        return log_ratio.double().mean(0), log_ratio.double().std(0) / math.sqrt(record.num_particles)
+
+    sites = {}
+    for name, p in record.latent.items():
+        q, rows, mean = record.guide[name], record.num_rows, _mean(record.guide[name].distribution)
+        mean = (q.value if mean is None else mean).expand(q.value.shape).mean(0).reshape(rows, -1).double()
+        by_cell = _kl_by_cell(q.distribution, p.distribution, q.value)
+        kept = None if by_cell is None else by_cell.double().mean(0).reshape(rows, -1)
+        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean)
+    return _Measures(sites, *averaged(record.log_guide - record.log_prior))
+
+
+def _mean(distribution: Any) -> Tensor | None:
+    try:
+        mean: Tensor = distribution.mean
+        return None if torch.isnan(mean).any() else mean
+    except NotImplementedError:
+        return None
+
+
+def _kl_by_cell(q: Any, p: Any, value: Tensor) -> Tensor | None:
+    """KL of each coordinate, by draws where there is no closed form; None where coordinates are dependent."""
+    try:
+        q, p = cells_of(q), cells_of(p)
+    except NotImplementedError:
+        return None
+    try:
+        terms = kl_divergence(q, p)
+    except NotImplementedError:
+        terms = q.log_prob(value) - p.log_prob(value)
+    return terms.expand(value.shape)
+
+
+def _joined(parts: list[_Site]) -> SiteUse:
+    mean = torch.cat([part.mean for part in parts])
+    variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
+    cells = [part.by_cell for part in parts if part.by_cell is not None]
+    kl = mean_of(torch.cat([part.kl for part in parts]), torch.cat([part.error for part in parts]))
+    return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
+
+
+def _information(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """log q(z | x) / q(z) at one draw of z for each of N rows, (N,)."""
+    n = len(batch["x"])
+    record = chunk_weights(model, batch, 2)
+    own = record.log_guide[0].double()
+    width = sum(site.value[0].numel() for site in record.guide.values())
+    mixture = []
+    for some in torch.arange(n).split(max(2, chunks.CELLS // width)):
+        count, some = len(some), some if len(some) > 1 else some.repeat(2)  # there is a plate for two particles or more
+        values = {  # each of these draws, seen from every row
+            name: site.value[0]
+            .movedim(_rows_of(site), 0)[some]
+            .unsqueeze(_rows_of(site))
+            .expand(len(some), *site.value.shape[1:])
+            for name, site in record.guide.items()
+        }
+        program = given(model.guide, values)
+        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(some), **fields_of(batch)).log_guide
+        mixture.append(torch.logsumexp(pairs.double(), 1)[:count] - math.log(n))
+    return own - torch.cat(mixture)
+
+
+def _rows_of(site: Site) -> int:
+    return -1 if site.row_dim is None else site.row_dim
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a simple model reads off the codes: accuracy for labels that are whole numbers, R squared for others.
+
+    Attributes:
+        score: its mean over folds, on rows that the probe was not fitted to.
+        standard_error: of that mean, by the spread over folds.
+        baseline: the score without codes: the share of the largest class, or 0.
+        kind: "linear" or "knn".
+    """
+
+    score: float
+    standard_error: float
+    baseline: float
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} probe: {self.score:.3f} +- {self.standard_error:.3f} (without codes {self.baseline:.3f})"
+
+
+def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed: int = 0) -> Probe:
+    """How well labels can be read off the codes by a linear model or by the 15 nearest neighbours, cross-validated.
+
+    Args:
+        codes: (N, D), e.g. `vae.encode(x).mean`.
+        labels: (N,): whole numbers are classes, others are predicted as numbers.
+        kind: "linear" (logistic or ridge regression) or "knn".
+        folds: how many parts the rows are cut into.
+        seed: of the cut.
+
+    Raises:
+        ValueError: if shapes, kind or folds are wrong.
+    """
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    z, y = as_tensor(codes, "codes").detach().cpu().double().numpy(), as_tensor(labels, "labels").cpu().numpy()
+    positive_integer("folds", folds, 2)
+    if z.ndim != 2 or y.shape != z.shape[:1] or len(y) < folds:
+        raise ValueError(
+            f"codes and labels must have shapes (N, D) and (N,) with N at least {folds}; got {z.shape} and {y.shape}."
+            " Give one label for each code."
+        )
+    if kind not in ("linear", "knn"):
+        raise ValueError(f"kind must be linear or knn; got {kind!r}. Choose one of these.")
+    classes, neighbours = y.dtype.kind in "biu", min(15, len(y) // 2)
+    makers: dict[tuple[str, bool], Any] = {
+        ("linear", True): lambda: LogisticRegression(max_iter=2000),
+        ("linear", False): lambda: RidgeCV(np.logspace(-3, 3, 7)),
+        ("knn", True): lambda: KNeighborsClassifier(neighbours),
+        ("knn", False): lambda: KNeighborsRegressor(neighbours),
+    }
+    cut = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed)
+    model = make_pipeline(StandardScaler(), makers[kind, classes]())
+    scores = cross_val_score(model, z, y, cv=cut, scoring="accuracy" if classes else "r2")
+    baseline = float(np.unique(y, return_counts=True)[1].max() / len(y)) if classes else 0.0
+    return Probe(float(scores.mean()), float(scores.std(ddof=1) / math.sqrt(folds)), baseline, kind)
+
+
+def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Sequence[int] | None = None) -> Tensor:
+    """Decoder means while one latent at a time moves and the others stay at the code of one row.
+
+    Args:
+        vae: a model with one vector of latents, as `VAE`.
+        x: one row (1, *E).
+        steps: points on each line.
+        span: each latent goes from -span to span.
+        dims: which latents; all of them by default.
+
+    Returns:
+        (steps, D, *E), as `plots.interpolation` takes it: a line of pictures for each latent.
+
+    Raises:
+        ValueError: if `x` is not one row, or a number is out of range.
+    """
+    positive_integer("steps", steps, 2)
+    z = vae.encode(x).mean
+    if z.dim() != 2 or len(z) != 1:
+        raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
+    chosen = list(range(z.shape[1])) if dims is None else list(dims)
+    if not chosen or not all(isinstance(d, int) and 0 <= d < z.shape[1] for d in chosen):
+        raise ValueError(f"dims must be numbers of latents, 0 to {z.shape[1] - 1}; got {dims}. Choose some of these.")
+    codes = z.expand(steps, len(chosen), -1).clone()
+    for line, dim in enumerate(chosen):
+        codes[:, line, dim] = torch.linspace(-span, span, steps).to(z)
+    means: Tensor = vae.decode(codes).mean
+    return means
+
+
+@dataclass(frozen=True)
+class RateDistortion:
+    """Rates KL(q(z | x) || p(z)) and distortions -E log p(x | z) of models, in nats per row; their sum is -ELBO.
+
+    Attributes:
+        names: of the models, by rising rate.
+        rates: their rates, with errors.
+        distortions: their distortions, with errors.
+    """
+
+    names: list[str]
+    rates: list[Mean]
+    distortions: list[Mean]
+
+    def plot(self, ax: Any = None) -> Any:
+        """The curve; returns matplotlib axes."""
+        from pyro_vae import plots
+
+        rates, distortions = ([mean.estimate for mean in part] for part in (self.rates, self.distortions))
+        return plots.rate_distortion(rates, distortions, self.names, ax=ax)
+
+
+def rate_distortion(
+    models: Mapping[str, Any], x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Any
+) -> RateDistortion:
+    """Rate and distortion of each of several models, e.g. trained with different weights on the KL.
+
+    Args:
+        models: models by name.
+        x: rows (N, *E), the same for all.
+        num_particles: draws from the guide per row.
+        seed: of the draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        ValueError: if there is no model.
+
+    References:
+        *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464
+    """
+    if not models:
+        raise ValueError("models must be a dictionary of models; got none. Pass e.g. {'beta 1': vae}.")
+    found = {}
+    for name, model in models.items():
+        result = model.elbo(x, num_particles=num_particles, seed=seed, **fields)
+        distortion = result.mean("reconstruction")
+        found[name] = result.mean("kl"), replace(distortion, estimate=-distortion.estimate)
+    names = sorted(found, key=lambda name: found[name][0].estimate)
+    return RateDistortion(names, [found[name][0] for name in names], [found[name][1] for name in names])
+
+
+def principal_components(z: Tensor, count: int = 2) -> Tensor:
+    """The coordinates of rows along their directions of largest variance, (N, D) -> (N, count), each of mean zero.
+
+    The largest entry of each direction is positive, so that the signs do not depend on the machine.
+
+    Args:
+        z: rows (N, D), e.g. the guide's means.
+        count: how many directions, at most min(N, D).
+
+    Raises:
+        ValueError: if `z` is not a matrix, or has fewer directions.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1.0], [0.0, 5.0], [1.0, 3.0], [-1.0, 3.0]])
+        >>> principal_components(z, 1).squeeze(1).tolist()
+        [-2.0, 2.0, 0.0, 0.0]
+    """
+    positive_integer("count", count)
+    if z.dim() != 2 or count > min(z.shape):
+        raise ValueError(
+            f"z must have shape (N, D) with N and D at least {count}; got {tuple(z.shape)}. Ask for fewer."
+        )
+    centred = z - z.mean(0)
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:count]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return centred @ (directions * largest.sign()).T

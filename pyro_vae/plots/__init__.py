@@ -1,0 +1,51 @@
+"""Figures from arrays: nothing here evaluates a model, reads a file or trains.
+
+Every function draws into `ax`, or into a new figure without it, and returns the axes.
+"""
+
+from pyro_vae.plots.curves import latent_map, rate_distortion, training_curve
+from pyro_vae.plots.diagnostics import (
+    comparison,
+    coverage,
+    importance,
+    khat,
+    khat_map,
+    kl_per_dimension,
+    moments,
+    pit,
+    predictive_intervals,
+    rank_ecdf,
+    sandwich,
+    statistic,
+)
+from pyro_vae.plots.pictures import images, interpolation, reconstructions
+from pyro_vae.plots.style import COLORS, FAINT, GREY, INK, MARKERS, TRAIN, VALID, grid
+
+__all__ = [
+    "COLORS",
+    "FAINT",
+    "GREY",
+    "INK",
+    "MARKERS",
+    "TRAIN",
+    "VALID",
+    "comparison",
+    "coverage",
+    "grid",
+    "images",
+    "importance",
+    "interpolation",
+    "khat",
+    "khat_map",
+    "kl_per_dimension",
+    "latent_map",
+    "moments",
+    "pit",
+    "predictive_intervals",
+    "rank_ecdf",
+    "rate_distortion",
+    "reconstructions",
+    "sandwich",
+    "statistic",
+    "training_curve",
+]

@@ -1,0 +1,87 @@
+"""What all figures share: colours, axes, and the checks of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.legend import Legend
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+Array = ArrayLike | Tensor
+
+INK, FAINT, GREY = "#20262c", "#dfe3e6", "#94a4a2"
+TRAIN, VALID = "#0072b2", "#d55e00"  # Okabe and Ito, told apart with any colour vision
+# Petroff's ten colours, arXiv 2107.02270; a second ten labels take another marker.
+COLORS = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+MARKERS = ("o", "^")
+
+
+def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def grid(count: int, columns: int = 3) -> np.ndarray:
+    """So many axes of one new figure, in a flat array."""
+    lines = -(-count // columns)
+    figure = plt.figure(figsize=(4.6 * min(count, columns), 3.4 * lines), layout="constrained")
+    return np.array([figure.add_subplot(lines, min(count, columns), i + 1) for i in range(count)])
+
+
+def plain(ax: Axes, xlabel: str, ylabel: str) -> Axes:
+    """Labels, a faint grid, no box."""
+    ax.set_xlabel(xlabel, color=INK)
+    ax.set_ylabel(ylabel, color=INK)
+    ax.grid(color=FAINT, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def legend_beside(ax: Axes, **options: Any) -> Legend:
+    """A legend at the right of the axes, where it hides nothing."""
+    return ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), alignment="left", **options)
+
+
+def array(values: Array) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def rows(what: str, values: Array) -> np.ndarray:
+    rows = array(values)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError(f"{what} must be at least one row; got shape {rows.shape}. Pass rows of data.")
+    return rows
+
+
+def shaped(what: str, values: Array, shape: tuple[int | str, ...], advice: str) -> np.ndarray:
+    """The values as floats, of this shape, in which a letter stands for any size but 0."""
+    numbers = array(values)
+    sizes = zip(numbers.shape, shape, strict=False)
+    fits = all(size > 0 and (isinstance(wanted, str) or size == wanted) for size, wanted in sizes)
+    if numbers.ndim != len(shape) or not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{what} must have shape ({wanted}), not empty; got {numbers.shape}. {advice}")
+    return numbers.astype(float)
+
+
+def within(what: str, values: np.ndarray, low: float, high: float, advice: str) -> np.ndarray:
+    """The values, which must lie between these."""
+    wrong = values[~((values >= low) & (values <= high))]
+    if len(wrong):
+        raise ValueError(f"{what} must lie in [{low:g}, {high:g}]; got {wrong[0]:g}. {advice}")
+    return values
+
+
+def named(what: str, names: Sequence[str] | None, count: int, default: str = "") -> list[str]:
+    """As many names; `default` and a number without."""
+    if names is not None and len(names) != count:
+        raise ValueError(f"{what} must have length {count}; got {len(names)} names. Give one for each.")
+    return [f"{default}{i}" for i in range(count)] if names is None else [str(name) for name in names]

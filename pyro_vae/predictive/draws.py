@@ -1,0 +1,311 @@
+"""Draws of data and latents, from the prior and from the posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae import chunks, pareto, scope
+from pyro_vae.batches import Rows, as_tensor, cast
+from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.parts import positive_integer
+from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
+
+__all__ = ["posterior_draws", "posterior_predictive", "predictive", "replicate_whole", "run_model", "sample", "simulate"]
+
+Draws = Tensor | dict[str, Tensor]
+Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S, 1, ...) outside the row plate
+
+
+def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
+    """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
+    with scope.evaluating(model, seed=seed):
+        parts = [data_of(model, trace, mean=mean) for trace in _traces(model, num_rows, fields)]
+    return joined(parts)
+
+
+def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
+    """Draws of latents and data together, by site; see `LatentVariableModel.simulate`."""
+    with scope.evaluating(model, seed=seed):
+        parts = []
+        for trace in _traces(model, num_rows, fields):
+            data = data_of(model, trace)
+            latents = _latents(model, trace)
+            parts.append({name: site["value"].detach() for name, site in latents.items()} | data)
+            within = {name for name, site in latents.items() if _in_rows(site, model.row_plate)} | set(data)
+    return {
+        name: torch.cat([part[name] for part in parts]) if name in within else value for name, value in parts[0].items()
+    }
+
+
+def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
+    """Runs of the model without data, in chunks of rows."""
+    positive_integer("num_rows", num_rows)
+    fields = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+    for name, value in fields.items():
+        if value.dim() == 0 or len(value) != num_rows:
+            raise ValueError(
+                f"field {name!r} must have one entry per row ({num_rows}); got shape {tuple(value.shape)}. Align it."
+            )
+    with scope.preserved_rng():
+        probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
+    cells = max(value.numel() for value in data_of(model, probe).values())
+    size = num_rows if outside_rows(probe, model.row_plate) else max(1, chunks.CELLS // cells)
+    for start in range(0, num_rows, size):
+        batch = {name: value[start : start + size] for name, value in fields.items()}
+        yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
+
+
+def _latents(model: Any, trace: Any) -> dict[str, Any]:
+    """The sample sites of a run without data that are not data."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and name not in model.data_sites
+    }
+
+
+def _in_rows(site: Any, plate: str) -> bool:
+    return any(frame.name == plate and frame.vectorized for frame in site["cond_indep_stack"])
+
+
+def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
+    """The values, or the means, of the sites that are data."""
+    missing = [name for name in model.data_sites if name not in trace.nodes]
+    if missing:
+        raise ValueError(
+            f"data_sites must name the model's observed sites; got {model.data_sites}, but the model has no site"
+            f" {missing[0]!r}. Set the class attribute data_sites."
+        )
+    sites = {name: trace.nodes[name] for name in model.data_sites}
+    return {name: (site["fn"].mean if mean else site["value"]).detach() for name, site in sites.items()}
+
+
+def _only(values: dict[str, Any]) -> Any:
+    """The value where there is one data site, else the dictionary."""
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def joined(chunks: list[dict[str, Tensor]]) -> Draws:
+    return _only({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})  # type: ignore[no-any-return]
+
+
+def posterior_predictive(
+    model: Any,
+    rows: Rows,
+    *,
+    num_samples: int = 100,
+    resample: int | None = None,
+    quantiles: Sequence[float] | None = None,
+    seed: int | None = None,
+    out: Any = None,
+    fields: tuple[str, ...] = (),
+) -> Any:
+    """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
+    positive_integer("num_samples", num_samples)
+    if resample is not None:
+        positive_integer("resample", resample, num_samples)
+
+    with scope.evaluating(model, seed=seed):
+        return _streamed(model, rows, num_samples, resample, quantiles, out, fields)
+
+
+def posterior_draws(
+    model: Any,
+    rows: Rows,
+    *,
+    num_samples: int = 100,
+    resample: int | None = None,
+    seed: int | None = None,
+    fields: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
+    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate."""
+    with scope.evaluating(model, seed=seed):
+        parts = []
+        for batch in row_chunks(model, rows, resample or num_samples, fields):
+            if resample is not None:
+                parts.append(_resampled(model, batch, num_samples, resample))
+                continue
+            some = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
+            parts.append({name: torch.cat([part[name] for part in some]) for name in some[0]})
+    return {
+        name: torch.cat([part[name] for part in parts], 1) if len(parts) > 1 else value
+        for name, value in parts[0].items()
+    }
+
+
+def predictive(
+    model: Any,
+    latents: Any,
+    *,
+    num_samples: int = 100,
+    quantiles: Sequence[float] | None = None,
+    seed: int | None = None,
+    **fields: Any,
+) -> Any:
+    """Draws of data given latents; see `LatentVariableModel.predictive`."""
+    positive_integer("num_samples", num_samples)
+    with scope.evaluating(model, seed=seed):
+        with scope.preserved_rng():
+            first = cast({name: as_tensor(value, name)[:1] for name, value in fields.items()}, model.like)
+            sites = list(_latents(model, trace_of(model.model, rows=1, **first)))
+        named = latents if isinstance(latents, dict) else {sites[0]: latents}
+        if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
+            got = sorted(named) if isinstance(latents, dict) else "a tensor"
+            raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
+        values = cast({name: as_tensor(value, name) for name, value in named.items()}, model.like)
+        values = {name: value.to(model.like) if value.is_floating_point() else value for name, value in values.items()}
+        batch = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+        count = num_rows_of(model, values, batch)
+        draws = []
+        for _ in range(num_samples):
+            with Given(values):
+                draws.append(data_of(model, trace_of(model.model, rows=count, **batch)))
+    stacked = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    return _only(stacked if quantiles is None else {n: _quantiles(value, quantiles) for n, value in stacked.items()})
+
+
+def _streamed(
+    model: Any,
+    rows: Rows,
+    num_samples: int,
+    resample: int | None,
+    quantiles: Sequence[float] | None,
+    out: Any,
+    fields: tuple[str, ...],
+) -> Any:
+    """Draws, or their quantiles, of chunks of rows and samples, each put where it belongs as soon as it is there."""
+    start = 0
+    for batch in row_chunks(model, rows, num_samples if resample is None else resample, fields):
+        chosen = None if resample is None else _resampled(model, batch, num_samples, resample)
+        done, kept = 0, []
+        for count in particle_counts(batch, num_samples):
+            given = chosen and {name: value[done : done + count] for name, value in chosen.items()}
+            draws = replicate(model, batch, count, given)
+            done += count
+            if quantiles is not None:
+                kept.append(draws)
+                continue
+            out = _allocate(out, draws, num_samples, len(rows)) if start == 0 and done == count else out
+            _put(out, draws, done - count, start)
+        if quantiles is not None:
+            whole = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+            draws = {name: _quantiles(value, quantiles) for name, value in whole.items()}
+            out = _allocate(out, draws, len(quantiles), len(rows)) if start == 0 else out
+            _put(out, draws, 0, start)
+        start += len(batch["x"])
+    return out
+
+
+def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
+    """Of draws (S, ...) at levels between 0 and 1: (Q, ...)."""
+    if not levels or not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"quantiles must be numbers from 0 to 1; got {tuple(levels)}. E.g. (0.05, 0.5, 0.95).")
+    # torch.quantile refuses more than 16 million numbers at once
+    real = draws if draws.is_floating_point() else draws.double()
+    place = torch.tensor(levels, dtype=torch.float64) * (len(draws) - 1)
+    ordered = real.sort(0).values
+    low = place.floor().long()
+    share = (place - low).to(real).reshape(-1, *[1] * (draws.dim() - 1))
+    return ordered[low].lerp(ordered[(low + 1).clamp_max(len(draws) - 1)], share)
+
+
+def _put(out: Any, draws: dict[str, Tensor], sample: int, row: int) -> None:
+    """Write draws (S, B, *E) of some samples and rows into the result."""
+    for name, target in out.items() if isinstance(out, dict) else [(None, out)]:
+        value = draws[name] if name is not None else next(iter(draws.values()))
+        place = slice(sample, sample + value.shape[0]), slice(row, row + value.shape[1])
+        target[place] = value if isinstance(target, Tensor) else value.cpu().numpy()
+
+
+def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: int) -> Any:
+    """Where the result goes: new tensors, a new .npy file, or what the user brings."""
+    shapes = {name: (num_samples, num_rows, *value.shape[2:]) for name, value in draws.items()}
+    if out is None:
+        made = {name: draws[name].new_empty(shape) for name, shape in shapes.items()}
+        return _only(made)
+    if len(draws) > 1:
+        raise NotImplementedError("out must be None for several observed sites; got a target. Draw the rows in parts.")
+    ((name, shape),) = shapes.items()
+    if isinstance(out, str) or hasattr(out, "__fspath__"):
+        return np.lib.format.open_memmap(out, mode="w+", dtype=draws[name].cpu().numpy().dtype, shape=shape)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out must have shape {shape}; got {tuple(out.shape)}. Allocate (num_samples, rows, *event).")
+    return out
+
+
+def replicate_whole(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Draws:
+    """One replicate of all rows, (N, *E), given one draw of their latents, (1, N, ...)."""
+    with scope.evaluating(model):
+        parts, start = [], 0
+        for batch in row_chunks(model, rows, 1, fields):
+            stop = start + len(batch["x"])
+            given = latents if stop == len(rows) and not start else {n: v[:, start:stop] for n, v in latents.items()}
+            parts.append(data_of(model, run_model(model, given, batch)))
+            start = stop
+    return joined(parts)
+
+
+def run_model(model: Any, latents: Latents, batch: dict[str, Tensor]) -> Any:
+    """The trace of the model at S given values of its latents, (S, B, ...), without data."""
+    count = len(next(iter(latents.values()))) if latents else 1
+    nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
+    values = latents if count > 1 else {name: value.squeeze(0) for name, value in latents.items()}
+    with particles(count, nesting), Given(values):
+        return trace_of(model.model, rows=len(batch["x"]), **fields_of(batch))
+
+
+def _guide_draws(model: Any, batch: dict[str, Tensor], count: int) -> Latents:
+    """`count` draws of the guide, particles first."""
+    nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
+    with particles(count, nesting):
+        trace = trace_of(model.guide, batch["x"], **fields_of(batch))
+    values = {name: site["value"].detach() for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
+
+
+def _resampled(model: Any, batch: dict[str, Tensor], count: int, candidates: int) -> Latents:
+    """`count` draws from the posterior: of so many candidates from the guide, by smoothed weights, with replacement."""
+    records = [chunk_weights(model, batch, part) for part in particle_counts(batch, candidates)]
+    log_w = torch.cat([record.log_w for record in records])
+    weights = pareto.smooth(log_w)[0].double().softmax(0)  # (candidates, B)
+    chosen = torch.multinomial(weights.T, count, replacement=True).T  # (count, B)
+    values = {}
+    for name, site in records[0].latent.items():
+        value = torch.cat([record.latent[name].value for record in records])
+        shape = [count] + [1] * (value.dim() - 1)
+        if site.row_dim is not None:
+            shape[site.row_dim] = chosen.shape[1]
+        values[name] = torch.take_along_dim(value, chosen.reshape(shape), 0)
+    return values
+
+
+def replicate(
+    model: Any, batch: dict[str, Tensor], count: int, latents: Latents | None = None, *, mean: bool = False
+) -> dict[str, Tensor]:
+    """`count` draws of data per row, or means given draws of the latents: (count, B, *E) per data site."""
+    latents = _guide_draws(model, batch, count) if latents is None else latents
+    draws = data_of(model, run_model(model, latents, batch), mean=mean)
+    return draws if count > 1 else {name: value.unsqueeze(0) for name, value in draws.items()}
+
+
+def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
+    """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
+    with scope.preserved_rng():
+        probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
+    for name, value in latents.items():
+        site = probe.nodes[name]
+        for frame in site["cond_indep_stack"]:
+            if frame.name == model.row_plate and frame.vectorized:
+                return value.shape[frame.dim - site["fn"].event_dim]
+    return 1
+
+
+def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
+    return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))

@@ -1,0 +1,79 @@
+"""Means, and the distributions that the programs have at their sites."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae import scope
+from pyro_vae.batches import Rows
+from pyro_vae.chunks import fields_of, particle_counts, row_chunks
+from pyro_vae.predictive.draws import Draws, data_of, joined, num_rows_of, replicate, trace_of
+
+__all__ = ["decode", "encode", "reconstruct"]
+
+
+class _Means(poutine.messenger.Messenger):
+    """Let every latent site take the mean of its distribution."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+            return
+        mean = msg["fn"].mean
+        if torch.isnan(mean).any():
+            raise NotImplementedError(f"{type(msg['fn']).__name__} has no mean.")
+        msg["value"], msg["done"] = mean, True
+
+
+def reconstruct(
+    model: Any, rows: Rows, *, num_samples: int = 100, seed: int | None = None, fields: tuple[str, ...] = ()
+) -> Draws:
+    """The decoder's mean at the guide's mean; see `LatentVariableModel.reconstruct`."""
+    chunks = []
+    with scope.evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, 1, fields):
+            x, rest = batch["x"], fields_of(batch)
+            try:
+                with _Means():
+                    guide_trace = trace_of(model.guide, x, **rest)
+                replayed = poutine.replay(model.model, trace=guide_trace)
+                chunks.append(data_of(model, trace_of(replayed, rows=len(x), **rest), mean=True))
+            except NotImplementedError:
+                warnings.warn(
+                    f"q(z | x) or p(x | z) has no mean here: the reconstruction is an average over {num_samples} draws"
+                    " of z (of x too, where p(x | z) has none), and not the decoder's mean at one z.",
+                    stacklevel=3,
+                )
+                chunks.append(_average(model, batch, num_samples))
+    return joined(chunks)
+
+
+def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for count in particle_counts(batch, num_samples):
+        try:
+            values = replicate(model, batch, count, mean=True)
+        except NotImplementedError:
+            values = replicate(model, batch, count)
+        for name, means in values.items():
+            total[name] = total.get(name, torch.zeros(())) + means.sum(0) / num_samples
+    return total
+
+
+def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
+    """The guide's distribution at every latent site, by name; upstream sites are set to a draw."""
+    with scope.evaluating(model, seed=seed):
+        sites = trace_of(model.guide, x, **fields).nodes.items()
+    return {name: site["fn"] for name, site in sites if site["type"] == "sample"}
+
+
+def decode(model: Any, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
+    """The model's distribution at every observed site, by name, given values of all latent sites."""
+    with scope.evaluating(model):
+        rows = num_rows_of(model, latents, fields)
+        trace = trace_of(poutine.condition(model.model, data=latents), rows=rows, **fields)
+    return {name: site["fn"] for name, site in trace.nodes.items() if site["type"] == "sample" and name not in latents}

@@ -1,0 +1,111 @@
+"""Statistics for predictive checks: functions of rows of data.
+
+A function whose result has one entry for each row is a statistic of a row; any other is one of the data set: a number,
+or an array such as one number for each column. Write your own as a function of x (N, *E); these are ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Statistic",
+    "correlation",
+    "largest",
+    "mean",
+    "on_cells",
+    "quantile",
+    "row_largest",
+    "row_mean",
+    "row_standard_deviation",
+    "row_total",
+    "variance",
+    "zero_fraction",
+]
+
+Statistic = Callable[[Tensor], Tensor]
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean of each column, (*E)."""
+    return x.mean(0)
+
+
+def variance(x: Tensor) -> Tensor:
+    """Variance of each column, (*E)."""
+    return x.var(0)
+
+
+def zero_fraction(x: Tensor) -> Tensor:
+    """Share of zeros in each column, (*E)."""
+    return (x == 0).to(x).mean(0)
+
+
+def largest(x: Tensor) -> Tensor:
+    """Largest value of each column, (*E)."""
+    return x.amax(0)
+
+
+def quantile(level: float) -> Statistic:
+    """A quantile of each column, (*E), at a level from 0 to 1.
+
+    Raises:
+        ValueError: if the level is outside.
+
+    Example:
+        >>> quantile(0.5)(torch.tensor([[1.0], [2.0], [9.0]]))
+        tensor([2.])
+    """
+    if not 0 <= level <= 1:
+        raise ValueError(f"level must be a number from 0 to 1; got {level}. E.g. 0.9.")
+
+    def statistic(x: Tensor) -> Tensor:
+        ordered = x.sort(0).values
+        place = level * (len(x) - 1)
+        low = int(place)
+        return ordered[low].lerp(ordered[min(low + 1, len(x) - 1)], place - low)
+
+    return statistic
+
+
+def correlation(first: int, second: int) -> Statistic:
+    """Correlation of two columns, counted through the flattened event.
+
+    Example:
+        >>> round(float(correlation(0, 1)(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))), 3)
+        1.0
+    """
+
+    def statistic(x: Tensor) -> Tensor:
+        columns = x.flatten(1)[:, [first, second]]
+        return torch.corrcoef(columns.T)[0, 1].nan_to_num()
+
+    return statistic
+
+
+def row_total(x: Tensor) -> Tensor:
+    """Sum of each row, (N,)."""
+    return x.flatten(1).sum(1)
+
+
+def row_mean(x: Tensor) -> Tensor:
+    """Mean of each row, (N,)."""
+    return x.flatten(1).mean(1)
+
+
+def row_standard_deviation(x: Tensor) -> Tensor:
+    """Standard deviation within each row, (N,)."""
+    return x.flatten(1).std(1, correction=0)
+
+
+def row_largest(x: Tensor) -> Tensor:
+    """Largest value of each row, (N,)."""
+    return x.flatten(1).amax(1)
+
+
+def on_cells(x: Tensor) -> Tensor:
+    """Number of cells above zero in each row, (N,): pixels that are on."""
+    return (x > 0).to(x).flatten(1).sum(1)
