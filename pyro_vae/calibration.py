@@ -83,10 +83,14 @@ class Calibration:
         return plots.rank_ecdf(self.ranks, self.num_draws, lower, upper, points, self.names, ax=ax)
 
     def plot_coverage(self, ax: Any = None) -> Any:
-        """Nominal against observed coverage of each coordinate; returns matplotlib axes."""
+        """Nominal against observed coverage, by coordinate up to eight, else on average; returns matplotlib axes."""
         from pyro_vae import plots
 
-        return plots.coverage(LEVELS, self.coverage(), names=self.names, ax=ax)
+        many = len(self.names) > 8
+        covered = self.coverage().mean(1) if many else self.coverage()
+        ax = plots.coverage(LEVELS, covered, names=None if many else self.names, ax=ax)
+        ax.set_title("intervals of the guide, simulated rows")
+        return ax
 
 
 def simulation_based_calibration(

@@ -63,11 +63,16 @@ class StatisticCheck:
             return [self._line("mean over rows", self.observed.mean(), self.replicated.mean(1), self.uniformity, None)]
         observed, replicated = self.observed.reshape(-1), self.replicated.reshape(len(self.replicated), -1)
         prior, posterior = self.prior.reshape(-1), self.posterior.reshape(-1)
-        extreme = (prior - 0.5).abs().sort(descending=True, stable=True).indices[:most].tolist()
         return [
             self._line(self.names[i], observed[i], replicated[:, i], float(prior[i]), float(posterior[i]))
-            for i in extreme
+            for i in self.extreme()[:most]
         ]
+
+    def extreme(self) -> list[int]:
+        """Numbers of the entries, those farthest out in the prior predictive first; ties count as halfway."""
+        replicated, observed = self.replicated.reshape(len(self.replicated), -1), self.observed.reshape(-1)
+        more = (replicated > observed).double().mean(0) + 0.5 * (replicated == observed).double().mean(0)
+        return [int(i) for i in (more - 0.5).abs().sort(descending=True, stable=True).indices]
 
     def _line(
         self, entry: str, observed: Tensor, replicated: Tensor, prior: float | None, posterior: float | None
@@ -82,14 +87,16 @@ class StatisticCheck:
             "posterior p (conservative)": posterior,
         }
 
-    def plot(self, entry: int = 0, ax: Any = None) -> Any:
-        """Observed and replicated values of one entry, or the tail probabilities of rows; returns matplotlib axes."""
+    def plot(self, entry: int | None = None, ax: Any = None) -> Any:
+        """Observed and replicated values of one entry, by default the most extreme, or the tail probabilities of rows;
+        returns matplotlib axes."""
         from pyro_vae import plots
 
         if self.of_rows:
             ax = plots.pit(self.prior, ax=ax)
-            ax.set_title(f"{self.name}: P(replicated >= observed), rows")
+            ax.set(title=f"{self.name} of rows", xlabel="P(replicated >= observed)")
             return ax
+        entry = self.extreme()[0] if entry is None else entry
         observed = float(self.observed.reshape(-1)[entry])
         name = self.name if self.observed.dim() == 0 else f"{self.name}, {self.names[entry]}"
         p = float(self.prior.reshape(-1)[entry])
@@ -137,7 +144,9 @@ class PIT:
         from pyro_vae import plots
 
         lines = self.overall(levels)
-        return plots.coverage(levels, [o["coverage"] for o in lines], [o["its error"] for o in lines], ax=ax)
+        ax = plots.coverage(levels, [o["coverage"] for o in lines], [o["its error"] for o in lines], ax=ax)
+        ax.set_title(f"predictive intervals, {self.unit}")
+        return ax
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class Checks:
         )
 
     def plot(self, axes: Any = None) -> Any:
-        """The first entry of each statistic, PIT values and coverage; returns an array of matplotlib axes."""
+        """The most extreme entry of each statistic, PIT values and coverage; returns an array of matplotlib axes."""
         from pyro_vae import plots
 
         axes = plots.grid(len(self.statistics) + 2) if axes is None else axes

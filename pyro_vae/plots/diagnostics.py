@@ -55,7 +55,8 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
         inside, beyond = part & np.isfinite(k), part & np.isinf(k)
         ax.plot(row[inside], k[inside], "o", color=color, label=f"{part.sum()} {word} {threshold:.2f}", **style)
         at_edge = {**style, "transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 3, "markersize": 6}
-        ax.plot(row[beyond], np.full(beyond.sum(), edge), "v^"[edge], color=color, **at_edge)
+        if beyond.any():  # an empty line that is not clipped would count as one at the corner of the figure
+            ax.plot(row[beyond], np.full(beyond.sum(), edge), "v^"[edge], color=color, **at_edge)
     if np.isnan(k).any():
         ax.plot([], [], " ", label=f"{np.isnan(k).sum()} NaN, left out")
     ax.axhline(threshold, **GUIDE)

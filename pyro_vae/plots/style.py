@@ -30,9 +30,12 @@ def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 def grid(count: int, columns: int = 3) -> np.ndarray:
     """So many axes of one new figure, in a flat array."""
-    lines = -(-count // columns)
-    figure = plt.figure(figsize=(4.6 * min(count, columns), 3.4 * lines), layout="constrained")
-    return np.array([figure.add_subplot(lines, min(count, columns), i + 1) for i in range(count)])
+    lines, columns = -(-count // columns), min(count, columns)
+    size = 5.6 * columns, 3.6 * lines
+    axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")[1].flatten()
+    for ax in axes[count:]:
+        ax.remove()
+    return axes[:count]
 
 
 def plain(ax: Axes, xlabel: str, ylabel: str) -> Axes:
