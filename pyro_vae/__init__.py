@@ -5,6 +5,7 @@ from typing import Any
 from pyro_vae import (
     bounds,
     calibration,
+    checks,
     datasets,
     disentanglement,
     elbos,
@@ -40,6 +41,7 @@ __all__ = [
     "bounds",
     "calibration",
     "check",
+    "checks",
     "compare",
     "datasets",
     "diagnose",

@@ -24,7 +24,8 @@ class Comparison:
         scores: mean log p(x) of each, with its Monte Carlo and its sampling error.
         differences: to the best, paired by row: at most 0, exactly 0 for the best; with both errors.
         bias: about how much each score is too low on average because the guide is not exact.
-        within_bias: whether a difference is no larger than the larger bias of the two: it may be due to the guides.
+        within_bias: whether a difference is no larger than twice its Monte Carlo error and the larger bias of the two
+            together: it may be due to the guides.
         unreliable: rows of each model with a k-hat above the threshold.
         results: the log-likelihoods by row.
     """
@@ -89,7 +90,8 @@ def compare(
     """Compare models by log p(x) of the same held-out rows, paired by row.
 
     Every score is too low by about Var(w) / 2K at mean weight 1, more for the model whose guide fits worse: a
-    difference no larger than that is flagged; more particles, or `method="ais"`, lower it.
+    difference no larger than twice that and its Monte Carlo error together is flagged; more particles, or
+    `method="ais"`, lower both.
 
     Args:
         models: at least two models by name, of the same data.
@@ -130,7 +132,8 @@ def compare(
             error = (result.standard_error.square() + best.standard_error.square()).sqrt()
         difference = mean_of(result.estimate - best.estimate, error)
         differences.append(difference)
-        within.append(name != names[0] and -difference.estimate <= -min(bias[name], bias[names[0]]))
+        margin = 2 * (difference.monte_carlo_error - min(bias[name], bias[names[0]]))
+        within.append(name != names[0] and not -difference.estimate > margin)  # unknown for one particle: flagged
     return Comparison(
         names=names,
         scores=[results[name].mean() for name in names],

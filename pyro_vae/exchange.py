@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae import predictive, scope
-from pyro_vae.chunks import facts, fields_of
+from pyro_vae.batches import Rows
+from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
 from pyro_vae.parts import positive_integer
 
 __all__ = ["Draws", "draws"]
@@ -22,8 +23,8 @@ class Draws:
 
     Attributes:
         groups: "posterior", "posterior_predictive", "prior", "prior_predictive": draws (S, N, ...);
-            "log_likelihood": log p(x) with the latents integrated out, (N,); "observed_data": (N, *E). A global latent
-            has no dimension of rows, and its "log_likelihood" is one number.
+            "log_likelihood": log p(x) with the latents integrated out, (N,); "observed_data": (N, *E), the values at
+            the data sites. A global latent has no dimension of rows, and its "log_likelihood" is one number.
         columns: names of the cells of a row, if they have names.
         index: names of the rows, if they have names.
         attributes: what else is known: numbers of draws, rows with k-hat above the threshold.
@@ -79,10 +80,10 @@ class Draws:
             array = np.broadcast_to(array, (self.attributes["num_samples"], *array.shape))
         lead = [] if group == "observed_data" else ["chain", "draw"]
         array = array if group == "observed_data" else array[None]
-        rows = ["row"] if self.in_rows.get(name, True) else []
+        rows = ["row"] if self.in_rows.get(name, True) and array.ndim > len(lead) else []
         rest = array.ndim - len(lead) - len(rows)
         is_data = group in ("posterior_predictive", "prior_predictive", "observed_data")
-        named = is_data and rest == 1 and self.columns is not None
+        named = is_data and rest == 1 and self.columns is not None and array.shape[-1] == len(self.columns)
         return [*lead, *rows, *(["column"] if named else [f"{name}_dim_{i}" for i in range(rest)])], array
 
 
@@ -119,31 +120,30 @@ def draws(
     """
     positive_integer("num_samples", num_samples)
     rows, names = model._rows(x, fields)
-    with scope.seeded(seed):
+    with scope.evaluating(model, seed=seed):
         batch = rows.take(slice(None), names, like=model.like)
-        latents = predictive.posterior_draws(
-            model, rows, num_samples=num_samples, resample=resample, fields=names
-        )
+        simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
+        prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
+        latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
+        latents = {name: value.reshape(prior[name].shape) for name, value in latents.items() if name in prior}
         replicated = []
         for sample in range(num_samples):
             one = {name: value[sample : sample + 1] for name, value in latents.items()}
             replicated.append(_by_site(model, predictive.replicate_whole(model, rows, one, names)))
-        simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
+        predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
+        observed, in_rows = _observed(model, rows, names)
         score = model.log_likelihood(rows, num_particles=num_particles, fields=("x", *names) if names else ())
-    prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
-    predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
     known = facts(model, rows, names)
     data = list(model.data_sites)
     site = data[0] if len(data) == 1 else "x"
-    shapes = {name: tuple(value.shape[1:2]) == (len(rows),) for name, value in prior.items()}
     return Draws(
         groups={
-            "posterior": {name: value for name, value in latents.items() if name in prior},
+            "posterior": latents,
             "posterior_predictive": predicted,
             "prior": {name: value for name, value in prior.items() if name not in data},
             "prior_predictive": {name: prior[name] for name in data},
             "log_likelihood": {site: score.estimate.squeeze(0) if known.joint else score.estimate},
-            "observed_data": {site: batch["x"]},
+            "observed_data": observed,
         },
         columns=rows.columns,
         index=rows.index,
@@ -153,9 +153,19 @@ def draws(
             "num_particles": num_particles,
             "unreliable_rows": int(score.unreliable.sum()),
         },
-        in_rows=shapes,
+        in_rows=in_rows,
     )
 
 
 def _by_site(model: Any, values: Any) -> dict[str, Tensor]:
     return values if isinstance(values, dict) else {model.data_sites[0]: values}
+
+
+def _observed(model: Any, rows: Rows, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    """The values at the data sites, and for every site of the model whether it has a dimension of rows."""
+    parts = []
+    for batch in row_chunks(model, rows, 1, fields):
+        record = chunk_weights(model, batch, 1)
+        parts.append({name: record.observed[name].value.squeeze(0) for name in model.data_sites})
+        in_rows = {name: site.in_rows for name, site in [*record.latent.items(), *record.observed.items()]}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, in_rows

@@ -16,6 +16,7 @@ from pyro_vae import chunks, scope
 from pyro_vae.batches import as_tensor
 from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
 from pyro_vae.distributions import cells_of
+from pyro_vae.elbos.evidence import closed_forms_hold
 from pyro_vae.evaluation import Mean, mean_of
 from pyro_vae.parts import positive_integer
 from pyro_vae.programs import given
@@ -35,9 +36,10 @@ class SiteUse:
     """How the rows given use one latent site, with D coordinates.
 
     Attributes:
-        kl: KL(q(z | x) || p(z)) on average over the rows, in nats, given the sites before it.
+        kl: KL(q(z | x) || p(z)) on average over the rows, in nats, given the sites before it; where the guide draws
+            sites in another order than the model, E log q / p at this site, and only the sum over sites is a KL.
         kl_per_dimension: that of each coordinate, (D,); None where coordinates depend on each other.
-        mean_variance: variance over rows of the mean of q(z | x), (D,).
+        mean_variance: variance over rows of the mean of q(z | x), (D,); less the noise of means taken of draws.
         active: whether that is above 0.01, (D,).
     """
 
@@ -142,9 +144,9 @@ def use(
     return LatentUse(
         sites=sites,
         kl=mean_of(kl, error),
-        mutual_information=mean_of(information, torch.zeros_like(information)),
+        mutual_information=mean_of(information.mean(0), information.std(0) / math.sqrt(2)),
         aggregate_kl=float(kl[:information_rows].mean() - information.mean()),
-        information_rows=len(information),
+        information_rows=information.shape[1],
     )
 
 
@@ -155,6 +157,7 @@ class _Site(NamedTuple):
     error: Tensor  # (B,)
     by_cell: Tensor | None  # (B, D)
     mean: Tensor  # (B, D)
+    noise: Tensor  # (B, D), the variance of these means
 
 
 class _Measures(NamedTuple):
@@ -169,14 +172,21 @@ def _measured(record: LogWeights) -> _Measures:
     def averaged(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         return log_ratio.double().mean(0), log_ratio.double().std(0) / math.sqrt(record.num_particles)
 
-    sites = {}
+    sites, ordered = {}, closed_forms_hold(record)
     for name, p in record.latent.items():
-        q, rows, mean = record.guide[name], record.num_rows, _mean(record.guide[name].distribution)
-        mean = (q.value if mean is None else mean).expand(q.value.shape).mean(0).reshape(rows, -1).double()
-        by_cell = _kl_by_cell(q.distribution, p.distribution, q.value)
-        kept = None if by_cell is None else by_cell.double().mean(0).reshape(rows, -1)
-        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean)
+        q = record.guide[name]
+        mean = _mean(q.distribution)
+        mean = _by_row(q, q.value if mean is None else mean)
+        by_cell = _kl_by_cell(q.distribution, p.distribution, q.value, ordered)
+        kept = None if by_cell is None else _by_row(q, by_cell).mean(0)
+        noise = mean.var(0) / record.num_particles
+        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean.mean(0), noise)
     return _Measures(sites, *averaged(record.log_guide - record.log_prior))
+
+
+def _by_row(site: Site, terms: Tensor) -> Tensor:
+    """Terms that broadcast to the site's value, one for each of its cells: (K, B, D)."""
+    return terms.double().expand(site.value.shape).movedim(_rows_of(site), 1).flatten(2)
 
 
 def _mean(distribution: Any) -> Tensor | None:
@@ -187,47 +197,48 @@ def _mean(distribution: Any) -> Tensor | None:
         return None
 
 
-def _kl_by_cell(q: Any, p: Any, value: Tensor) -> Tensor | None:
-    """KL of each coordinate, by draws where there is no closed form; None where coordinates are dependent."""
+def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
+    """KL of each coordinate, by draws where no closed form holds; None where coordinates are dependent."""
     try:
-        q, p = cells_of(q), cells_of(p)
+        q, p = (cells_of(one).expand(value.shape) for one in (q, p))
     except NotImplementedError:
         return None
     try:
-        terms = kl_divergence(q, p)
+        if ordered:
+            return kl_divergence(q, p)
     except NotImplementedError:
-        terms = q.log_prob(value) - p.log_prob(value)
-    return terms.expand(value.shape)
+        pass
+    terms: Tensor = q.log_prob(value) - p.log_prob(value)
+    return terms
 
 
 def _joined(parts: list[_Site]) -> SiteUse:
     mean = torch.cat([part.mean for part in parts])
     variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
+    variance = (variance - torch.cat([part.noise for part in parts]).mean(0)).clamp_min(0)
     cells = [part.by_cell for part in parts if part.by_cell is not None]
     kl = mean_of(torch.cat([part.kl for part in parts]), torch.cat([part.error for part in parts]))
     return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
 
 
 def _information(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """log q(z | x) / q(z) at one draw of z for each of N rows, (N,)."""
+    """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N)."""
     n = len(batch["x"])
     record = chunk_weights(model, batch, 2)
-    own = record.log_guide[0].double()
     width = sum(site.value[0].numel() for site in record.guide.values())
     mixture = []
-    for some in torch.arange(n).split(max(2, chunks.CELLS // width)):
-        count, some = len(some), some if len(some) > 1 else some.repeat(2)  # there is a plate for two particles or more
+    for some in torch.arange(2 * n).split(max(2, chunks.CELLS // width // 2 * 2)):  # never one: particles have a plate
         values = {  # each of these draws, seen from every row
-            name: site.value[0]
-            .movedim(_rows_of(site), 0)[some]
+            name: site.value.movedim(_rows_of(site), 1)
+            .flatten(0, 1)[some]
             .unsqueeze(_rows_of(site))
             .expand(len(some), *site.value.shape[1:])
             for name, site in record.guide.items()
         }
         program = given(model.guide, values)
         pairs = log_weights(model.guide, program, batch["x"], num_particles=len(some), **fields_of(batch)).log_guide
-        mixture.append(torch.logsumexp(pairs.double(), 1)[:count] - math.log(n))
-    return own - torch.cat(mixture)
+        mixture.append(torch.logsumexp(pairs.double(), 1) - math.log(n))
+    return record.log_guide.double() - torch.cat(mixture).reshape(2, n)
 
 
 def _rows_of(site: Site) -> int:

@@ -100,6 +100,109 @@ def test_global_latents_are_shared_by_the_rows_of_a_draw() -> None:
     assert draws.shape == (4, 6)
 
 
+def test_resampled_draws_have_the_posteriors_moments_where_the_guides_are_off() -> None:
+    program = LinearGaussian(width=1.4, shift=0.2)
+    x = program.draw(4)
+    mean_map, covariance = program.posterior_parameters()
+    mean, variance = ((x - program.bias) @ mean_map.T).detach(), covariance.diag().detach()
+    plain = program.posterior_draws(x, num_samples=4000, seed=0)["z"]
+    drawn = program.posterior_draws(x, num_samples=4000, resample=20_000, seed=0)["z"]
+    assert drawn.shape == plain.shape == (4000, 4, 2)
+    ess = program.log_likelihood(x, num_particles=20_000, seed=0).ess.min()
+    error = (variance * (1 / 4000 + 1 / ess)).sqrt()
+    assert ((drawn.mean(0) - mean).abs() < 5 * error).all()
+    assert ((plain.mean(0) - mean).abs() > 5 * error).all()
+    assert ((drawn.var(0) / variance - 1).abs() < 5 * (2 / 4000 + 4 / ess) ** 0.5).all()
+    replicated = program.posterior_predictive(x, num_samples=4000, resample=20_000, seed=0)
+    expected = mean @ program.weight.T + program.bias
+    spread = (program.weight @ covariance @ program.weight.T).diag() + program.log_scale.mul(2).exp()
+    assert ((replicated.mean(0) - expected).abs() < 5 * (spread * (1 / 4000 + 1 / ess)).sqrt()).all()
+
+
+def test_resampling_of_a_discrete_latent_follows_bayes() -> None:
+    program = Discrete()
+    drawn = program.posterior_draws(program.rows, num_samples=4000, resample=20_000, seed=0)["z"]
+    posterior = program.log_joint(program.rows).softmax(-1).detach()
+    for z in range(3):
+        share = (drawn == z).double().mean(0)
+        assert ((share - posterior[:, z]).abs() < 5 * (0.25 * (1 / 4000 + 1 / 5000)) ** 0.5).all()
+
+
+def test_resampling_of_a_global_latent() -> None:
+    program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
+    with torch.no_grad():
+        program.slope.fill_(0.8)
+    drawn = program.posterior_draws(x, num_samples=3000, resample=20_000, seed=0)["mu"].flatten()
+    exact = float(x.sum()) / program.precision
+    assert abs(float(drawn.mean()) - exact) < 5 * (2 / program.precision / 3000) ** 0.5
+    assert program.posterior_predictive(x, num_samples=3, resample=10, seed=0).shape == (3, 6)
+
+
+def test_quantiles_are_those_of_the_draws(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    program = LinearGaussian()
+    x = program.draw(5)
+    draws = program.posterior_predictive(x, num_samples=101, seed=0)
+    levels = (0.05, 0.5, 0.95)
+    found = program.posterior_predictive(x, num_samples=101, quantiles=levels, seed=0)
+    expected = torch.quantile(draws, torch.tensor(levels, dtype=torch.float64), dim=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    program.posterior_predictive(x, num_samples=101, quantiles=levels, seed=0, out=tmp_path / "quantiles.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "quantiles.npy"), expected, rtol=1e-12)
+    mean_map, covariance = program.posterior_parameters()
+    mean = (x - program.bias) @ mean_map.T @ program.weight.T + program.bias
+    scale = ((program.weight @ covariance @ program.weight.T).diag() + program.log_scale.mul(2).exp()).sqrt()
+    wide = program.posterior_predictive(x, num_samples=20_000, quantiles=(0.05, 0.95), seed=0)
+    error = 5 * scale * (0.05 * 0.95 / 20_000) ** 0.5 / 0.1031  # the normal density at the quantile
+    assert ((wide[0] - mean + 1.6449 * scale).abs() < error).all()
+    assert ((wide[1] - mean - 1.6449 * scale).abs() < error).all()
+    monkeypatch.setattr(chunks, "CELLS", 40)
+    assert program.posterior_predictive(x, num_samples=101, quantiles=levels, seed=0).shape == (3, 5, 4)
+
+
+def test_simulated_rows_come_with_their_latents() -> None:
+    program = LinearGaussian()
+    drawn = program.simulate(20_000, seed=0)
+    assert {name: tuple(value.shape) for name, value in drawn.items()} == {"z": (20_000, 2), "x": (20_000, 4)}
+    noise = drawn["x"] - drawn["z"] @ program.weight.T - program.bias
+    scale = float(program.log_scale.detach().exp())
+    assert ((noise.std(0) / scale - 1).abs() < 5 * (0.5 / 20_000) ** 0.5).all()
+    assert ((drawn["z"].mean(0)).abs() < 5 / 20_000**0.5).all()
+    assert torch.equal(program.simulate(7, seed=0)["x"], program.sample(7, seed=0))
+    assert GlobalMean().simulate(5, seed=0)["mu"].shape == ()
+
+
+def test_the_predictive_from_given_latents() -> None:
+    program = LinearGaussian()
+    z = torch.tensor([[0.5, -1.0], [2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    draws = program.predictive(z, num_samples=4000, seed=0)
+    assert draws.shape == (4000, 3, 4)
+    scale = float(program.log_scale.detach().exp())
+    assert ((draws.mean(0) - z @ program.weight.T - program.bias).abs() < 5 * scale / 4000**0.5).all()
+    assert ((draws.std(0) / scale - 1).abs() < 5 * (0.5 / 4000) ** 0.5).all()
+    assert torch.equal(draws, program.predictive({"z": z}, num_samples=4000, seed=0))
+    levels = program.predictive(z, num_samples=4000, quantiles=(0.5,), seed=0)
+    np.testing.assert_allclose(levels[0], draws.median(0).values, atol=0.01)
+    layers = TwoLayers()
+    drawn = layers.predictive({"b": torch.tensor([0.0, 3.0])}, num_samples=4000, seed=0)  # a is drawn given b
+    assert set(drawn) == {"x", "y"}
+    assert ((drawn["x"].mean(0) - torch.tensor([0.0, 3.0])).abs() < 5 * (2 / 4000) ** 0.5).all()
+    assert ((drawn["y"].var(0) / 5 - 1).abs() < 5 * (2 / 4000) ** 0.5).all()
+    with pytest.raises(ValueError, match=r"latents must be a dictionary of values at sites of \['b', 'a'\]; got a tens"):
+        layers.predictive(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"at sites of \['z'\]; got \['w'\]. Name the sites"):
+        program.predictive({"w": z})
+
+
+def test_vaes_of_several_layers_draw_resample_and_simulate() -> None:
+    vae = pv.HierarchicalVAE(likelihood=LIKELIHOODS["Bernoulli"](), latent_dims=(3, 2), width=8, seed=0)
+    x = draw_data(vae.likelihood, 5)
+    drawn = vae.posterior_draws(x, num_samples=4, resample=20, seed=0)
+    assert {name: tuple(value.shape) for name, value in drawn.items()} == {"z1": (4, 5, 3), "z2": (4, 5, 2)}
+    assert vae.posterior_predictive(x, num_samples=4, resample=20, seed=0).shape == (4, 5, 2, 3)
+    assert vae.predictive({"z2": torch.zeros(6, 2)}, num_samples=2, seed=0).shape == (2, 6, 2, 3)
+    assert set(vae.simulate(3, seed=0)) == {"z1", "z2", "x"}
+
+
 class TwoLayers(pv.LatentVariableModel):
     """b ~ N(0, 1), a ~ N(b, 1), with two data sites."""
 
@@ -181,6 +284,10 @@ BAD = {
     r"z must have shape \(..., 3\); got \(4, 2\)": lambda vae, x: vae.decode(torch.zeros(4, 2)),
     "x1 must have as many rows as x0, 4; got 2": lambda vae, x: vae.interpolate(x, x[:2]),
     "num_rows must be a positive integer; got 0": lambda vae, x: vae.sample(0),
+    "resample must be an integer of at least 10; got 5": lambda vae, x: vae.posterior_predictive(
+        x, num_samples=10, resample=5
+    ),
+    r"quantiles must be numbers from 0 to 1; got \(95,\)": lambda vae, x: vae.posterior_predictive(x, quantiles=(95,)),
     "num_samples must be a positive integer; got -1": lambda vae, x: vae.posterior_predictive(x, num_samples=-1),
     r"x must have shape \(rows, 2, 3\) for Bernoulli; got \(4, 3\)": lambda vae, x: vae.encode(x[:, 0]),
     "x must be finite; got nan in row 0": lambda vae, x: vae.elbo(x * torch.nan),

@@ -317,7 +317,7 @@ def statistic(
         bins = np.arange(low - 0.5, high + step, step)
     ax = axes(ax, (6.4, 4.0))
     ax.hist(values, bins=bins, color=GREY, edgecolor="white", linewidth=0.5, label="replicated")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=whole))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     ax.axvline(float(observed), color=VALID, linewidth=2, label=f"observed: {float(observed):.4g}")
     ax.set_title(name if p_value is None else f"{name}: tail probability {p_value:.2g}", color=INK, fontsize="medium")
     legend_beside(ax)

@@ -162,13 +162,19 @@ def predictive(
         values = cast({name: as_tensor(value, name) for name, value in named.items()}, model.like)
         values = {name: value.to(model.like) if value.is_floating_point() else value for name, value in values.items()}
         batch = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
-        count = num_rows_of(model, values, batch)
-        draws = []
-        for _ in range(num_samples):
-            with Given(values):
-                draws.append(data_of(model, trace_of(model.model, rows=count, **batch)))
-    stacked = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-    return _only(stacked if quantiles is None else {n: _quantiles(value, quantiles) for n, value in stacked.items()})
+        rows = num_rows_of(model, values, batch)
+        with scope.preserved_rng(), Given(values):
+            probe = trace_of(model.model, rows=rows, **batch)
+        frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
+        size = max(1, chunks.CELLS // max(value.numel() for value in data_of(model, probe).values()))
+        parts = []
+        for start in range(0, num_samples, size):
+            count = min(size, num_samples - start)
+            with particles(count, -min(frames, default=0)), Given(values):
+                drawn = data_of(model, trace_of(model.model, rows=rows, **batch))
+            parts.append(drawn if count > 1 else {name: value.unsqueeze(0) for name, value in drawn.items()})
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return _only(whole if quantiles is None else {name: _quantiles(value, quantiles) for name, value in whole.items()})
 
 
 def _streamed(
