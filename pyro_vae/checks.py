@@ -128,7 +128,8 @@ class PIT:
         """Level, coverage over all cells, and its standard error by the spread over rows."""
         lines = []
         for level in levels:
-            by_row = ((self.values - 0.5).abs() <= level / 2).double().flatten(1).mean(1)
+            inside = ((self.values - 0.5).abs() <= level / 2).double()
+            by_row = inside.reshape(len(inside), -1).mean(1)
             error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else math.nan
             lines.append({"level": level, "coverage": float(by_row.mean()), "its error": error})
         return lines

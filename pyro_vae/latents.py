@@ -186,7 +186,8 @@ def _measured(record: LogWeights) -> _Measures:
 
 def _by_row(site: Site, terms: Tensor) -> Tensor:
     """Terms that broadcast to the site's value, one for each of its cells: (K, B, D)."""
-    return terms.double().expand(site.value.shape).movedim(_rows_of(site), 1).flatten(2)
+    terms = terms.double().expand(site.value.shape).movedim(_rows_of(site), 1)
+    return terms.reshape(*terms.shape[:2], -1)
 
 
 def _mean(distribution: Any) -> Tensor | None:
@@ -276,7 +277,7 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
         seed: of the cut.
 
     Raises:
-        ValueError: if shapes, kind or folds are wrong.
+        ValueError: if shapes, kind or folds are wrong, or a class has fewer rows than there are folds.
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
@@ -294,6 +295,14 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
     if kind not in ("linear", "knn"):
         raise ValueError(f"kind must be linear or knn; got {kind!r}. Choose one of these.")
     classes, neighbours = y.dtype.kind in "biu", min(15, len(y) // 2)
+    counts = np.unique(y, return_counts=True)[1]
+    if classes and (len(counts) < 2 or counts.min() < folds):
+        raise ValueError(
+            f"labels must be two classes or more of at least {folds} rows each; got {len(counts)}, the smallest of"
+            f" {counts.min()}. Leave rare classes out, or ask for fewer folds."
+        )
+    if not classes and len(y) < 2 * folds:
+        raise ValueError(f"labels must be at least {2 * folds} numbers; got {len(y)}. Ask for fewer folds.")
     makers: dict[tuple[str, bool], Any] = {
         ("linear", True): lambda: LogisticRegression(max_iter=2000),
         ("linear", False): lambda: RidgeCV(np.logspace(-3, 3, 7)),
@@ -303,7 +312,7 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
     cut = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), makers[kind, classes]())
     scores = cross_val_score(model, z, y, cv=cut, scoring="accuracy" if classes else "r2")
-    baseline = float(np.unique(y, return_counts=True)[1].max() / len(y)) if classes else 0.0
+    baseline = float(counts.max() / len(y)) if classes else 0.0
     return Probe(float(scores.mean()), float(scores.std(ddof=1) / math.sqrt(folds)), baseline, kind)
 
 

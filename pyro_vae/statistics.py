@@ -80,7 +80,7 @@ def correlation(first: int, second: int) -> Statistic:
     """
 
     def statistic(x: Tensor) -> Tensor:
-        columns = x.flatten(1)[:, [first, second]]
+        columns = x.reshape(len(x), -1)[:, [first, second]]
         return torch.corrcoef(columns.T)[0, 1].nan_to_num()
 
     return statistic
@@ -88,22 +88,22 @@ def correlation(first: int, second: int) -> Statistic:
 
 def row_total(x: Tensor) -> Tensor:
     """Sum of each row, (N,)."""
-    return x.flatten(1).sum(1)
+    return x.reshape(len(x), -1).sum(1)
 
 
 def row_mean(x: Tensor) -> Tensor:
     """Mean of each row, (N,)."""
-    return x.flatten(1).mean(1)
+    return x.reshape(len(x), -1).mean(1)
 
 
 def row_standard_deviation(x: Tensor) -> Tensor:
     """Standard deviation within each row, (N,)."""
-    return x.flatten(1).std(1, correction=0)
+    return x.reshape(len(x), -1).std(1, correction=0)
 
 
 def row_largest(x: Tensor) -> Tensor:
     """Largest value of each row, (N,)."""
-    return x.flatten(1).amax(1)
+    return x.reshape(len(x), -1).amax(1)
 
 
 def on_cells(x: Tensor) -> Tensor:

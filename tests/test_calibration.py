@@ -1,0 +1,161 @@
+"""The encoder against the exact posterior: ranks, coverage, the amortisation gap, NUTS."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import draw_data, small_vae
+from exact import Discrete, GlobalMean, LinearGaussian
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae import calibration
+
+
+class MeanField(LinearGaussian):
+    """The best product of normals under KL(q || p): exact means, and the deviations of the conditionals."""
+
+    def guide(self, x, **batch):
+        mean_map, covariance = self.posterior_parameters()
+        scale = torch.linalg.inv(covariance).diag().rsqrt()
+        with pyro.plate("data", len(x)):
+            loc = (x - self.bias.detach()) @ mean_map.detach().T + 0 * self.mean_shift
+            return pyro.sample("z", dist.Normal(loc, scale.detach()).to_event(1))
+
+
+def correlated(kind=LinearGaussian):
+    """Two latents that x tells apart badly: their posterior correlation is about -0.9."""
+    program = kind(event=4, latent=2)
+    with torch.no_grad():
+        program.weight.copy_(torch.tensor([[1.0, 0.8], [1.0, 1.1], [1.0, 0.9], [1.0, 1.2]]) * 1.5)
+        mean_map, covariance = program.posterior_parameters()
+        program.mean_map.copy_(mean_map)
+        program.tril.copy_(torch.linalg.cholesky(covariance))
+    return program
+
+
+def test_the_exact_guide_passes() -> None:
+    found = calibration.simulation_based_calibration(correlated(), num_rows=2000, seed=0)
+    assert found.ranks.shape == (2000, 2) and found.names == ["z[0]", "z[1]"]
+    assert (found.p_values > 1e-4).all()
+    assert found.miscalibrated == [n for n, p in zip(found.names, found.p_values, strict=True) if p < 0.005]
+    assert (found.shape().abs() < 5 * (0.8 / 2000) ** 0.5).all()
+    for level, covered in zip((0.5, 0.8, 0.9, 0.95), found.coverage(), strict=True):
+        assert ((covered - level).abs() < 5 * (level * (1 - level) / 2000) ** 0.5).all()
+
+
+def test_a_mean_field_guide_of_a_correlated_posterior_shows_the_u_shape() -> None:
+    found = calibration.simulation_based_calibration(correlated(MeanField), num_rows=1000, num_draws=99, seed=0)
+    assert (found.p_values < 1e-6).all() and found.miscalibrated == ["z[0]", "z[1]"]
+    counts = torch.stack([torch.bincount(column // 10, minlength=10) for column in found.ranks.T])
+    assert (counts[:, [0, -1]] > 2 * counts[:, 4:6].max(1, keepdim=True).values).all()
+    assert (found.shape() > 0.3).all()
+    assert (found.coverage((0.9,)) < 0.7).all()
+    assert "2 of 2 coordinates have ranks that are not uniform" in str(found)
+
+
+def test_a_wide_and_a_shifted_guide_are_told_apart() -> None:
+    wide = calibration.simulation_based_calibration(LinearGaussian(width=2.0), num_rows=500, seed=0)
+    assert (wide.shape() < -0.3).all() and len(wide.miscalibrated) == 2
+    shifted = calibration.simulation_based_calibration(LinearGaussian(shift=0.5), num_rows=500, seed=0)
+    assert (shifted.ranks.double().mean(0) < 45).all() and len(shifted.miscalibrated) == 2
+
+
+def test_ranks_of_discrete_latents_break_ties_at_random() -> None:
+    class Exact(Discrete):
+        def guide(self, x, **batch):
+            with pyro.plate("data", len(x)):
+                return pyro.sample("z", dist.Categorical(logits=self.log_joint(x).detach() + 0 * self.guide_logits.sum()))
+
+    found = calibration.simulation_based_calibration(Exact(), num_rows=2000, num_draws=19, seed=0)
+    assert found.names == ["z"] and float(found.p_values) > 1e-4
+    wrong = calibration.simulation_based_calibration(Discrete(), num_rows=2000, num_draws=19, seed=0)
+    assert float(wrong.p_values) < 1e-4
+
+
+def test_layers_and_fields_are_ranked() -> None:
+    vae = pv.HierarchicalVAE(likelihood=pv.likelihoods.Bernoulli(3), latent_dims=(2, 1), width=4, seed=0)
+    found = calibration.simulation_based_calibration(vae, num_rows=20, num_draws=9, seed=0)
+    assert sorted(found.names) == ["z1[0]", "z1[1]", "z2"]
+    vae = small_vae(likelihood=pv.likelihoods.Poisson((2, 3)))
+    offset = torch.zeros(20, dtype=torch.float64)
+    assert calibration.simulation_based_calibration(vae, num_rows=20, offset=offset, seed=0).ranks.shape == (20, 3)
+    with pytest.raises(NotImplementedError, match="Rows must be independent to be ranked each; got a global latent"):
+        calibration.simulation_based_calibration(GlobalMean(), num_rows=6)
+
+
+def test_the_band_holds_whole_curves_at_its_level() -> None:
+    points, lower, upper = calibration.band_of_uniform_ecdf(200, 49, level=0.9)
+    ranks = torch.randint(0, 50, (2000, 200))
+    below = torch.stack([(ranks < round(float(point) * 50)).double().mean(1) for point in points], 1) - points
+    inside = ((below >= lower - 1e-12) & (below <= upper + 1e-12)).all(1).double().mean()
+    assert abs(float(inside) - 0.9) < 5 * (0.9 * 0.1 * 2 / 2000) ** 0.5 + 0.02  # of both simulations; ranks are whole
+    assert ((lower < 0) & (upper > 0)).all()
+
+
+def test_the_amortisation_gap_of_a_bad_encoder_is_found() -> None:
+    torch.manual_seed(0)
+    program = LinearGaussian(event=6, latent=2)
+    x = program.draw(40)
+    vae = pv.VAE(
+        likelihood=pv.likelihoods.Normal(6, scale="fixed", fixed_scale=float(program.log_scale.detach().exp()), standardize=False),
+        prior=pv.priors.Normal(2),
+        guide=pv.guides.MultivariateNormal(),
+        decoder=nn.Linear(2, 6),
+        seed=0,
+    ).double()
+    with torch.no_grad():
+        vae.decoder.module.weight.copy_(program.weight)
+        vae.decoder.module.bias.copy_(program.bias)
+    found = calibration.amortization_gap(vae, x, steps=400, num_particles=500, seed=0)
+    truth = program.log_evidence(x).detach()
+    left = truth - found.optimized
+    error = float(left.std()) / 40**0.5
+    assert float(left.mean()) < 0.1 + 5 * error  # the family holds the exact posterior: nothing else is left
+    assert found.gap.estimate == pytest.approx(float((found.optimized - found.amortized).mean()))
+    assert found.gap.estimate > 1 and "amortisation gap" in str(found)
+    with pytest.raises(NotImplementedError, match="The gap needs a guide that can be refined"):
+        calibration.amortization_gap(program, x)
+
+
+def test_nuts_has_the_exact_posteriors_moments() -> None:
+    program = correlated(MeanField)
+    x = program.draw(2)
+    found = calibration.against_nuts(program, x, num_samples=200, warmup=100, seed=0)
+    mean_map, covariance = program.posterior_parameters()
+    mean, scale = ((x - program.bias) @ mean_map.T).detach(), covariance.diag().sqrt().detach()
+    assert ((found.nuts_mean - mean).abs() < 5 * scale / 40**0.5).all()  # 40 effective draws at least
+    assert ((found.nuts_scale / scale - 1).abs() < 5 * (0.5 / 40) ** 0.5).all()
+    exact = torch.linalg.inv(covariance).diag().rsqrt().detach()
+    assert ((found.guide_scale / exact - 1).abs() < 5 * (0.5 / 1000) ** 0.5).all()
+    assert (found.scale_ratio < 0.8).all()
+    assert (found.rhat < 1.2).all() and found.names == ["z[0]", "z[1]"]
+    assert "guide against NUTS on 2 rows" in str(found)
+    assert all(parameter.requires_grad for parameter in program.parameters())
+
+
+def test_nuts_draws_global_latents_given_all_rows_and_refuses_discrete_ones() -> None:
+    program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
+    found = calibration.against_nuts(program, x, num_samples=300, warmup=100, seed=0)
+    assert found.nuts_mean.shape == (1, 1)
+    scale = program.precision**-0.5
+    assert abs(float(found.nuts_mean) - float(x.sum()) / program.precision) < 5 * scale / 50**0.5
+    with pytest.raises(NotImplementedError, match="NUTS needs latents with densities"):
+        calibration.against_nuts(Discrete(), Discrete.rows[:1], num_samples=10, warmup=5)
+
+
+def test_figures_are_drawn() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = calibration.simulation_based_calibration(correlated(MeanField), num_rows=100, seed=0)
+    assert found.plot().get_ylabel() == "ECDF - uniform"
+    assert "coverage" in found.plot_coverage().get_ylabel()
+    program = correlated()
+    against = calibration.against_nuts(program, program.draw(1), num_samples=20, warmup=20, seed=0)
+    assert "NUTS" in against.plot().get_ylabel()
+    plt.close("all")

@@ -1,0 +1,220 @@
+"""Tail probabilities, PIT values and coverage: uniform where they should be, and the closed form elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from cases import draw_data, small_vae
+from exact import Discrete, GlobalMean, LinearGaussian
+from scipy.stats import kstest
+
+import pyro_vae as pv
+from pyro_vae import checks, statistics
+from pyro_vae.evaluation import UnreliableWarning
+
+STANDARD = torch.distributions.Normal(0.0, 1.0)
+RATE = 1e-4  # at which these tests fail though all is right, each
+
+
+def first(x):
+    return x[:, 0]
+
+
+def test_tail_probabilities_of_fresh_rows_are_uniform() -> None:
+    program = LinearGaussian()
+    found = pv.check(program, program.draw(1000), {"first": first, "spread": statistics.row_standard_deviation}, seed=0)
+    for one in found.statistics.values():
+        assert one.of_rows and one.prior.shape == (1000,)
+        assert kstest(one.prior.numpy(), "uniform").pvalue > RATE
+        assert one.uniformity == pytest.approx(kstest(one.prior.numpy(), "uniform").pvalue)
+
+
+def test_tail_probabilities_of_fresh_data_sets_are_uniform_ties_included() -> None:
+    program, p = Discrete(), []
+    for seed in range(150):  # shares of zeros in 12 rows: many ties
+        x = program.sample(12, seed=1000 + seed)
+        found = pv.check(program, x, {"zeros": statistics.zero_fraction}, num_samples=19, seed=seed)
+        p.append(found.statistics["zeros"].prior)
+    for column in torch.stack(p).T:
+        assert kstest(column.numpy(), "uniform").pvalue > RATE
+
+
+def test_a_wrong_model_is_found_out() -> None:
+    program = LinearGaussian()
+    x = program.draw(300)
+    with torch.no_grad():
+        program.log_scale.add_(0.7)  # twice the noise
+    found = pv.check(program, x, {"variance": statistics.variance, "spread": statistics.row_standard_deviation}, seed=0)
+    assert (found.statistics["variance"].prior > 0.95).all()
+    assert found.statistics["spread"].uniformity < 1e-6
+    assert found.pit.overall((0.9,))[0]["coverage"] > 0.93
+
+
+def test_posterior_tail_probabilities_match_their_closed_form() -> None:
+    program = LinearGaussian()
+    x = program.draw(200)
+    one = pv.check(program, x, {"first": first}, num_samples=500, seed=0).statistics["first"]
+    mean_map, covariance = program.posterior_parameters()
+    mean = ((x - program.bias) @ mean_map.T @ program.weight.T + program.bias).detach()[:, 0]
+    variance = (program.weight @ covariance @ program.weight.T).diag() + program.log_scale.mul(2).exp()
+    exact = 1 - STANDARD.cdf((x[:, 0] - mean) / variance.detach()[0].sqrt())
+    error = (exact * (1 - exact) / 500 + 1 / 500**2).sqrt()
+    assert ((one.posterior - exact).abs() < 5 * error).all()
+    assert float(one.posterior.std()) < 0.9 * float(one.prior.std())  # conservative
+    wide = LinearGaussian(width=1.5)  # the same model; its guide is mended by resampling
+    mended = pv.check(wide, x, {"first": first}, num_samples=500, resample=5000, seed=0).statistics["first"]
+    assert ((mended.posterior - exact).abs() < 6 * error).all()
+
+
+def conditional_pit(program, x):
+    """P(x_ij <= observed | the other cells of the row) of a normal vector."""
+    precision = torch.linalg.inv(program.marginal().covariance_matrix.detach())
+    weighted = (x - program.bias.detach()) @ precision  # precision_jj (x_j - its conditional mean)
+    return STANDARD.cdf(weighted / precision.diag().sqrt())
+
+
+def test_pit_values_by_row_and_by_cell_match_their_closed_forms() -> None:
+    program = LinearGaussian(event=12, latent=2)
+    x = program.draw(150)
+    marginal = program.marginal()
+    by_row = checks.pit(program, x, num_samples=2000, seed=0)
+    exact = STANDARD.cdf((x - marginal.mean) / marginal.stddev).detach()
+    assert ((by_row.values - exact).abs() < 5 * (exact * (1 - exact) / 2000 + 1 / 2000**2).sqrt()).all()
+    by_cell = checks.pit(program, x, unit="cell", num_particles=4000, seed=0)
+    exact = conditional_pit(program, x)
+    fair = by_cell.khat < 0.5
+    assert float(fair.double().mean()) > 0.9
+    error = (exact * (1 - exact) / 500 + 1 / 500**2).sqrt()  # at least 500 of 4,000 draws count
+    assert ((by_cell.values - exact).abs() < 5 * error)[fair].all()
+    assert float((by_cell.values - by_row.values).abs().mean()) > 0.1  # they answer different questions
+
+
+def test_coverage_is_nominal_for_the_true_model_ties_included() -> None:
+    program = LinearGaussian(event=12, latent=2)
+    for found in (
+        checks.pit(program, program.draw(600), seed=0),
+        checks.pit(program, program.draw(600), unit="cell", num_particles=2000, seed=0),
+        checks.pit(Discrete(), Discrete().sample(600, seed=5), seed=0),
+    ):
+        for line in found.overall():
+            assert abs(line["coverage"] - line["level"]) < 5 * line["its error"]
+        by_column = found.coverage((0.5, 0.9))
+        assert by_column.shape == (2, *found.values.shape[1:])
+        for level, shares in zip((0.5, 0.9), by_column, strict=True):
+            assert ((shares - level).abs() < 5 * (level * (1 - level) / 600) ** 0.5).all()
+
+
+def test_cells_that_their_row_hangs_on_are_flagged() -> None:
+    program = LinearGaussian(event=2, latent=2)
+    with torch.no_grad():
+        program.log_scale.fill_(-3.0)
+    program.__init__(event=2, latent=2)  # type: ignore[misc]
+    with torch.no_grad():
+        program.log_scale.fill_(-2.0)
+        mean_map, covariance = program.posterior_parameters()
+        program.mean_map.copy_(mean_map)
+        program.tril.copy_(torch.linalg.cholesky(covariance))
+    with pytest.warns(UnreliableWarning, match="of the cells have a Pareto k-hat above the threshold when they are lef"):
+        found = checks.pit(program, program.draw(50), unit="cell", num_particles=300, seed=0)
+    assert float((found.khat > 0.7).double().mean()) > 0.3
+
+
+def test_statistics_of_rows_and_of_data_sets_are_told_apart() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 6)  # as many rows as cells
+    found = pv.check(
+        vae,
+        x,
+        {
+            "cells": lambda x: x.flatten(1).mean(0),
+            "rows": statistics.on_cells,
+            "number": lambda x: x.mean(),
+            "matrix": lambda x: torch.cov(x.flatten(1).T),
+        },
+        num_samples=5,
+        seed=0,
+    ).statistics
+    assert [found[name].of_rows for name in ("cells", "rows", "number", "matrix")] == [False, True, False, False]
+    assert found["matrix"].replicated.shape == (5, 6, 6)
+    assert found["number"].replicated.shape == (5,)
+    assert found["rows"].uniformity is not None and found["cells"].uniformity is None
+
+
+def test_columns_keep_their_names_and_the_report_reads() -> None:
+    program = LinearGaussian()
+    frame = pandas.DataFrame(program.draw(50).numpy(), columns=["age", "weight", "height", "pulse"])
+    found = pv.check(program, frame, num_samples=20, seed=0)
+    assert {line["entry"] for line in found.statistics["mean"].rows(4)} == set(frame.columns)
+    assert found.pit.columns == list(frame.columns)
+    text = str(found)
+    assert "posterior p (conservative)" in text and "Coverage of central intervals (row): 50%:" in text
+    assert set(found.statistics) == {"mean", "variance", "zero fraction", "row total", "row standard deviation"}
+
+
+def test_rows_that_share_a_latent_have_no_test_of_uniformity() -> None:
+    program = GlobalMean()
+    found = pv.check(program, torch.randn(6, dtype=torch.float64), {"row": lambda x: x}, num_samples=5, seed=0)
+    assert found.statistics["row"].of_rows and found.statistics["row"].uniformity is None
+
+
+def test_per_row_fields_reach_the_model() -> None:
+    vae = small_vae(likelihood=pv.likelihoods.Poisson((2, 3)))
+    offset = torch.linspace(0, 3, 40, dtype=torch.float64)
+    x = vae.sample(40, offset=offset, seed=1)
+    found = pv.check(vae, x, {"total": statistics.row_total}, num_samples=50, seed=0, offset=offset)
+    assert kstest(found.statistics["total"].prior.numpy(), "uniform").pvalue > RATE
+
+
+READY = {
+    "mean": (statistics.mean, lambda x: x.mean(0)),
+    "variance": (statistics.variance, lambda x: x.var(0, ddof=1)),
+    "zero_fraction": (statistics.zero_fraction, lambda x: (x == 0).mean(0)),
+    "largest": (statistics.largest, lambda x: x.max(0)),
+    "quantile": (statistics.quantile(0.3), lambda x: np.quantile(x, 0.3, axis=0)),
+    "quantile of 1": (statistics.quantile(1.0), lambda x: x.max(0)),
+    "correlation": (
+        statistics.correlation(0, 4),
+        lambda x: np.corrcoef(x.reshape(len(x), -1)[:, 0], x.reshape(len(x), -1)[:, 4])[0, 1],
+    ),
+    "row_total": (statistics.row_total, lambda x: x.sum((1, 2))),
+    "row_mean": (statistics.row_mean, lambda x: x.mean((1, 2))),
+    "row_standard_deviation": (statistics.row_standard_deviation, lambda x: x.std((1, 2))),
+    "row_largest": (statistics.row_largest, lambda x: x.max((1, 2))),
+    "on_cells": (statistics.on_cells, lambda x: (x > 0).sum((1, 2))),
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_ready_statistics(name: str) -> None:
+    ours, numpys = READY[name]
+    x = torch.poisson(torch.full((11, 2, 3), 1.5, dtype=torch.float64))
+    np.testing.assert_allclose(ours(x), numpys(x.numpy()), rtol=1e-12)
+
+
+def test_every_ready_statistic_is_tested() -> None:
+    assert {name.split()[0] for name in READY} == set(statistics.__all__) - {"Statistic"}
+
+
+BAD = {
+    "x must be at least two rows to be checked; got 1": lambda vae, x: pv.check(vae, x[:1]),
+    "statistic 'log' must be finite; got -inf": lambda vae, x: pv.check(vae, x, {"log": lambda x: x.mean(0).mul(0).log()}),
+    "unit must be row or cell; got 'pixel'": lambda vae, x: checks.pit(vae, x, unit="pixel"),
+    "num_samples must be an integer of at least 2; got 1": lambda vae, x: pv.check(vae, x, num_samples=1),
+    "level must be a number from 0 to 1; got 90": lambda vae, x: statistics.quantile(90),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_arguments_are_named(message: str) -> None:
+    vae = small_vae()
+    with pytest.raises(ValueError, match=message):
+        BAD[message](vae, draw_data(vae.likelihood, 4))
+
+
+def test_models_of_several_data_sites_are_refused() -> None:
+    from test_predictive import TwoLayers
+
+    with pytest.raises(NotImplementedError, match=r"Checks are for models of one data site; got \['x', 'y'\]"):
+        pv.check(TwoLayers(), torch.randn(5, 2), {"mean": statistics.mean})

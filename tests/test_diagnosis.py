@@ -1,0 +1,71 @@
+"""The report: what is found in models with known faults, and what is advised."""
+
+from __future__ import annotations
+
+import matplotlib
+import pytest
+import torch
+from cases import draw_data, small_vae
+from exact import Discrete, GlobalMean, LinearGaussian
+from test_calibration import MeanField, correlated
+
+import pyro_vae as pv
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def advice(found, about):
+    return [finding.advice for finding in found.findings if finding.about.startswith(about)]
+
+
+def test_a_true_model_with_an_exact_guide_has_no_concerns(capsys: pytest.CaptureFixture[str]) -> None:
+    program = LinearGaussian(event=6, latent=2)
+    found = pv.diagnose(program, program.draw(300), seed=0)
+    assert found.concerns == []
+    printed = capsys.readouterr().out
+    assert "Diagnosis on 300 rows: 0 of" in printed and "row standard deviation" in printed
+    assert "amortisation gap: not done" in printed  # it is no VAE
+    assert found.use is not None and found.calibration is not None and found.checks is not None
+
+
+def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_named() -> None:
+    narrow = correlated(MeanField)
+    found = pv.diagnose(narrow, narrow.draw(300), verbose=False)
+    (text,) = advice(found, "encoder on simulated rows")
+    assert "too narrow (ranks form a U)" in text
+    wrong = LinearGaussian()
+    x = wrong.draw(300) * 2
+    assert "does not make such data" in advice(pv.diagnose(wrong, x, verbose=False), "predictive checks")[0]
+    vae = small_vae()
+    with torch.no_grad():
+        for parameter in vae.encoder.parameters():
+            parameter.mul_(1e-3)
+    found = pv.diagnose(vae, draw_data(vae.likelihood, 100), num_samples=20, verbose=False)
+    assert advice(found, "latents at z")[0].startswith("Collapsed: anneal the KL weight")
+    assert found.gap is not None
+    too_few = LinearGaussian(event=8, latent=5, width=0.4)
+    found = pv.diagnose(too_few, too_few.draw(100), verbose=False)
+    assert "method='ais'" in advice(found, "evidence")[0]
+
+
+def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
+    joint = pv.diagnose(GlobalMean(), torch.randn(6, dtype=torch.float64), num_samples=5, verbose=False)
+    assert {"use of latents", "calibration", "amortisation gap"} <= set(joint.skipped)
+    assert joint.use is None and joint.checks is not None
+    program = Discrete()
+    found = pv.diagnose(program, program.rows, num_samples=5, verbose=False)
+    assert found.use is not None and found.calibration is not None
+
+
+def test_max_rows_statistics_and_figures() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 40)
+    found = pv.diagnose(
+        vae, x, max_rows=10, statistics={"on": pv.statistics.on_cells}, num_samples=5, num_particles=50, verbose=False
+    )
+    assert found.num_rows == 10 and set(found.checks.statistics) == {"on"}
+    axes = found.plot()
+    assert len(axes) == 7
+    axes[0].figure.canvas.draw()
+    plt.close("all")
