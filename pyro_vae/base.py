@@ -391,9 +391,7 @@ class LatentVariableModel(PyroModule):
         Returns:
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
-        return predictive.predictive(
-            self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, **fields
-        )
+        return predictive.predictive(self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, **fields)
 
     def posterior_predictive(
         self,

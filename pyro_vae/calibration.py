@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +72,9 @@ class Calibration:
         covered = ", ".join(
             f"{level:.0%}: {share:.1%}" for level, share in zip(LEVELS, self.coverage().mean(1).tolist(), strict=True)
         )
-        return f"{count} of {total} coordinates have ranks that are not uniform. Coverage of central intervals {covered}."
+        return (
+            f"{count} of {total} coordinates have ranks that are not uniform. Coverage of central intervals {covered}."
+        )
 
     def plot(self, ax: Any = None) -> Any:
         """ECDF of the ranks less that of uniform ones, with a simultaneous 95 % band; returns matplotlib axes."""
@@ -268,8 +269,7 @@ class AgainstNUTS:
         """Guide's moments against NUTS's; returns matplotlib axes."""
         from pyro_vae import plots
 
-        moments = (self.guide_mean, self.guide_scale, self.nuts_mean, self.nuts_scale)
-        return plots.moments(*(part.flatten() for part in moments), ax=ax)
+        return plots.moments(self.guide_mean, self.guide_scale, self.nuts_mean, self.nuts_scale, ax=ax)
 
 
 def against_nuts(
@@ -328,7 +328,8 @@ def against_nuts(
             labels = [f"{n}[{i}]" for n in own for i in range(found[n][0].numel())]
             rhat = split_gelman_rubin(flat.unsqueeze(0), chain_dim=0, sample_dim=1)
             moments.append([mine.mean(0), mine.std(0), flat.mean(0), flat.std(0), rhat])
-    return AgainstNUTS(*(torch.stack(column) for column in zip(*moments, strict=True)), names=labels)
+    guide_mean, guide_scale, nuts_mean, nuts_scale, rhat = (torch.stack(part) for part in zip(*moments, strict=True))
+    return AgainstNUTS(guide_mean, guide_scale, nuts_mean, nuts_scale, rhat, labels)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.parts import positive_integer
 from pyro_vae.statistics import Statistic
 
-__all__ = ["Checks", "PIT", "StatisticCheck", "check", "pit"]
+__all__ = ["PIT", "Checks", "StatisticCheck", "check", "pit"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 READY: dict[str, Statistic] = {
@@ -100,7 +100,9 @@ class StatisticCheck:
         observed = float(self.observed.reshape(-1)[entry])
         name = self.name if self.observed.dim() == 0 else f"{self.name}, {self.names[entry]}"
         p = float(self.prior.reshape(-1)[entry])
-        return plots.statistic(observed, self.replicated.reshape(len(self.replicated), -1)[:, entry], name, p_value=p, ax=ax)
+        return plots.statistic(
+            observed, self.replicated.reshape(len(self.replicated), -1)[:, entry], name, p_value=p, ax=ax
+        )
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ class Checks:
     def __str__(self) -> str:
         from pyro_vae import reporting
 
-        covered = ", ".join(f"{o['level']:.0%}: {o['coverage']:.1%} +- {o['its error']:.1%}" for o in self.pit.overall())
+        covered = ", ".join(
+            f"{o['level']:.0%}: {o['coverage']:.1%} +- {o['its error']:.1%}" for o in self.pit.overall()
+        )
         return "\n".join(
             [
                 reporting.table(self.rows()),
@@ -383,9 +387,7 @@ class _Tally:
         names = columns if size == len(columns) else [str(i) for i in range(size)] if self.observed.dim() else [""]
         replicated = torch.stack(self.replicated)
         posterior = self.posterior.above()
-        return StatisticCheck(
-            self.name, self.of_rows, self.observed, replicated, prior, posterior, uniformity, names
-        )
+        return StatisticCheck(self.name, self.of_rows, self.observed, replicated, prior, posterior, uniformity, names)
 
 
 def _columns(rows: Rows) -> list[str]:

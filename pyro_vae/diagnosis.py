@@ -234,7 +234,8 @@ def _about_checks(found: Checks | None) -> list[Finding]:
     nominal = found.pit.overall((0.9,))[0]
     off = abs(nominal["coverage"] - 0.9)
     text = (
-        f"{len(worst)} of {len(found.statistics)} statistics off" + (f" ({', '.join(worst)})" if worst else "")
+        f"{len(worst)} of {len(found.statistics)} statistics off"
+        + (f" ({', '.join(worst)})" if worst else "")
         + f"; 90 % predictive intervals cover {nominal['coverage']:.1%} +- {nominal['its error']:.1%}"
     )
     if not advice and off > max(0.02, 4 * nominal["its error"]):

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import draw_data, small_vae
+from cases import small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 from torch import nn
 
@@ -67,7 +67,9 @@ def test_ranks_of_discrete_latents_break_ties_at_random() -> None:
     class Exact(Discrete):
         def guide(self, x, **batch):
             with pyro.plate("data", len(x)):
-                return pyro.sample("z", dist.Categorical(logits=self.log_joint(x).detach() + 0 * self.guide_logits.sum()))
+                return pyro.sample(
+                    "z", dist.Categorical(logits=self.log_joint(x).detach() + 0 * self.guide_logits.sum())
+                )
 
     found = calibration.simulation_based_calibration(Exact(), num_rows=2000, num_draws=19, seed=0)
     assert found.names == ["z"] and float(found.p_values) > 1e-4
@@ -100,7 +102,9 @@ def test_the_amortisation_gap_of_a_bad_encoder_is_found() -> None:
     program = LinearGaussian(event=6, latent=2)
     x = program.draw(40)
     vae = pv.VAE(
-        likelihood=pv.likelihoods.Normal(6, scale="fixed", fixed_scale=float(program.log_scale.detach().exp()), standardize=False),
+        likelihood=pv.likelihoods.Normal(
+            6, scale="fixed", fixed_scale=float(program.log_scale.detach().exp()), standardize=False
+        ),
         prior=pv.priors.Normal(2),
         guide=pv.guides.MultivariateNormal(),
         decoder=nn.Linear(2, 6),

@@ -116,7 +116,7 @@ def test_cells_that_their_row_hangs_on_are_flagged() -> None:
         mean_map, covariance = program.posterior_parameters()
         program.mean_map.copy_(mean_map)
         program.tril.copy_(torch.linalg.cholesky(covariance))
-    with pytest.warns(UnreliableWarning, match="of the cells have a Pareto k-hat above the threshold when they are lef"):
+    with pytest.warns(UnreliableWarning, match="of the cells have a Pareto k-hat above the threshold when they"):
         found = checks.pit(program, program.draw(50), unit="cell", num_particles=300, seed=0)
     assert float((found.khat > 0.7).double().mean()) > 0.3
 
@@ -199,7 +199,9 @@ def test_every_ready_statistic_is_tested() -> None:
 
 BAD = {
     "x must be at least two rows to be checked; got 1": lambda vae, x: pv.check(vae, x[:1]),
-    "statistic 'log' must be finite; got -inf": lambda vae, x: pv.check(vae, x, {"log": lambda x: x.mean(0).mul(0).log()}),
+    "statistic 'log' must be finite; got -inf": lambda vae, x: pv.check(
+        vae, x, {"log": lambda x: x.mean(0).mul(0).log()}
+    ),
     "unit must be row or cell; got 'pixel'": lambda vae, x: checks.pit(vae, x, unit="pixel"),
     "num_samples must be an integer of at least 2; got 1": lambda vae, x: pv.check(vae, x, num_samples=1),
     "level must be a number from 0 to 1; got 90": lambda vae, x: statistics.quantile(90),

@@ -384,3 +384,21 @@ def test_the_package_imports_neither_command_line_nor_matplotlib() -> None:
 def test_row_numbers_in_a_line() -> None:
     for indices, text in (([], ""), ([7, 3, 4, 5], "7,3-5"), ([0, 1, 2], "0-2"), ([2, 1], "2,1"), ([5], "5")):
         assert runs._compact(indices) == text
+
+
+def test_the_report_has_numbers_and_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--report", "--num-particles", "30"]) == 0
+    printed = capsys.readouterr()
+    assert "Diagnosis on 360 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err
+    report = read(run / "report.json")
+    assert (run / "report.txt").read_text().startswith("Diagnosis on 360 rows")
+    assert all(math.isfinite(number) for number in numbers_in(report))
+    assert len(report["khat"]) == 360 and report["rows"] == 360
+    assert {finding["about"] for finding in report["findings"]} >= {"evidence", "latents at z", "predictive checks"}
+    pictures = ("khat", "khat_map", "kl", "ranks", "guide_coverage", "pit", "coverage", "statistics", "traversal")
+    for name in pictures:
+        content = (run / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) > 5000, name
+    assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # they go when the run is replaced
+    evaluation = read(run / "evaluation.json")
+    assert 0 <= evaluation["test"]["unreliable_rows"] <= 360

@@ -123,7 +123,7 @@ def test_annealing_finds_what_importance_sampling_misses(start: str) -> None:
     far = program.log_likelihood(x, num_particles=300, seed=0)
     near = program.log_likelihood(x, num_particles=16, method=AIS(num_steps=60, start=start), seed=0)
     assert near.method == "ais"
-    error = (near.mean().monte_carlo_error**2 + float((near.bias.mean()) ** 2)) ** 0.5
+    error = (near.mean().monte_carlo_error ** 2 + float((near.bias.mean()) ** 2)) ** 0.5
     assert abs(near.mean().estimate - float(truth.mean())) < 5 * error
     assert abs(near.mean().estimate - float(truth.mean())) < 0.5 * abs(far.mean().estimate - float(truth.mean()))
 
@@ -243,7 +243,7 @@ def test_wrong_cells_are_named(message: str) -> None:
 def test_cells_that_depend_on_each_other_are_refused() -> None:
     vae = small_vae(likelihood=LIKELIHOODS["MultivariateNormal"]())
     x = draw_data(vae.likelihood, 4)
-    with pytest.raises(NotImplementedError, match="Cells must be independent given the latents; got MultivariateNormal"):
+    with pytest.raises(NotImplementedError, match="Cells must be independent given the latents; got Multiv"):
         vae.conditional_log_likelihood(x, torch.arange(5) < 2, num_particles=5)
     with pytest.raises(NotImplementedError, match="Rows must be independent for a conditional log-likelihood"):
         GlobalMean().conditional_log_likelihood(torch.randn(6).double(), torch.tensor(True), num_particles=5)
@@ -254,11 +254,11 @@ def test_cells_add_up_to_the_row(name: str) -> None:
     vae = small_vae(likelihood=LIKELIHOODS[name]())
     x = draw_data(vae.likelihood, 4)
     p = vae.decode(torch.randn(7, 4, 3))
-    try:
-        cells = cell_log_prob(p, x)
-    except NotImplementedError as error:
-        assert any(kind in str(error) for kind in ("Multinomial", "MultivariateNormal"))
+    if any(kind in name for kind in ("Multinomial", "MultivariateNormal", "LowRankNormal")):
+        with pytest.raises(NotImplementedError, match="Cells must be independent given the latents"):
+            cell_log_prob(p, x)
         return
+    cells = cell_log_prob(p, x)
     assert cells.shape == (7, *x.shape)
     np.testing.assert_allclose(cells.flatten(2).sum(2).detach(), p.log_prob(x).detach(), rtol=1e-6, atol=1e-6)
 
@@ -484,9 +484,7 @@ def methods(x):
         "resampled": lambda m, s: m.posterior_predictive(x, num_samples=2, resample=5, seed=s),
         "posterior_draws": lambda m, s: m.posterior_draws(x, num_samples=2, seed=s)["z"],
         "quantiles": lambda m, s: m.posterior_predictive(x, num_samples=4, quantiles=(0.1,), seed=s),
-        "compare": lambda m, s: (
-            pv.compare({"a": m, "b": m}, x, num_particles=3, seed=s).results["a"].estimate
-        ),
+        "compare": lambda m, s: pv.compare({"a": m, "b": m}, x, num_particles=3, seed=s).results["a"].estimate,
         "draws": lambda m, s: pv.draws(m, x, num_samples=2, num_particles=3, seed=s).groups["prior"]["z"],
         "check": lambda m, s: pv.check(m, x, num_samples=3, unit="cell", num_particles=30, seed=s).pit.values,
         "pit": lambda m, s: pv.checks.pit(m, x, num_samples=3, seed=s).values,

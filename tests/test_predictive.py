@@ -187,7 +187,7 @@ def test_the_predictive_from_given_latents() -> None:
     assert set(drawn) == {"x", "y"}
     assert ((drawn["x"].mean(0) - torch.tensor([0.0, 3.0])).abs() < 5 * (2 / 4000) ** 0.5).all()
     assert ((drawn["y"].var(0) / 5 - 1).abs() < 5 * (2 / 4000) ** 0.5).all()
-    with pytest.raises(ValueError, match=r"latents must be a dictionary of values at sites of \['b', 'a'\]; got a tens"):
+    with pytest.raises(ValueError, match=r"latents must be a dictionary of values at sites of \['b', 'a'\]; got a t"):
         layers.predictive(torch.zeros(3))
     with pytest.raises(ValueError, match=r"at sites of \['z'\]; got \['w'\]. Name the sites"):
         program.predictive({"w": z})

@@ -14,6 +14,7 @@ import numpy as np
 from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting, scope, storage
 from pyro_vae.cli import results, runs
 from pyro_vae.datasets import Splits
+from pyro_vae.diagnosis import diagnose
 from pyro_vae.history import History
 from pyro_vae.vae import VAE
 
@@ -69,13 +70,22 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score the test rows of a run, and write `evaluation.json`."""
+    """Score the test rows of a run, and write `evaluation.json`; with `--report`, all that is asked of a model."""
     vae, splits = _reload(options)
     numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
     evaluation = results.flatten(vae, numbers) | {"seed": options.seed, "test": numbers}
     storage.write_json(Path(options.run) / "evaluation.json", evaluation)
     print(results.report(evaluation))
-    _say_where([Path(options.run) / "evaluation.json"])
+    written = [Path(options.run) / "evaluation.json"]
+    if options.report:
+        from pyro_vae.cli import pictures
+
+        found = diagnose(vae, splits.test, seed=options.seed, num_particles=options.num_particles)
+        storage.write_text(Path(options.run) / "report.txt", f"{found}\n")
+        storage.write_json(Path(options.run) / "report.json", results.as_plain(found))
+        written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]
+        written += pictures.of_report(Path(options.run), vae, splits.test, found)
+    _say_where(written)
     return 0
 
 

@@ -132,6 +132,11 @@ def _train(sub: argparse.ArgumentParser) -> None:
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _run(sub)
     _likelihood_particles(sub, "--num-particles")
+    sub.add_argument(
+        "--report",
+        action="store_true",
+        help="ask all questions of the model (k-hat, calibration, latents, predictive checks): text, JSON and pictures",
+    )
     _seed(sub)
     _data_dir(sub, "where the data are now (default: where they were)")
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.batches import Rows
-from pyro_vae.latents import principal_components
+from pyro_vae.diagnosis import Diagnosis
 from pyro_vae.history import History
+from pyro_vae.latents import principal_components, traverse
 from pyro_vae.vae import VAE
 
-__all__ = ["draws", "interpolation", "latents", "of_run", "reconstructions", "training"]
+__all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "training"]
 
 MAP_ROWS = 5000  # points on the map of the latents
 NUM_DRAWS, NUM_RECONSTRUCTIONS, NUM_PAIRS = 64, 16, 5
+TRAVERSED = 10  # latents, those whose means vary most
 
 
 def of_run(folder: Path, vae: VAE, rows: Rows, history: History, *, seed: int) -> None:
@@ -76,6 +78,61 @@ def interpolation(
 def latents(file: Path, vae: VAE, rows: Rows) -> Path:
     """The guide's means: both latents, or two principal components of more; mean and scale of a single one."""
     rows = rows.subset(slice(0, MAP_ROWS))
+    points, names = _plane(vae, rows)
+    label = rows.fields.get("label")
+    label = label if label is not None and label.dim() == 1 else None
+    title = f"Posterior means of {len(rows):,} test rows, {vae.prior.latent_dim} latents"
+    return _write(file, lambda ax: plots.latent_map(points, label, names=names, ax=ax), title)
+
+
+def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path]:
+    """Write the pictures of a report; returns their files."""
+    seen = rows.subset(slice(0, found.num_rows))
+    score = found.log_likelihood
+    points, names = _plane(vae, seen)
+    drawn: dict[str, tuple[Callable[[Axes], Any], str]] = {
+        "khat": (lambda ax: score.plot(ax), "Reliability of log p(x): Pareto k-hat of each row"),
+        "khat_map": (
+            lambda ax: plots.khat_map(points, score.khat, float(score.threshold), names, ax=ax),
+            "Where the guide fits badly: Pareto k-hat over the posterior means",
+        ),
+    }
+    for site in found.use.sites.values() if found.use is not None else ():
+        if site.kl_per_dimension is not None:
+            drawn["kl"] = (lambda ax, site=site: site.plot(ax), "KL of each latent")  # type: ignore[misc]
+    if found.calibration is not None:
+        sbc = found.calibration
+        drawn["ranks"] = (lambda ax: sbc.plot(ax), "Simulation-based calibration of the guide")
+        drawn["guide_coverage"] = (lambda ax: sbc.plot_coverage(ax), "Intervals of the guide on simulated rows")
+    files = []
+    if found.checks is not None:
+        pit = found.checks.pit
+        drawn["pit"] = (lambda ax: pit.plot(ax), "PIT values of all cells under the prior predictive")
+        drawn["coverage"] = (lambda ax: pit.plot_coverage(ax=ax), "Coverage of predictive intervals of a cell")
+        statistics = list(found.checks.statistics.values())
+        lines = -(-len(statistics) // 3)
+        figure = Figure(figsize=(16.8, 3.6 * lines), layout="constrained")
+        for place, one in enumerate(statistics, 1):
+            one.plot(ax=figure.add_subplot(lines, 3, place))
+        files.append(folder / "statistics.png")
+        figure.savefig(files[-1], dpi=100, metadata={"Title": "Predictive checks"})
+    use = None if found.use is None else next(iter(found.use.sites.values()))
+    dims = [0] if use is None else use.mean_variance.argsort(descending=True)[:TRAVERSED].tolist()
+    path = traverse(vae, seen.subset(slice(0, 1)), dims=dims)
+    limits = _limits(vae, path.flatten(0, 1))
+
+    def traversal(ax: Axes) -> Axes:
+        plots.interpolation(path, **limits, ax=ax)
+        ax.set_xticks(ax.get_xticks(), ["-3", "3"])
+        ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim + 1}" for dim in dims])
+        return ax
+
+    drawn["traversal"] = traversal, "Decoder means while one latent moves, from the code of the first test row"
+    return files + [_write(folder / f"{name}.png", draw, title) for name, (draw, title) in drawn.items()]
+
+
+def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:
+    """Two coordinates of each row, and their names."""
     posterior = vae.encode(rows)
     z, names = posterior.mean, ("z1", "z2")
     if z.shape[1] == 1:
@@ -87,10 +144,7 @@ def latents(file: Path, vae: VAE, rows: Rows) -> Path:
         share = points.var(0) / z.var(0).sum()
         first, second = (f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in (0, 1))
         names = (first, second)
-    label = rows.fields.get("label")
-    label = label if label is not None and label.dim() == 1 else None
-    title = f"Posterior means of {len(rows):,} test rows, {z.shape[1]} latents"
-    return _write(file, lambda ax: plots.latent_map(points, label, names=names, ax=ax), title)
+    return points, names
 
 
 def _write(file: Path, plot: Callable[[Axes], Axes], title: str, size: tuple[float, float] = (6.4, 5.2)) -> Path:

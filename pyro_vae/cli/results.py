@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from pyro_vae import reporting, scope
 from pyro_vae.batches import Rows
 from pyro_vae.datasets import Splits
+from pyro_vae.diagnosis import Diagnosis
 from pyro_vae.elbos import Estimator
+from pyro_vae.evaluation import Mean, UnreliableWarning
 from pyro_vae.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["evaluate", "flatten", "report", "summarize"]
+__all__ = ["as_plain", "evaluate", "flatten", "report", "summarize"]
 
 TRAIN_ROWS = 5000  # the ELBO of the training rows is that of the first so many
 NAMES = {"log_likelihood": "log-likelihood", "elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
@@ -30,10 +33,16 @@ def evaluate(vae: VAE, rows: Rows, seed: int, num_particles: int | None = None) 
     parts = {"elbo": result.mean(), "reconstruction": result.mean("reconstruction"), "kl": result.mean("kl")}
     numbers: dict[str, Any] = {"rows": len(rows), "elbo_particles": result.num_particles}
     if num_particles is not None:
-        likelihood = vae.log_likelihood(rows, num_particles=num_particles, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableWarning)  # the table says it
+            likelihood = vae.log_likelihood(rows, num_particles=num_particles, seed=seed)
         parts = {"log_likelihood": likelihood.mean(), **parts}
-        numbers |= {"likelihood_particles": num_particles, "median_ess": float(likelihood.ess.median())}
-    return numbers | {name: {k: _finite(v) for k, v in asdict(mean).items()} for name, mean in parts.items()}
+        numbers |= {
+            "likelihood_particles": num_particles,
+            "median_ess": float(likelihood.ess.median()),
+            "unreliable_rows": int(likelihood.unreliable.sum()),
+        }
+    return numbers | {name: _numbers(mean) for name, mean in parts.items()}
 
 
 def flatten(vae: VAE, test: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +91,8 @@ def report(summary: dict[str, Any]) -> str:
     notes = [
         reporting.table(_lines(summary)),
         f"Log-likelihood by importance sampling, {test['likelihood_particles']:,} draws for each row"
-        f" (median effective number {test['median_ess']:.0f}{few}).",
+        f" (median effective number {test['median_ess']:.0f}{few}); Pareto k-hat above the threshold in"
+        f" {test['unreliable_rows']} of {test['rows']} rows.",
     ]
     if "test_bits_per_dimension" in summary:
         notes.append(f"That is {summary['test_bits_per_dimension']:.3f} bits per dimension.")
@@ -130,6 +140,40 @@ def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> flo
             x = rows.take(part, like=vae.like)["x"]
             total += float(estimator.unweighted().run(vae.model, vae.guide, x).bound.double().sum())
     return total / len(rows)
+
+
+def as_plain(found: Diagnosis) -> dict[str, Any]:
+    """The report as plain values."""
+    plain: dict[str, Any] = {
+        "unit": "nats per row",
+        "rows": found.num_rows,
+        "findings": [asdict(finding) for finding in found.findings],
+        "skipped": found.skipped,
+        "log_likelihood": _numbers(found.log_likelihood.mean()),
+        "elbo": _numbers(found.bound.mean()),
+        "khat": [_finite(k) for k in found.log_likelihood.khat.tolist()],
+        "khat_threshold": found.log_likelihood.threshold,
+    }
+    if found.use is not None:
+        plain["latents"] = {
+            "mutual_information": _numbers(found.use.mutual_information),
+            "aggregate_kl": found.use.aggregate_kl,
+            "active_units": {name: int(site.active.sum()) for name, site in found.use.sites.items()},
+        }
+    if found.calibration is not None:
+        names, p_values = found.calibration.names, found.calibration.p_values.tolist()
+        plain["calibration_p_values"] = dict(zip(names, p_values, strict=True))
+    if found.gap is not None:
+        plain["amortization_gap"] = _numbers(found.gap.gap)
+    if found.checks is not None:
+        lines = found.checks.rows()
+        plain["checks"] = [{k: _finite(v) if isinstance(v, float) else v for k, v in line.items()} for line in lines]
+        plain["coverage"] = found.checks.pit.overall()
+    return plain
+
+
+def _numbers(mean: Mean) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in asdict(mean).items()}
 
 
 def _finite(value: float) -> float | None:

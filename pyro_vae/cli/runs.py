@@ -23,6 +23,8 @@ __all__ = ["FILES", "check_folder", "make_folder", "read_model", "read_splits", 
 FILES = (
     *("model.safetensors", "config.json", "history.csv", "summary.json", "evaluation.json", "training.png"),
     *("reconstructions.png", "prior_means.png", "prior_draws.png", "interpolation.png", "latents.png", "samples.png"),
+    *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
+    *("coverage.png", "statistics.png", "traversal.png"),
 )
 
 

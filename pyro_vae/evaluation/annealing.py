@@ -216,7 +216,8 @@ def _is_data(site: Any) -> bool:
 
 def _transform(name: str, site: Site) -> Any:
     """From unconstrained coordinates to values of the site."""
-    support = site.distribution.support
+    distribution: Any = site.distribution
+    support = distribution.support
     try:
         if support.is_discrete:
             raise NotImplementedError
@@ -257,9 +258,9 @@ def sandwich(
                 count = len(batch["x"])
                 steps = ais.find_steps(model, batch, num_particles)
                 target = _Target(ais, model, batch, num_particles, None)
-                lower = summarize(ais.forward(target, steps))
+                forward = summarize(ais.forward(target, steps))
                 exact = target.repeated(drawn, slice(done, done + count))
-                parts.append((lower, summarize(ais.backward(target, steps, exact))))
+                parts.append((forward, summarize(ais.backward(target, steps, exact))))
                 done += count
     lower, upper = (result_of(Summary.cat([part[i] for part in parts]), num_particles, ais, known) for i in (0, 1))
     return Sandwich(lower, upper_of(upper), x)

@@ -53,5 +53,3 @@ def _elbo_draws(weights: LogWeights) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     kl, analytic_sites = kl_terms(weights, analytic=True)
     reconstruction = sum_terms([(site.scale, site.log_prob) for site in weights.observed.values()], weights.joint)
     return reconstruction, sum_terms(kl, weights.joint).expand_as(reconstruction), analytic_sites
-
-

@@ -113,8 +113,8 @@ def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor
             f"Cells of x must belong to one observed site; got {sorted(record.observed)}. Score whole rows."
         )
     (site,) = record.observed.values()
-    terms = torch.where(cells, cell_log_prob(site.distribution, site.value), 0.0)
-    events = site.distribution.event_dim
+    distribution: Any = site.distribution
+    terms, events = torch.where(cells, cell_log_prob(distribution, site.value), 0.0), distribution.event_dim
     return site.per_row(terms.flatten(-events).sum(-1) if events else terms)
 
 

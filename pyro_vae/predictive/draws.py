@@ -17,7 +17,15 @@ from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunk
 from pyro_vae.parts import positive_integer
 from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
 
-__all__ = ["posterior_draws", "posterior_predictive", "predictive", "replicate_whole", "run_model", "sample", "simulate"]
+__all__ = [
+    "posterior_draws",
+    "posterior_predictive",
+    "predictive",
+    "replicate_whole",
+    "run_model",
+    "sample",
+    "simulate",
+]
 
 Draws = Tensor | dict[str, Tensor]
 Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S, 1, ...) outside the row plate
