@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,6 +14,7 @@ import pytest
 import torch
 from cases import LIKELIHOODS, BatchNormNet, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
+from test_training import resident
 from torch import nn
 
 import pyro_vae as pv
@@ -415,6 +418,37 @@ def test_joint_programs_say_so() -> None:
     bound = program.elbo(x, num_particles=5, seed=0)
     assert bound.joint
     assert bound.bound.shape == (1,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_does_not_grow_with_rows_or_particles(tmp_path: Path) -> None:
+    """All at once, the log-likelihood would take 900 MB and the draws 470 MB (benchmarks/memory.py has the full size)."""
+    net = pv.nets.MLP(hidden=(16,))
+    vae = pv.VAE(
+        likelihood=pv.likelihoods.Bernoulli(784), prior=pv.priors.Normal(4), encoder=net, decoder=net, seed=0
+    )
+    x = torch.rand(1000, 784).round()
+
+    def peak(call) -> float:
+        """How far anonymous memory rises, in MB."""
+        start, highest, done = resident(), [0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.005):
+                highest[0] = max(highest[0], resident() - start)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        call()
+        done.set()
+        watcher.join()
+        return highest[0] / 1024
+
+    vae.log_likelihood(x[:50], num_particles=300, seed=0)  # what is loaded once
+    assert peak(lambda: vae.log_likelihood(x, num_particles=300, seed=0)) < 150
+    out = np.lib.format.open_memmap(tmp_path / "draws.npy", mode="w+", dtype=np.uint8, shape=(150, 1000, 784))
+    assert peak(lambda: vae.posterior_predictive(x, num_samples=150, seed=0, out=out)) < 150
+    assert abs(float(out[:, :100].mean()) - float(vae.reconstruct(x[:100]).mean())) < 0.01
 
 
 def test_means_carry_two_errors() -> None:
