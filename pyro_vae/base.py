@@ -250,7 +250,7 @@ class LatentVariableModel(PyroModule):
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_particles: K, draws per row.
-            method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row (VAE);
+            method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row;
                 "ais", annealed from the guide to the posterior; or an object such as
                 `pv.evaluation.AIS(num_steps=500)`.
             target_error: go on, doubling the draws, until each row's standard error is at most this.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae import scope
 from pyro_vae.batches import Rows
-from pyro_vae.programs import outside_rows, run_programs
+from pyro_vae.programs import Program, outside_rows, run_programs
 from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["Facts", "chunk_weights", "facts", "fields_of", "particle_counts", "row_chunks"]
@@ -82,6 +82,7 @@ def particle_counts(batch: dict[str, Tensor], num_particles: int) -> Iterator[in
         yield min(size, num_particles - start)
 
 
-def chunk_weights(model: Any, batch: dict[str, Tensor], count: int) -> LogWeights:
-    """The record of a chunk of rows and particles."""
-    return log_weights(model.model, model.guide, batch["x"], num_particles=count, **fields_of(batch))
+def chunk_weights(model: Any, batch: dict[str, Tensor], count: int, guide: Program | None = None) -> LogWeights:
+    """The record of a chunk of rows and particles, drawn from the model's guide or another one."""
+    guide = model.guide if guide is None else guide
+    return log_weights(model.model, guide, batch["x"], num_particles=count, **fields_of(batch))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae import scope
 from pyro_vae.batches import Rows
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
 
@@ -111,7 +112,11 @@ def compare(
     """
     if not isinstance(models, Mapping) or len(models) < 2:
         raise ValueError(f"models must be a dictionary of two models or more; got {models!r}. Pass {{'a': vae, ...}}.")
-    data = x if isinstance(x, Rows) else next(iter(models.values()))._rows(x, {"fields": fields.get("fields", ())})[0]
+    first = next(iter(models.values()))
+    data = x if isinstance(x, Rows) else first._rows(x, {"fields": fields.get("fields", ())})[0]
+    if data.transform is not None:  # where it is random, all models see the same draw
+        with scope.seeded(seed):
+            data = Rows(data.take(slice(None), like=first.like)["x"], data.fields)
     results = {
         str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
         for name, model in models.items()

@@ -40,7 +40,7 @@ class Diagnosis:
         log_likelihood: log p(x) with k-hat.
         use: how the latents are used; None where a latent is global.
         calibration: ranks on simulated rows; None where the model does not allow them.
-        gap: of the encoder; None for models without `refined`.
+        gap: of the encoder; None where its guide cannot be refined.
         checks: predictive checks; None where x is made of several data sites.
         num_rows: how many rows were looked at.
     """
@@ -139,7 +139,8 @@ def diagnose(
         sbc = attempt(
             "calibration", lambda: calibration.simulation_based_calibration(model, num_rows=size, **covariates)
         )
-        gap = attempt("amortisation gap", lambda: _gap(model, rows, named))
+        few = rows if score.joint else rows.subset(slice(0, 100))
+        gap = attempt("amortisation gap", lambda: calibration.amortization_gap(model, few, steps=50, **named))
         checked = attempt(
             "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
         )
@@ -150,13 +151,6 @@ def diagnose(
 
         reporting.show(str(result))
     return result
-
-
-def _gap(model: Any, rows: Any, named: dict[str, Any]) -> AmortizationGap | None:
-    try:
-        return calibration.amortization_gap(model, rows.subset(slice(0, 100)), steps=50, **named)
-    except ValueError as error:  # draws of the guide carry no derivative
-        raise NotImplementedError(str(error)) from None
 
 
 def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:

@@ -122,6 +122,8 @@ def draws(
     rows, names = model._rows(x, fields)
     with scope.evaluating(model, seed=seed):
         batch = rows.take(slice(None), names, like=model.like)
+        if rows.transform is not None:  # where it is random, all groups see the same draw
+            rows = Rows(batch["x"], rows.fields, columns=rows.columns, index=rows.index)
         simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
         prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
         latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)

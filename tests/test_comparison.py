@@ -101,6 +101,17 @@ def test_a_model_that_is_worse_is_not_flagged() -> None:
     assert few.within_bias == [False, True]
 
 
+def test_a_difference_a_few_times_the_margin_is_not_flagged() -> None:
+    better, worse = LinearGaussian(width=1.3), LinearGaussian(width=1.3)
+    with torch.no_grad():
+        worse.log_scale.add_(0.25)
+    result = pv.compare({"worse": worse, "better": better}, X, num_particles=30, seed=0)
+    difference = result.differences[1]
+    margin = 2 * (difference.monte_carlo_error - min(result.bias))
+    assert margin < -difference.estimate < 10 * margin
+    assert result.within_bias == [False, False]
+
+
 def test_one_model_under_two_names_is_a_tie() -> None:
     program = LinearGaussian(width=1.5)
     result = pv.compare({"a": program, "b": program}, X, num_particles=10, seed=0)
@@ -160,6 +171,15 @@ def test_fields_reach_every_model() -> None:
         result = pv.compare(models, data, num_particles=3, seed=0, **options)
         assert result.names == ["a", "b"]
         np.testing.assert_allclose(result.results["a"].estimate, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_models_see_the_same_draw_of_a_random_transform(seed: int | None) -> None:
+    program = LinearGaussian()
+    rows = pv.Rows(X, transform=lambda x: x + torch.randn_like(x))
+    result = pv.compare({"a": program, "b": program}, rows, num_particles=3, seed=seed)
+    np.testing.assert_allclose(result.results["a"].estimate, result.results["b"].estimate, atol=1e-8)
+    assert float((result.results["a"].estimate - program.log_evidence(X).detach()).abs().max()) > 0.1
 
 
 def test_densities_are_not_compared_with_probabilities() -> None:

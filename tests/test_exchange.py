@@ -43,6 +43,23 @@ class GlobalVector(pv.LatentVariableModel):
         return pyro.sample("mu", dist.Normal(self.slope * x.sum(0) / precision, precision**-0.5).to_event(1))
 
 
+class Blocks(pv.LatentVariableModel):
+    """z ~ N(0, 1); two cells at the site x and one at the site y, all N(z, 1); the guide is the prior."""
+
+    data_sites = ("x", "y")
+
+    def model(self, x=None, *, rows=None, **batch):
+        with pyro.plate("data", len(x) if x is not None else rows):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            cells = dist.Normal(z.unsqueeze(-1).expand(*z.shape, 2), 1.0).to_event(1)
+            pyro.sample("x", cells, obs=None if x is None else x[:, :2])
+            pyro.sample("y", dist.Normal(z, 1.0), obs=None if x is None else x[:, 2])
+
+    def guide(self, x, **batch):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
 def shapes(found: exchange.Draws) -> dict[str, dict[str, tuple[int, ...]]]:
     return {group: {name: tuple(value.shape) for name, value in sites.items()} for group, sites in found.groups.items()}
 
@@ -156,8 +173,16 @@ def test_a_program_with_two_latent_and_two_data_sites(xarray: Any) -> None:
     for group in GROUPS[:-1]:
         assert set(dims(tree)[group].values()) == {("chain", "draw", "row")}
     assert tree["observed_data"]["y"].dims == ("row",)
-    frame = pd.DataFrame(x.numpy(), columns=["one", "two"])  # a site is not the frame: cells have no names there
-    assert "column" not in pv.draws(TwoLayers(), frame, num_samples=2, seed=0).to_datatree()["observed_data"].coords
+
+
+def test_cells_of_a_part_of_the_frame_have_no_names(xarray: Any) -> None:
+    frame = pd.DataFrame(np.zeros((4, 3)), columns=["a", "b", "c"], index=list("rstu"))
+    tree = pv.draws(Blocks(), frame, num_samples=2, num_particles=5, seed=0).to_datatree()
+    assert tree["observed_data"]["x"].dims == ("row", "x_dim_0")
+    assert tree["posterior_predictive"]["x"].dims == ("chain", "draw", "row", "x_dim_0")
+    assert tree["posterior_predictive"]["y"].dims == ("chain", "draw", "row")
+    assert tree["observed_data"].coords["row"].values.tolist() == list("rstu")
+    assert "column" not in tree["observed_data"].coords
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])
@@ -254,6 +279,18 @@ def test_log_likelihoods_are_those_of_the_model() -> None:
     np.testing.assert_allclose(score.sum(), program.log_evidence(x).sum().detach(), atol=1e-7)
     narrow = pv.draws(LinearGaussian(width=0.3), x, num_samples=2, num_particles=200, seed=0)
     assert narrow.attributes["unreliable_rows"] > 10
+
+
+def test_groups_see_the_same_draw_of_a_random_transform() -> None:
+    program = LinearGaussian()
+    x = program.draw(20)
+    rows = pv.Rows(x, transform=lambda x: x + torch.randn_like(x), index=range(20))
+    found = pv.draws(program, rows, num_samples=2, num_particles=3, seed=0)
+    observed = found.groups["observed_data"]["x"]
+    assert ((observed - x).abs() > 0).all()
+    expected = program.log_evidence(observed).detach()
+    np.testing.assert_allclose(found.groups["log_likelihood"]["x"], expected, atol=1e-8)
+    assert found.index == list(range(20))
 
 
 def test_draws_taken_by_their_weights_follow_the_posterior() -> None:

@@ -1,7 +1,8 @@
 """Numbers about a fitted model, per row, with their errors: the ELBO and its parts, log-likelihoods.
 
 `results` has what is returned, `bound` the ELBO, `likelihood` log p(x) by one `Method` or another, `annealing` the
-method that moves draws to the posterior. To add a method, subclass `Method` and write `log_weights`.
+method that moves draws to the posterior, `refined` the one that moves the guide there. To add a method, subclass
+`Method` and write `log_weights`.
 """
 
 from pyro_vae.evaluation.annealing import AIS, sandwich
@@ -9,11 +10,11 @@ from pyro_vae.evaluation.bound import elbo
 from pyro_vae.evaluation.likelihood import (
     Importance,
     Method,
-    SemiAmortized,
     conditional_log_likelihood,
     log_likelihood,
     summarize,
 )
+from pyro_vae.evaluation.refined import SemiAmortized
 from pyro_vae.evaluation.results import (
     BoundResult,
     ConditionalLogLikelihood,

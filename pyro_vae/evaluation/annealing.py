@@ -52,6 +52,7 @@ class AIS(Method):
     """
 
     name: ClassVar[str] = "ais"
+    shared: ClassVar[bool] = False
     num_steps: int = 100
     leapfrog_steps: int = 5
     start: str = "guide"

@@ -17,12 +17,12 @@ from pyro_vae.chunks import Facts, chunk_weights, facts, particle_counts, row_ch
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning
 from pyro_vae.parts import positive_integer, positive_number
+from pyro_vae.programs import Program
 from pyro_vae.weights import LogWeights
 
 __all__ = [
     "Importance",
     "Method",
-    "SemiAmortized",
     "conditional_log_likelihood",
     "log_likelihood",
     "observed_log_prob",
@@ -33,9 +33,15 @@ Batch = dict[str, Tensor]
 
 
 class Method(ABC):
-    """A way to draw log-weights whose mean weight is p(x). Subclass it and write `log_weights` for another."""
+    """A way to draw log-weights whose mean weight is p(x). Subclass it and write `log_weights` for another.
+
+    Attributes:
+        name: what it is called in results.
+        shared: whether the same draws stand behind all sets of cells.
+    """
 
     name: ClassVar[str]
+    shared: ClassVar[bool] = True
 
     @abstractmethod
     def log_weights(
@@ -55,49 +61,25 @@ class Method(ABC):
 class Importance(Method):
     """Importance sampling from the guide.
 
+    Args:
+        guide: another program to draw from than the model's own.
+
     References:
         *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
     """
 
     name: ClassVar[str] = "importance"
+    guide: Program | None = None
 
     def log_weights(
         self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         parts = []
         for count in particle_counts(batch, num_particles):
-            record = chunk_weights(model, batch, count)
+            record = chunk_weights(model, batch, count, self.guide)
             rest = record.log_prior - record.log_guide
             parts.append([observed_log_prob(record, counted) + rest for counted in cells])
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]
-
-
-@dataclass(frozen=True)
-class SemiAmortized(Method):
-    """Importance sampling from a guide that takes gradient steps row by row: for encoders that leave a gap.
-
-    Args:
-        steps: how many, for each chunk of particles.
-        learning_rate: about how far a parameter moves in the first step.
-
-    References:
-        *Semi-Amortized Variational Autoencoders* (Kim et al., 2018), arXiv 1802.02550
-    """
-
-    name: ClassVar[str] = "semi_amortized"
-    steps: int = 20
-    learning_rate: float = 0.05
-
-    def log_weights(
-        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
-    ) -> list[Tensor]:
-        if not hasattr(model, "refined"):
-            raise NotImplementedError(
-                f"method 'semi_amortized' is for models with a method `refined`, as VAE; got {type(model).__name__}."
-                " Use method='ais'."
-            )
-        with model.refined(steps=self.steps, learning_rate=self.learning_rate):
-            return Importance().log_weights(model, batch, num_particles, cells)
 
 
 def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor:
@@ -206,10 +188,10 @@ def conditional_log_likelihood(
 
 
 def _error_of_difference(log_w: Tensor, log_v: Tensor, way: Method) -> Tensor:
-    """Of log mean w - log mean v, to first order, (B,); importance sampling draws both from the same particles."""
+    """Of log mean w - log mean v, to first order, (B,)."""
     k = len(log_w)
     w, v = (k * part.double().softmax(0) for part in (log_w, log_v))
-    if isinstance(way, Importance | SemiAmortized):
+    if way.shared:
         return (w - v).std(0) / k**0.5
     return ((w.var(0) + v.var(0)) / k).sqrt()
 
@@ -272,7 +254,7 @@ def warn_of(unreliable: Tensor, what: str, way: Method, stacklevel: int = 4) -> 
         )
 
 
-METHODS: dict[str, type[Method]] = {"importance": Importance, "semi_amortized": SemiAmortized}
+METHODS: dict[str, type[Method]] = {"importance": Importance}  # others enter themselves
 
 
 def method_of(method: str | Method) -> Method:

@@ -1,0 +1,141 @@
+"""Guides improved row by row before they are used: any program whose latents have derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent, transform_to
+
+from pyro_vae.chunks import chunk_weights, fields_of
+from pyro_vae.evaluation.likelihood import METHODS, Batch, Importance, Method
+from pyro_vae.programs import Program
+from pyro_vae.refinement import Refinement
+from pyro_vae.weights import log_weights
+
+__all__ = ["SemiAmortized"]
+
+Offsets = dict[str, dict[str, Tensor]]  # by site and parameter, in unconstrained coordinates
+PARTICLES = 4  # behind each gradient
+
+
+@dataclass(frozen=True)
+class SemiAmortized(Method):
+    """Importance sampling from a guide that takes gradient steps row by row: for encoders that leave a gap.
+
+    Of a `VAE` the encoder's output moves; of other programs the parameters of the distributions at the guide's sites,
+    by offsets that are found for each row.
+
+    Args:
+        steps: how many.
+        learning_rate: about how far a parameter moves in the first step.
+
+    Raises:
+        ValueError: if one is not positive.
+
+    References:
+        *Semi-Amortized Variational Autoencoders* (Kim et al., 2018), arXiv 1802.02550
+    """
+
+    name: ClassVar[str] = "semi_amortized"
+    steps: int = 20
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        Refinement(self.steps, self.learning_rate)
+
+    def log_weights(
+        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        with self.refined(model, batch) as guide:
+            return Importance(guide).log_weights(model, batch, num_particles, cells)
+
+    @contextmanager
+    def refined(self, model: Any, batch: Batch) -> Iterator[Program]:
+        """The guide for these rows, to be run within this context."""
+        if hasattr(model, "refined"):
+            with model.refined(steps=self.steps, learning_rate=self.learning_rate):
+                yield model.guide
+        else:
+            yield _shifted_guide(model, self._find(model, batch))
+
+    def _find(self, model: Any, batch: Batch) -> Offsets:
+        """Offsets that raise each row's ELBO."""
+        sites = chunk_weights(model, batch, 1).guide
+        shapes = {
+            name: {parameter: value.shape for parameter, value in _parameters(name, site.distribution).items()}
+            for name, site in sites.items()
+        }
+
+        def offsets(flat: Tensor) -> Offsets:
+            sizes = [shape.numel() for named in shapes.values() for shape in named.values()]
+            parts = iter(flat.split(sizes))
+            return {n: {p: next(parts).reshape(shape) for p, shape in named.items()} for n, named in shapes.items()}
+
+        def evidence(flat: Tensor) -> Tensor:
+            guide = _shifted_guide(model, offsets(flat))
+            fields = fields_of(batch)
+            return log_weights(model.model, guide, batch["x"], num_particles=PARTICLES, **fields).log_w.mean(0)
+
+        count = sum(shape.numel() for named in shapes.values() for shape in named.values())
+        start = torch.zeros(count).to(model.like)
+        return offsets(Refinement(self.steps, self.learning_rate)(evidence, start, differentiable=False))
+
+
+METHODS["semi_amortized"] = SemiAmortized
+
+
+class _Shift(Messenger):  # type: ignore[misc]
+    """Move the parameters of the distributions at some sites."""
+
+    def __init__(self, offsets: Offsets) -> None:
+        super().__init__()
+        self.offsets = offsets
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.offsets:
+            msg["fn"] = _shifted(msg["fn"], self.offsets[msg["name"]])
+
+
+def _shifted_guide(model: Any, offsets: Offsets) -> Program:
+    def guide(*args: Any, **kwargs: Any) -> Any:
+        with _Shift(offsets):
+            return model.guide(*args, **kwargs)
+
+    return guide
+
+
+def _shifted(distribution: Any, offsets: dict[str, Tensor]) -> Any:
+    base, events = distribution, 0
+    while isinstance(base, Independent):
+        base, events = base.base_dist, events + base.reinterpreted_batch_ndims
+    named = {}
+    for name, offset in offsets.items():
+        transform = transform_to(base.arg_constraints[name])
+        named[name] = transform(transform.inv(getattr(base, name)) + offset)
+    moved = type(base)(**named, validate_args=False)
+    return moved.to_event(events) if events else moved
+
+
+def _parameters(site: str, distribution: Any) -> dict[str, Tensor]:
+    """What can be moved: the parameters that the distribution was made of."""
+    base = distribution
+    while isinstance(base, Independent):
+        base = base.base_dist
+    names = [name for name in base.arg_constraints if name in vars(base)] or list(base.arg_constraints)
+    try:
+        if not base.has_rsample:
+            raise NotImplementedError
+        named = {name: getattr(base, name) for name in names}
+        type(base)(**named, validate_args=False)
+    except (NotImplementedError, AttributeError, TypeError):
+        raise NotImplementedError(
+            f"Guides are refined by moving the parameters of distributions with derivatives; got {type(base).__name__}"
+            f" at site {site!r}. Use method='ais' or 'importance'."
+        ) from None
+    return named
