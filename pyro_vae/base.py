@@ -441,7 +441,7 @@ class LatentVariableModel(PyroModule):
         seed: int | None = None,
         **fields: Any,
     ) -> dict[str, Tensor]:
-        """Draws of the latents given x, by site: (S, B, ...), (S, ...) for a global latent.
+        """Draws of the latents given x, by site: (S, B, ...), (S, 1, ...) for a global latent.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.

@@ -47,7 +47,8 @@ class Draws:
         """An `xarray.DataTree` in ArviZ's schema (needs xarray): dimensions chain, draw, row and those of the site.
 
         The group log_likelihood holds log p(x) with the latents integrated out, the same in every draw, since
-        parameters do not vary: its sum is the log predictive density of these rows.
+        parameters do not vary: its sum is the log predictive density of these rows. `arviz.loo` returns that sum; the
+        k that it prints is that of constant draws and means nothing, `log_likelihood(x).khat` does.
 
         Raises:
             ImportError: if xarray is not installed.

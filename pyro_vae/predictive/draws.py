@@ -133,7 +133,7 @@ def posterior_draws(
     seed: int | None = None,
     fields: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate."""
+    """Draws of the latents given the rows, by site: (S, B, ...), (S, 1, ...) outside the row plate."""
     with scope.evaluating(model, seed=seed):
         parts = []
         for batch in row_chunks(model, rows, resample or num_samples, fields):
