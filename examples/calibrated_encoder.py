@@ -1,6 +1,4 @@
-"""DOC
-
-"""
+"""DOC"""
 
 from __future__ import annotations
 
@@ -19,11 +17,6 @@ from pyro_vae import plots
 HOURS = torch.tensor([0.5, 1.5, 4.0, 10.0])  # when blood is taken after a dose of 100 mg
 TYPICAL, SPREAD = torch.tensor([0.0, 1.2, 3.0]), torch.tensor([0.5, 0.4, 0.4])  # of the three logarithms
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-GUIDES = {
-    "Normal": lambda: pv.guides.Normal(),
-    "MultivariateNormal": lambda: pv.guides.MultivariateNormal(),
-    "Flow": lambda: pv.guides.Flow(3, layers=3),
-}
 
 
 class LogConcentration(nn.Module):
@@ -49,23 +42,19 @@ def middle(ratio: Tensor) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    rows, epochs, simulated, steps, draws = (400, 2, 100, 5, 100) if args.smoke else (10_000, 40, 1000, 200, 2000)
+    rows, epochs, simulated, steps, draws = (400, 2, 100, 5, 100) if args.smoke else (10_000, 30, 1000, 100, 2000)
     warnings.simplefilter("ignore", pv.evaluation.UnreliableWarning)  # k-hat is in the table
     figure, axes = plt.subplots(2, 3, figsize=(16, 8), layout="constrained")
     rate = pv.schedules.Cosine(5e-3, 1e-5, epochs=epochs)
-    covered, lines = [], []
-    print(f"\nRanks of the latents of {simulated} simulated rows among 99 draws of q. shape: variance over that of uniform")
-    print(f"ranks, less 1 (standard error {math.sqrt(0.8 / simulated):.2f}); above 0 q is too narrow")
+    guides = pv.guides.Normal(), pv.guides.MultivariateNormal(), pv.guides.Flow(3, layers=3)
+    names, covered, lines = [type(guide).__name__ for guide in guides], [], []
+    print(f"\nRanks of the latents of {simulated} simulated rows among 99 draws of q. shape: their variance over")
+    print(f"that of uniform ranks, less 1 (standard error {math.sqrt(0.8 / simulated):.2f}); above 0 q is too narrow")
     print(f"{'guide':<20}{'shape, by latent':>22}{'not uniform':>14}{'90 % intervals cover':>23}")
-    for (name, make), top, low in zip(GUIDES.items(), axes[0], axes[1], strict=True):
-        vae = pv.VAE(
-            likelihood=pv.likelihoods.Normal(4, scale="fixed", fixed_scale=0.2, standardize=False),
-            prior=pv.priors.Normal(3),
-            guide=make(),
-            encoder=pv.nets.MLP(hidden=(64, 64), activation="silu"),
-            decoder=LogConcentration(),
-            seed=0,
-        )
+    for name, guide, top, low in zip(names, guides, *axes, strict=True):
+        likelihood = pv.likelihoods.Normal(4, scale="fixed", fixed_scale=0.2, standardize=False)
+        parts = {"prior": pv.priors.Normal(3), "encoder": pv.nets.MLP(hidden=(64, 64), activation="silu")}
+        vae = pv.VAE(likelihood=likelihood, guide=guide, decoder=LogConcentration(), **parts, seed=0)
         vae.fit(vae.sample(rows, seed=1), epochs=epochs, batch_size=250, learning_rate=rate, seed=0)
         ranks = pv.calibration.simulation_based_calibration(vae, num_rows=simulated, seed=3)
         covered.append(ranks.coverage(LEVELS).mean(1))
@@ -73,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{name:<18}{shape}{len(ranks.miscalibrated):>9} of 3{100 * covered[-1][2]:21.1f} %")
 
         new = vae.sample(200, seed=2)
-        few = new[:40]  # the rest takes its time
+        few = new[:40]
         evidence = vae.log_likelihood(new, num_particles=draws, seed=4)
         gap = evidence.estimate - vae.elbo(new, num_particles=draws, seed=4).bound
         gained = pv.calibration.amortization_gap(vae, few, steps=steps, learning_rate=0.02, seed=5).gap
@@ -86,21 +75,23 @@ def main(args: argparse.Namespace) -> None:
             f"{100 * evidence.unreliable.double().mean():8.1f} %{middle(plain / exact):>20}{middle(mended / exact):>20}"
         )
         if name != "Flow":
-            ranks.plot(top).set_title(f"ranks, guides.{name}")
-            places = vae.encode(new).mean[:, [0, 2]]
-            plots.khat_map(places, evidence.khat, evidence.threshold, ("absorption", "volume"), low)
-            low.set_title(f"k-hat at the mean of q, guides.{name}")
+            ranks.plot(top).set(ylim=(-0.15, 0.2), title=f"ranks, guides.{name}")
+            top.legend(frameon=False)
+            place = vae.encode(new).mean[:, [0, 2]]
+            plots.khat_map(place, evidence.khat, evidence.threshold, ("log absorption, z[0]", "log volume, z[2]"), low)
+            low.set_title(f"means of q, guides.{name}")
         if name == "Normal":
             for values, label, color in ((plain, "draws of q", plots.VALID), (mended, "resampled", plots.TRAIN)):
                 axes[1, 2].plot(exact.flatten(), values.flatten(), ".", color=color, label=label)
 
-    print("\nGaps in nats per row +- standard error; deviations over exact ones: median (5 %, 95 %) of 40 rows by 3 latents")
+    print("\nGaps in nats per row +- standard error; deviation of draws over the exact one: median (5 %, 95 %)")
     print(f"{'guide':<20}{'log p(x) - ELBO':>16}{'of the encoder':>18}{'high k-hat':>12}{'draws':>18}{'resampled':>20}")
     print("\n".join(lines))
-    plots.coverage(LEVELS, torch.stack(covered, 1), names=list(GUIDES), ax=axes[0, 2])
+    plots.coverage(LEVELS, torch.stack(covered, 1), names=names, ax=axes[0, 2])
     axes[0, 2].set_title("central intervals of q")
+    axes[0, 2].legend(frameon=False)
     axes[1, 2].axline((0.5, 0.5), slope=1, color="black", linewidth=0.8)
-    axes[1, 2].set(xlabel="exact deviation of p(z | x)", ylabel="deviation of draws", title="guides.Normal, mended")
+    axes[1, 2].set(xlabel="exact deviation of p(z | x)", ylabel="deviation of draws", title="deviations, guides.Normal")
     axes[1, 2].legend(frameon=False)
     args.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out / "calibrated_encoder.png", dpi=120)

@@ -30,6 +30,14 @@ PROMISES = {
         rf"VAE, codes from its prior N\(0, I\){WITH_ERROR * 2} %",
         f"ELBO of the VAE, nats per test row:{WITH_ERROR}",
     ),
+    "calibrated_encoder.py": (
+        "nats per row",
+        *(
+            rf"{guide}{NUMBER * 3} +\d of 3{NUMBER} %\n(.*\n)*{guide}{WITH_ERROR * 2}{NUMBER} %"
+            rf"({NUMBER} \({NUMBER},{NUMBER}\)){{2}}"
+            for guide in ("Normal", "MultivariateNormal", "Flow")
+        ),
+    ),
     "first_vae.py": (
         "Nats per row",
         *(
@@ -81,6 +89,17 @@ PROMISES = {
         f"trained VAE, ELBO{NUMBER}{WITH_ERROR}",
         f"Monte Carlo standard error: importance sampling{NUMBER}, ELBO{NUMBER} nats per row",
         f"posterior mean: root mean square{NUMBER}",
+    ),
+    "nuts_against_guide.py": (
+        "nats for all eight",
+        *(rf"row {row}, {who} +({NUMBER} \({NUMBER}\)){{4}}" for row in range(3) for who in ("guide", "nuts")),
+        "guide against NUTS on 3 rows",
+        *(
+            rf"guide, {form}({NUMBER} \({NUMBER}\)){{2}}{NUMBER * 2} \({NUMBER}\){NUMBER}\n"
+            rf"  resampled({NUMBER} \({NUMBER}\)){{2}}"
+            for form in ("centred", "non-centred")
+        ),
+        rf"NUTS, non-centred({NUMBER} \({NUMBER}\)){{2}}",
     ),
     "own_program.py": (
         "nats per row",

@@ -4,21 +4,9 @@ Every function draws into `ax`, or into a new figure without it, and returns the
 """
 
 from pyro_vae.plots.curves import latent_map, rate_distortion, training_curve
-from pyro_vae.plots.diagnostics import (
-    comparison,
-    coverage,
-    importance,
-    khat,
-    khat_map,
-    kl_per_dimension,
-    moments,
-    pit,
-    predictive_intervals,
-    rank_ecdf,
-    sandwich,
-    statistic,
-)
 from pyro_vae.plots.pictures import images, interpolation, reconstructions
+from pyro_vae.plots.posteriors import importance, khat, khat_map, kl_per_dimension, moments, rank_ecdf, sandwich
+from pyro_vae.plots.predictions import comparison, coverage, pit, predictive_intervals, statistic
 from pyro_vae.plots.style import COLORS, FAINT, GREY, INK, MARKERS, TRAIN, VALID, grid
 
 __all__ = [

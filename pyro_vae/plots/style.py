@@ -22,6 +22,8 @@ COLORS = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 MARKERS = ("o", "^")
+BAND: dict[str, Any] = {"color": TRAIN, "alpha": 0.15, "linewidth": 0}
+GUIDE: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": "--"}  # a line to compare with
 
 
 def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

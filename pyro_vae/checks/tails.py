@@ -1,27 +1,24 @@
-"""Predictive checks: could the model have made these data? Tail probabilities, PIT values, coverage."""
+"""Tail probabilities of statistics under the prior and the posterior predictive."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae import pareto, predictive, scope, statistics
+from pyro_vae import predictive, scope, statistics
 from pyro_vae.batches import Rows
-from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
-from pyro_vae.distributions import cell_log_prob
-from pyro_vae.evaluation import UnreliableWarning
+from pyro_vae.checks.transforms import PIT, Ranks, column_names, one_site, pit, prior_replicates
+from pyro_vae.chunks import facts
 from pyro_vae.parts import positive_integer
 from pyro_vae.statistics import Statistic
 
-__all__ = ["PIT", "Checks", "StatisticCheck", "check", "pit"]
+__all__ = ["Checks", "StatisticCheck", "check"]
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
 READY: dict[str, Statistic] = {
     "mean": statistics.mean,
     "variance": statistics.variance,
@@ -103,53 +100,6 @@ class StatisticCheck:
         return plots.statistic(
             observed, self.replicated.reshape(len(self.replicated), -1)[:, entry], name, p_value=p, ax=ax
         )
-
-
-@dataclass(frozen=True)
-class PIT:
-    """Probability integral transforms of every cell, (N, *E), uniform if the model is true; ties randomised.
-
-    Attributes:
-        values: P(x_ij <= observed).
-        unit: "row": under p(x_ij); "cell": under p(x_ij | the other cells of row i).
-        columns: names of the cells of a row.
-        khat: "cell" only: Pareto k-hat of the weights behind each value, (N, *E).
-    """
-
-    values: Tensor
-    unit: str
-    columns: list[str]
-    khat: Tensor | None = None
-
-    def coverage(self, levels: Sequence[float] = LEVELS) -> Tensor:
-        """Share of rows that lie in central predictive intervals of these levels, by column: (L, *E)."""
-        distance = (self.values - 0.5).abs()
-        return torch.stack([(distance <= level / 2).double().mean(0) for level in levels])
-
-    def overall(self, levels: Sequence[float] = LEVELS) -> list[dict[str, float]]:
-        """Level, coverage over all cells, and its standard error by the spread over rows."""
-        lines = []
-        for level in levels:
-            inside = ((self.values - 0.5).abs() <= level / 2).double()
-            by_row = inside.reshape(len(inside), -1).mean(1)
-            error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else math.nan
-            lines.append({"level": level, "coverage": float(by_row.mean()), "its error": error})
-        return lines
-
-    def plot(self, ax: Any = None) -> Any:
-        """Histogram of all values; returns matplotlib axes."""
-        from pyro_vae import plots
-
-        return plots.pit(self.values, ax=ax)
-
-    def plot_coverage(self, levels: Sequence[float] = LEVELS, ax: Any = None) -> Any:
-        """Nominal against observed coverage; returns matplotlib axes."""
-        from pyro_vae import plots
-
-        lines = self.overall(levels)
-        ax = plots.coverage(levels, [o["coverage"] for o in lines], [o["its error"] for o in lines], ax=ax)
-        ax.set_title(f"predictive intervals, {self.unit}")
-        return ax
 
 
 @dataclass(frozen=True)
@@ -242,8 +192,8 @@ def check(
     with scope.seeded(seed):
         batch = rows.take(slice(None), names, like=model.like)
         tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
-        ranks = _Ranks(batch["x"])
-        for replicate in _prior_replicates(model, batch, num_samples):
+        ranks = Ranks(batch["x"])
+        for replicate in prior_replicates(model, batch, num_samples):
             ranks.add(replicate)
             for tally in tallies.values():
                 tally.prior.add(tally.kept(replicate))
@@ -251,107 +201,13 @@ def check(
             for tally in tallies.values():
                 tally.posterior.add(tally(replicate))
         known = facts(model, rows, names)
-        columns = _columns(rows)
+        columns = column_names(rows)
         found = {name: tally.result(columns, independent=not known.joint) for name, tally in tallies.items()}
         if unit == "row":
             values = PIT(ranks.below(), "row", columns)
         else:
             values = pit(model, x, unit=unit, num_particles=num_particles, **fields)
     return Checks(found, values, num_samples)
-
-
-def pit(
-    model: Any,
-    x: Any,
-    *,
-    unit: str = "row",
-    num_samples: int = 200,
-    num_particles: int = 500,
-    seed: int | None = None,
-    **fields: Any,
-) -> PIT:
-    """Probability integral transforms of every cell of x, uniform if the model is true; ties are randomised.
-
-    Args:
-        model: the fitted model.
-        x: rows (N, *E), in any form that `fit` takes.
-        unit: "row": P(x_ij <= observed) for a new row; "cell": given the other cells of the row, by importance weights
-            that leave the cell out, p(z | x_i without j); needs cells that are independent given z.
-        num_samples: S, draws for "row".
-        num_particles: K, draws from the guide per row for "cell".
-        seed: of the draws.
-        **fields: named per-row fields, as in `elbo`.
-
-    Raises:
-        ValueError: for another unit.
-        NotImplementedError: if cells depend on each other given z, for "cell".
-
-    References:
-        *Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC* (Vehtari, Gelman, Gabry,
-        2017), arXiv 1507.04544, on leaving out by weights
-    """
-    if unit not in ("row", "cell"):
-        raise ValueError(f"unit must be row or cell; got {unit!r}. Choose one of these.")
-    rows, names = model._rows(x, fields)
-    with scope.seeded(seed):
-        if unit == "row":
-            batch = rows.take(slice(None), names, like=model.like)
-            ranks = _Ranks(batch["x"])
-            for replicate in _prior_replicates(model, batch, positive_integer("num_samples", num_samples)):
-                ranks.add(replicate)
-            return PIT(ranks.below(), "row", _columns(rows))
-        positive_integer("num_particles", num_particles, 2)
-        with scope.evaluating(model):
-            chunks = row_chunks(model, rows, num_particles, names, at_once=num_particles)
-            parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
-    values, khat = (torch.cat(part) for part in zip(*parts, strict=True))
-    share = float((khat > pareto.threshold(num_particles)).double().mean())
-    if share > 0.01:
-        warnings.warn(
-            f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out: there PIT values"
-            " are too near 1/2. Draw more particles, or use unit='row'.",
-            UnreliableWarning,
-            stacklevel=2,
-        )
-    return PIT(values, "cell", _columns(rows), khat)
-
-
-def _leave_cells_out(model: Any, batch: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
-    """PIT values and k-hat (B, *E) of cells given the others of their row."""
-    record = chunk_weights(model, batch, num_particles)
-    if len(record.observed) != 1 or record.joint:
-        raise NotImplementedError("Cells are left out of one observed site with independent rows; got another program.")
-    (site,) = record.observed.values()
-    x, cells = batch["x"], cell_log_prob(site.distribution, site.value)
-    log_w = record.log_w.reshape(*record.log_w.shape, *[1] * (cells.dim() - 2)) - cells  # (K, B, *E)
-    smoothed, khat = pareto.smooth(log_w.flatten(1))
-    weights = smoothed.double().softmax(0).reshape(cells.shape)
-    drawn = site.distribution.sample().expand(cells.shape)
-    below, equal = ((weights * comparison).sum(0) for comparison in (drawn < x, drawn == x))
-    count = 1 / weights.square().sum(0)  # as if so many draws of equal weight: then exact, as ranks are
-    return (count * below + torch.rand_like(below) * (count * equal + 1)) / (count + 1), khat.reshape(x.shape)
-
-
-class _Ranks:
-    """Where observed values lie among replicated ones."""
-
-    def __init__(self, observed: Tensor) -> None:
-        self.observed, self.count = observed, 0
-        self.less, self.equal = (torch.zeros(observed.shape, dtype=torch.float64) for _ in range(2))
-
-    def add(self, replicated: Tensor) -> None:
-        self.count += 1
-        self.less += replicated < self.observed
-        self.equal += replicated == self.observed
-
-    def below(self) -> Tensor:
-        """P(replicated <= observed), ties randomised: exactly uniform if all are draws of one distribution."""
-        return (self.less + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
-
-    def above(self) -> Tensor:
-        """P(replicated >= observed), ties randomised."""
-        more = self.count - self.less - self.equal
-        return (more + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
 
 
 class _Tally:
@@ -362,7 +218,7 @@ class _Tally:
         observed, fewer = self(x), self(x[:-1])
         self.of_rows = observed.dim() == 1 and (len(observed), len(fewer) if fewer.dim() else 0) == (len(x), len(x) - 1)
         self.observed, self.replicated = observed, []  # type: ignore[var-annotated]
-        self.prior, self.posterior = _Ranks(observed), _Ranks(observed)
+        self.prior, self.posterior = Ranks(observed), Ranks(observed)
 
     def __call__(self, x: Tensor) -> Tensor:
         value = torch.as_tensor(self.function(x)).double()
@@ -390,16 +246,6 @@ class _Tally:
         return StatisticCheck(self.name, self.of_rows, self.observed, replicated, prior, posterior, uniformity, names)
 
 
-def _columns(rows: Rows) -> list[str]:
-    return rows.columns or [str(i) for i in range(rows.x[0].numel())]
-
-
-def _prior_replicates(model: Any, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:
-    """Data sets (N, *E) of new rows under the same fields."""
-    for _ in range(num_samples):
-        yield _one(predictive.sample(model, len(batch["x"]), **fields_of(batch)))
-
-
 def _posterior_replicates(
     model: Any, rows: Rows, names: tuple[str, ...], num_samples: int, resample: int | None
 ) -> Iterator[Tensor]:
@@ -407,10 +253,4 @@ def _posterior_replicates(
     latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
     for sample in range(num_samples):
         one = {name: value[sample : sample + 1] for name, value in latents.items()}
-        yield _one(predictive.replicate_whole(model, rows, one, names))
-
-
-def _one(draws: Any) -> Tensor:
-    if isinstance(draws, dict):
-        raise NotImplementedError(f"Checks are for models of one data site; got {sorted(draws)}. Check them by hand.")
-    return draws  # type: ignore[no-any-return]
+        yield one_site(predictive.replicate_whole(model, rows, one, names))
