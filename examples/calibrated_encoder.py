@@ -1,4 +1,19 @@
-"""DOC"""
+"""Is the encoder's q(z | x) the posterior? Ranks, coverage, gaps and k-hat of three guides; draws mended by weights.
+
+After a dose, four blood samples tell of a patient's absorption rate, clearance and volume of distribution: three
+logarithms, z ~ N(0, I) in standard units. The decoder is the known curve, only the guide is trained, and a sum over a
+grid gives the posterior. Fast absorption and a large volume cancel in the early samples: the posterior is correlated.
+
+What to look for
+- Normal: ranks form a U, since q is too narrow: its 90 % intervals hold 74 % of the latents. It loses half a nat, and
+  none of it by the encoder: the family has no correlations. Deviations are 0.63 of the exact ones (median), those of
+  resampled draws 0.89: half of the rows have a k-hat above 0.7, and weights cannot mend what q hardly ever draws.
+- MultivariateNormal: 88 % are covered, 0.09 nats lost; the posteriors are skewed. Resampling mends the deviations.
+- Flow: calibrated. Some rows have a high k-hat all the same: it looks at the tails, which ranks hardly see.
+- The gain by optimising q for each row (of the encoder) is stochastic too: one below 0 says that there is none.
+
+Run it: `python calibrated_encoder.py` (about a minute); `--smoke` only tries whether it runs.
+"""
 
 from __future__ import annotations
 

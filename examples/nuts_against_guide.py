@@ -1,6 +1,22 @@
-"""The guide held against Markov chain Monte Carlo: rows of a VAE, and the eight schools, whose latents are global.
+"""The guide beside Markov chain Monte Carlo: rows of a VAE, and the eight schools, whose mu and tau all rows share.
 
-DOC
+A VAE of digits has latents for each row: `calibration.against_nuts` draws those of three by NUTS. The eight schools
+are a program of one's own. Coaching in school i had the effect theta_i, measured as x_i:
+
+    x_i ~ N(theta_i, sigma_i),  mu ~ N(0, 5),  tau ~ HalfCauchy(5),  centred: theta_i ~ N(mu, tau),
+                                            non-centred: theta_i = mu + tau * eta_i with eta_i ~ N(0, 1)
+
+Both guides have independent factors. There is one log p(x) and one k-hat, for all rows together.
+
+What to look for
+- Digits: the three rows were not trained on. Means are up to 0.3 apart, nearly three deviations of the posterior.
+- Centred: the smaller tau, the closer the theta_i, a funnel. The guide fits its wide part: log tau is too large and
+  far too certain, k-hat is 0.9, and resampling by importance weights does not mend it.
+- Non-centred: k-hat is 0.6, resampled draws agree with NUTS, and log p(x) is estimated 1.4 nats higher.
+
+Run it: `python nuts_against_guide.py` (two minutes); `--smoke` only tries whether it runs.
+
+Reference: *Yes, but Did It Work?: Evaluating Variational Inference* (Yao et al., 2018), arXiv 1802.02538
 """
 
 from __future__ import annotations
@@ -27,7 +43,7 @@ FIELDS = {"sigma": torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18]), "school": to
 class EightSchools(pv.LatentVariableModel):
     def __init__(self, centred: bool = True) -> None:
         super().__init__()
-        self.centred = centred
+        self.centred, self.own = centred, "theta" if centred else "eta"
         for name, shape in (("mu", ()), ("tau", ()), ("school", (8,))):
             setattr(self, f"{name}_loc", nn.Parameter(torch.zeros(shape)))
             setattr(self, f"{name}_scale", PyroParam(torch.ones(shape), constraint=dist.constraints.positive))
@@ -35,37 +51,32 @@ class EightSchools(pv.LatentVariableModel):
     def model(self, x: Tensor | None = None, *, rows: int | None = None, sigma: Tensor, **batch: Tensor) -> Tensor:
         mu, tau = pyro.sample("mu", dist.Normal(0.0, 5.0)), pyro.sample("tau", dist.HalfCauchy(5.0))  # (K, 1) each
         with pyro.plate("data", len(sigma)):
-            if self.centred:
-                theta = pyro.sample("theta", dist.Normal(mu, tau))
-            else:
-                theta = mu + tau * pyro.sample("eta", dist.Normal(0.0, 1.0))
+            own = pyro.sample(self.own, dist.Normal(mu, tau) if self.centred else dist.Normal(0.0, 1.0))
+            theta = own if self.centred else mu + tau * own
             return pyro.sample("x", dist.Normal(theta, sigma), obs=x)
 
     def guide(self, x: Tensor, *, school: Tensor, **batch: Tensor) -> None:
         pyro.sample("mu", dist.Normal(self.mu_loc, self.mu_scale))
         pyro.sample("tau", dist.LogNormal(self.tau_loc, self.tau_scale))
         with pyro.plate("data", len(x)):  # rows come in any order: a school finds its parameters by its number
-            own = dist.Normal(self.school_loc[school], self.school_scale[school])
-            pyro.sample("theta" if self.centred else "eta", own)
+            pyro.sample(self.own, dist.Normal(self.school_loc[school], self.school_scale[school]))
 
 
-def first_school(draws: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """log tau and theta_1 of draws (S, ...), in either form."""
+def funnel(draws: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     mu, tau = draws["mu"].flatten(), draws["tau"].flatten()
     return tau.log(), draws["theta"][:, 0] if "theta" in draws else mu + tau * draws["eta"][:, 0]
 
 
 def moments(draws: dict[str, Tensor]) -> str:
-    both = draws["mu"], draws["tau"].log()
-    return "".join(f"{f'{part.mean():.2f} ({part.std():.2f})':>15}" for part in both)
+    return "".join(f"{f'{part.mean():.2f} ({part.std():.2f})':>15}" for part in (draws["mu"], draws["tau"].log()))
 
 
 def main(args: argparse.Namespace) -> None:
     epochs, kept, steps, particles = (2, 10, 20, 100) if args.smoke else (100, 400, 2000, 20_000)
     warnings.simplefilter("ignore", pv.evaluation.UnreliableWarning)  # k-hat is in the table
-    digits, net = pv.datasets.load("digits"), pv.nets.MLP(hidden=(128,))
+    digits, nets = pv.datasets.load("digits"), {name: pv.nets.MLP(hidden=(128,)) for name in ("encoder", "decoder")}
     likelihood = pv.likelihoods.Binomial(digits.event_shape, total_count=16)
-    vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(4), encoder=net, decoder=net, seed=0)
+    vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(4), **nets, seed=0)
     vae.fit(digits.train, epochs=epochs, seed=0)
     rows = pv.calibration.against_nuts(vae, digits.test.x[:3], num_samples=kept, warmup=kept // 2, seed=1)
     print("\nA VAE of digits, three test rows: mean (deviation) of each latent")
@@ -76,15 +87,14 @@ def main(args: argparse.Namespace) -> None:
     print(rows)
     figure, (left, *others) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
     rows.plot(left).set_title("three digits, four latents each")
-
     print("\nEight schools: mean (deviation) of the latents; nats for all eight rows together (Monte Carlo error)")
     print(f"{'':<22}{'mu':>15}{'log tau':>15}{'ELBO':>9}{'log p(x)':>16}{'k-hat':>8}")
     guides, rate = {}, pv.schedules.Cosine(0.03, 1e-4, epochs=steps)
     for form, centred in (("centred", True), ("non-centred", False)):
         model, options = EightSchools(centred), {"epochs": steps, "batch_size": 8, "learning_rate": rate, "seed": 0}
         model.fit(pv.Rows(EFFECT, FIELDS), fields=("x", *FIELDS), elbo=pv.elbos.ELBO(num_particles=10), **options)
-        found = model.log_likelihood(EFFECT, num_particles=particles, seed=1, **FIELDS)
-        bound = model.elbo(EFFECT, num_particles=particles, seed=1, **FIELDS).bound.item()
+        given = {"num_particles": particles, "seed": 1, **FIELDS}
+        found, bound = model.log_likelihood(EFFECT, **given), model.elbo(EFFECT, **given).bound.item()
         guides[form] = model.posterior_draws(EFFECT, num_samples=2 * kept, seed=2, **FIELDS)
         mended = model.posterior_draws(EFFECT, num_samples=2 * kept, resample=particles, seed=2, **FIELDS)
         score = f"{found.estimate.item():.2f} ({found.standard_error.item():.2f})"
@@ -93,13 +103,11 @@ def main(args: argparse.Namespace) -> None:
     pyro.set_rng_seed(3)  # plain Pyro: these programs are no more than that
     chain = MCMC(NUTS(model.model), 2 * kept, warmup_steps=kept // 2, disable_progbar=True)
     chain.run(EFFECT, **FIELDS)
-    nuts = chain.get_samples()
-    print(f"NUTS, non-centred     {moments(nuts)}")
+    print(f"NUTS, non-centred     {moments(nuts := chain.get_samples())}")
     for ax, (form, draws) in zip(others, guides.items(), strict=True):
-        ax.plot(*first_school(nuts), ".", color=plots.GREY, markersize=4, label="NUTS")
-        ax.plot(*first_school(draws), ".", color=plots.VALID, markersize=4, alpha=0.5, label="guide")
-        ax.set(xlim=(-4, 4.5), ylim=(-25, 50), title=f"eight schools, {form}")
-        ax.set(xlabel="log tau", ylabel="effect in the first school (points)")
+        ax.plot(*funnel(nuts), ".", color=plots.GREY, markersize=4, label="NUTS")
+        ax.plot(*funnel(draws), ".", color=plots.VALID, markersize=4, alpha=0.5, label="guide")
+        ax.set(xlim=(-4, 4.5), ylim=(-20, 40), xlabel="log tau", ylabel="theta_1 (points)", title=f"schools, {form}")
         ax.legend(frameon=False, loc="upper left", markerscale=2)
     args.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out / "nuts_against_guide.png", dpi=120)

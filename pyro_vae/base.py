@@ -18,7 +18,7 @@ from pyro_vae.batches import Rows, as_rows, as_tensor, read_whole
 from pyro_vae.history import History
 from pyro_vae.state import TrainingState
 
-__all__ = ["LatentVariableModel", "keep_parameters"]
+__all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
 
 
 class LatentVariableModel(PyroModule):
@@ -441,7 +441,7 @@ class LatentVariableModel(PyroModule):
         seed: int | None = None,
         **fields: Any,
     ) -> dict[str, Tensor]:
-        """Draws of the latents given x, by site: (S, B, ...), (S, 1, ...) for a global latent.
+        """Draws of the latents given x, by site: (S, B, ...), (S, ...) for a global latent.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
@@ -483,6 +483,15 @@ class LatentVariableModel(PyroModule):
         saving.save(self, path)
 
 
+def check_model(model: Any) -> Any:
+    """Return the model, or raise a TypeError if it is none."""
+    if not isinstance(model, LatentVariableModel):
+        raise TypeError(
+            f"model must be a LatentVariableModel, such as a VAE; got {type(model).__name__}. Pass the fitted model."
+        )
+    return model
+
+
 def keep_parameters(owner: nn.Module) -> None:
     """Let all Pyro modules inside keep their own parameters; Pyro does where the setting is on when they are made."""
     for module in owner.modules():
@@ -496,6 +505,10 @@ def _which_cells(given: Any, rows: Rows) -> Tensor:
     if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
         names = [given] if isinstance(given, str) else list(given)
         unknown = [name for name in names if name not in (rows.columns or ())]
+        if rows.columns is None:
+            raise ValueError(
+                f"given must be boolean for data without names; got {names}. Pass a pandas frame, or a mask."
+            )
         if unknown:
             raise ValueError(f"given must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
         given = [column in names for column in rows.columns or ()]

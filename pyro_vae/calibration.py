@@ -12,7 +12,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import scope
+from pyro_vae import predictive, scope
+from pyro_vae.base import check_model
 from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.chunks import facts, row_chunks
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
@@ -118,7 +119,7 @@ def simulation_based_calibration(
 
     positive_integer("num_draws", num_draws, 3)
     with scope.seeded(seed):
-        drawn = model.simulate(positive_integer("num_rows", num_rows, 2), **fields)
+        drawn = check_model(model).simulate(positive_integer("num_rows", num_rows, 2), **fields)
         data = {name: drawn.pop(name) for name in model.data_sites}
         if len(data) != 1:
             raise NotImplementedError(f"Ranks are for programs with one data site; got {sorted(data)}.")
@@ -134,7 +135,7 @@ def simulation_based_calibration(
             ties = (torch.rand(equal.shape) * (equal + 1)).floor().long()  # of discrete latents, at random
             ranks.append((samples < truth).sum(0) + ties)
             width = truth.shape[1]
-            names += [f"{name}[{i}]" for i in range(width)] if width > 1 else [name]
+            names += coordinates(name, width)
     whole = torch.cat(ranks, 1)
     bins = next(b for b in range(min(20, max(2, num_rows // 10)), 1, -1) if (num_draws + 1) % b == 0 or b == 2)
     counts = [torch.bincount(column * bins // (num_draws + 1), minlength=bins) for column in whole.T]
@@ -142,6 +143,11 @@ def simulation_based_calibration(
     expected = (num_rows * sizes / (num_draws + 1)).double().numpy()
     p_values = [float(chisquare(count.double().numpy(), expected).pvalue) for count in counts]
     return Calibration(whole, num_draws, names, torch.tensor(p_values, dtype=torch.float64))
+
+
+def coordinates(site: str, width: int) -> list[str]:
+    """Names of a site's coordinates."""
+    return [f"{site}[{i}]" for i in range(width)] if width > 1 else [site]
 
 
 def band_of_uniform_ecdf(
@@ -201,6 +207,8 @@ def amortization_gap(
 ) -> AmortizationGap:
     """ELBO of the encoder's q(z | x) beside that of the best q of the same family, found row by row.
 
+    The search has noise of its own: a gap that is slightly negative says that the encoder leaves nothing to gain.
+
     Args:
         model: the fitted model.
         x: rows (B, *E).
@@ -217,7 +225,7 @@ def amortization_gap(
         *Inference Suboptimality in Variational Autoencoders* (Cremer, Li, Duvenaud, 2018), arXiv 1801.03558
     """
     positive_integer("num_particles", num_particles, 2)
-    rows, names = model._rows(x, fields)
+    rows, names = check_model(model)._rows(x, fields)
     ways, bounds = (Importance(), SemiAmortized(steps, learning_rate)), []
     with scope.evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names):
@@ -239,6 +247,8 @@ class AgainstNUTS:
         nuts_scale: standard deviations under p(z | x).
         rhat: split R-hat of the NUTS draws; above 1.05 these are no reference.
         names: of the coordinates.
+        guide_draws: (S, B, C).
+        nuts_draws: (S, B, C).
     """
 
     guide_mean: Tensor
@@ -247,6 +257,8 @@ class AgainstNUTS:
     nuts_scale: Tensor
     rhat: Tensor
     names: list[str]
+    guide_draws: Tensor
+    nuts_draws: Tensor
 
     @property
     def scale_ratio(self) -> Tensor:
@@ -305,9 +317,16 @@ def against_nuts(
     from pyro.ops.stats import split_gelman_rubin
 
     positive_integer("num_samples", num_samples, 4)
-    rows, names = model._rows(x, fields)
+    positive_integer("warmup", warmup)
+    positive_integer("max_tree_depth", max_tree_depth)
+    rows, names = check_model(model)._rows(x, fields)
     known = facts(model, rows, names)
-    moments: list[list[Tensor]] = []
+    first = rows.take(slice(0, 1), names, like=model.like)
+    sites = predictive.encode(model, seed=0, **first)
+    summed = sorted(name for name, q in sites.items() if not q.has_rsample)
+    if summed:
+        raise NotImplementedError(f"NUTS needs latents with densities; got discrete {summed}. Sum them out by hand.")
+    by_row: list[tuple[Tensor, Tensor, Tensor]] = []
     labels: list[str] = []
     with scope.seeded(seed):
         draws = model.posterior_draws(rows, num_samples=max(1000, num_samples), fields=("x", *names) if names else ())
@@ -318,18 +337,16 @@ def against_nuts(
                 chain = MCMC(kernel, num_samples, warmup_steps=warmup, disable_progbar=True, num_chains=1)
                 chain.run(batch.pop("x"), **batch)
             found = chain.get_samples()
-            summed = sorted(set(draws) - set(found))
-            if summed:
-                raise NotImplementedError(f"NUTS needs latents with densities; got discrete {summed}. Use exact sums.")
             own = {name: value if known.joint else value[:, part] for name, value in draws.items() if name in found}
             flat, mine = (
                 torch.cat([values[name].reshape(len(values[name]), -1) for name in own], 1) for values in (found, own)
             )
-            labels = [f"{n}[{i}]" for n in own for i in range(found[n][0].numel())]
+            labels = [label for name in own for label in coordinates(name, found[name][0].numel())]
             rhat = split_gelman_rubin(flat.unsqueeze(0), chain_dim=0, sample_dim=1)
-            moments.append([mine.mean(0), mine.std(0), flat.mean(0), flat.std(0), rhat])
-    guide_mean, guide_scale, nuts_mean, nuts_scale, rhat = (torch.stack(part) for part in zip(*moments, strict=True))
-    return AgainstNUTS(guide_mean, guide_scale, nuts_mean, nuts_scale, rhat, labels)
+            by_row.append((mine, flat, rhat))
+    guide, nuts = (torch.stack([part[i] for part in by_row], 1) for i in (0, 1))
+    rhat = torch.stack([part[2] for part in by_row])
+    return AgainstNUTS(guide.mean(0), guide.std(0), nuts.mean(0), nuts.std(0), rhat, labels, guide, nuts)
 
 
 @contextlib.contextmanager

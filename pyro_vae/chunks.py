@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae import scope
 from pyro_vae.batches import Rows
+from pyro_vae.distributions import Blocks
 from pyro_vae.programs import Program, outside_rows, run_programs
 from pyro_vae.weights import LogWeights, log_weights
 
@@ -46,6 +47,8 @@ def facts(model: Any, rows: Rows, fields: tuple[str, ...] = ()) -> Facts:
 
 
 def _is_discrete(distribution: Any) -> bool:
+    if isinstance(distribution, Blocks):
+        return all(_is_discrete(block) for block in distribution.blocks)
     try:
         return bool(distribution.support.is_discrete)
     except (NotImplementedError, AttributeError):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pyro_vae import scope
+from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
 
@@ -111,7 +112,12 @@ def compare(
         2017), arXiv 1507.04544, on differences paired by row
     """
     if not isinstance(models, Mapping) or len(models) < 2:
-        raise ValueError(f"models must be a dictionary of two models or more; got {models!r}. Pass {{'a': vae, ...}}.")
+        got = len(models) if isinstance(models, Mapping) else type(models).__name__
+        raise ValueError(
+            f"models must be a dictionary of two models or more; got {got}. Pass {{'a': vae, 'b': other}}."
+        )
+    for model in models.values():
+        check_model(model)
     first = next(iter(models.values()))
     data = x if isinstance(x, Rows) else first._rows(x, {"fields": fields.get("fields", ())})[0]
     if data.transform is not None:  # where it is random, all models see the same draw

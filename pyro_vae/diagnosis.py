@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pyro_vae import calibration, checks, latents, scope
+from pyro_vae.base import check_model
 from pyro_vae.calibration import AmortizationGap, Calibration
 from pyro_vae.checks import Checks
 from pyro_vae.evaluation import BoundResult, LogLikelihood
@@ -116,7 +117,7 @@ def diagnose(
     Raises:
         ValueError: if the data are not data for the model.
     """
-    rows, names = model._rows(x, fields)
+    rows, names = check_model(model)._rows(x, fields)
     rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
     named: dict[str, Any] = {"fields": ("x", *names)} if names else {}
     skipped: dict[str, str] = {}
@@ -144,7 +145,12 @@ def diagnose(
         checked = attempt(
             "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
         )
-    findings = [_about_score(score, bound), *_about_latents(use), *_about_encoder(sbc, gap), *_about_checks(checked)]
+    findings = [
+        _about_score(score, bound),
+        *_about_latents(use),
+        *_about_encoder(sbc, gap),
+        *_about_checks(checked, score.joint),
+    ]
     result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped)
     if verbose:
         from pyro_vae import reporting
@@ -156,10 +162,9 @@ def diagnose(
 def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:
     mean, share = score.mean(), float(score.unreliable.double().mean())
     gap = mean.estimate - bound.mean().estimate
-    text = (
-        f"log p(x) {mean.estimate:.2f} nats per row (Monte Carlo {mean.monte_carlo_error:.3f}, sampling"
-        f" {mean.sampling_error:.3f}), {gap:.2f} above the ELBO; k-hat above the threshold in {share:.0%} of rows"
-    )
+    unit = "for all rows together" if score.joint else "per row"
+    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"k-hat above the threshold in {share:.0%} of rows"
+    text = f"log p(x) {mean} nats {unit}, {gap:.2f} above the ELBO; {flagged}"
     advice = ""
     if share > 0.05:
         advice = (
@@ -180,8 +185,11 @@ def _about_latents(use: LatentUse | None) -> list[Finding]:
         findings.append(Finding(f"latents at {name}", found, advice))
     excess, limit = use.aggregate_kl, math.log(use.information_rows)
     information = use.mutual_information.estimate
-    capped = ", at its limit: more rows would raise it" if information > limit - 0.5 else ""
-    found = f"I(row; z) {information:.2f} nats{capped}; KL(aggregate || prior) {excess:.2f} nats"
+    capped = (
+        f", too near its limit of {limit:.2f} to be told: more rows would raise it" if information > limit - 2 else ""
+    )
+    at_most = "at most " if capped else ""
+    found = f"I(row; z) {information:.2f} nats{capped}; KL(aggregate || prior) {at_most}{excess:.2f} nats"
     advice = ""
     if excess > max(1.0, 0.2 * use.kl.estimate) and not capped:
         advice = (
@@ -205,13 +213,13 @@ def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None) -> list
     if gap is not None:
         advice = ""
         if gap.gap.estimate > max(1.0, 3 * gap.gap.monte_carlo_error):
-            advice = "A larger encoder, longer training, or vae.refined(...) would save that."
-        text = f"{gap.gap.estimate:.2f} +- {math.hypot(gap.gap.sampling_error, gap.gap.monte_carlo_error):.2f} nats"
-        findings.append(Finding("amortisation gap", f"{text} per row", advice))
+            advice = "A larger encoder, longer training, or refinement (method='semi_amortized') would save that."
+        unit = "per row" if len(gap.optimized) > 1 else "for all rows together"
+        findings.append(Finding("amortisation gap", f"{gap.gap} nats {unit}", advice))
     return findings
 
 
-def _about_checks(found: Checks | None) -> list[Finding]:
+def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
     if found is None:
         return []
     worst = []
@@ -232,6 +240,6 @@ def _about_checks(found: Checks | None) -> list[Finding]:
         + (f" ({', '.join(worst)})" if worst else "")
         + f"; 90 % predictive intervals cover {nominal['coverage']:.1%} +- {nominal['its error']:.1%}"
     )
-    if not advice and off > max(0.02, 4 * nominal["its error"]):
+    if not advice and not joint and off > max(0.02, 4 * nominal["its error"]):
         advice = "Predictive intervals have the wrong width: look at the likelihood's dispersion."
     return [Finding("predictive checks", text, advice)]

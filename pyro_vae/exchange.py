@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import predictive, scope
+from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
 from pyro_vae.parts import positive_integer
@@ -120,7 +121,7 @@ def draws(
         (torch.Size([5, 4, 2]), torch.Size([5, 4, 3]))
     """
     positive_integer("num_samples", num_samples)
-    rows, names = model._rows(x, fields)
+    rows, names = check_model(model)._rows(x, fields)
     with scope.evaluating(model, seed=seed):
         batch = rows.take(slice(None), names, like=model.like)
         if rows.transform is not None:  # where it is random, all groups see the same draw

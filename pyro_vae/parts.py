@@ -58,7 +58,7 @@ def positive_integer(what: str, value: Any, at_least: int = 1) -> int:
     number = operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else 0
     if number < at_least:
         kind = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
-        raise ValueError(f"{what} must be {kind}; got {value!r}. Pass e.g. {what}=16.")
+        raise ValueError(f"{what} must be {kind}; got {value!r}. Pass e.g. {what}={max(16, at_least)}.")
     return number
 
 

@@ -12,7 +12,7 @@ from pyro_vae.parts import positive_integer, positive_number
 
 __all__ = ["Refinement"]
 
-SMALL = 0.01  # a slope in nats that takes half a step: Adam would blow up what is left at the optimum
+SMALL = 0.01  # Adam alone would blow up what is left of the slope at the optimum
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Refinement:
     Args:
         steps: how many.
         learning_rate: about how far a parameter moves in the first step.
+        small: a slope in nats that takes half a step.
 
     Raises:
         ValueError: if one is not positive.
@@ -34,6 +35,7 @@ class Refinement:
 
     steps: int = 20
     learning_rate: float = 0.05
+    small: float = SMALL
 
     def __post_init__(self) -> None:
         positive_integer("steps", self.steps)
@@ -56,7 +58,7 @@ class Refinement:
                 (slope,) = torch.autograd.grad(objective(here).sum(), here, create_graph=differentiable)
             first = 0.9 * first + 0.1 * slope
             second = 0.999 * second + 0.001 * slope.detach().square()
-            size = (second / (1 - 0.999**step)).sqrt() + SMALL
+            size = (second / (1 - 0.999**step)).sqrt() + self.small
             rate = self.learning_rate * (1 - (step - 1) / self.steps)
             parameters = parameters + rate * first / (1 - 0.9**step) / size
             parameters = parameters if differentiable else parameters.detach()

@@ -141,6 +141,8 @@ def test_nuts_has_the_exact_posteriors_moments() -> None:
     assert (found.scale_ratio < 0.8).all()
     assert (found.rhat < 1.2).all() and found.names == ["z[0]", "z[1]"]
     assert "guide against NUTS on 2 rows" in str(found)
+    assert found.nuts_draws.shape == (200, 2, 2) and torch.equal(found.nuts_draws.mean(0), found.nuts_mean)
+    assert torch.equal(found.guide_draws.std(0), found.guide_scale)
     assert all(parameter.requires_grad for parameter in program.parameters())
 
 

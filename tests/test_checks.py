@@ -215,6 +215,15 @@ def test_bad_arguments_are_named(message: str) -> None:
         BAD[message](vae, draw_data(vae.likelihood, 4))
 
 
+def test_statistics_of_a_wrong_kind_are_named() -> None:
+    vae = small_vae()
+    x = draw_data(vae.likelihood, 4)
+    with pytest.raises(TypeError, match="statistics must be a dictionary of functions of data; got 'mean'"):
+        pv.check(vae, x, "mean")
+    with pytest.raises(TypeError, match=r"statistic 'q' must return a tensor; got function. Some are made by a call"):
+        pv.check(vae, x, {"q": lambda x: statistics.quantile(0.5)})
+
+
 def test_models_of_several_data_sites_are_refused() -> None:
     from test_predictive import TwoLayers
 

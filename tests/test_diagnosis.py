@@ -53,10 +53,35 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
     joint = pv.diagnose(GlobalMean(), torch.randn(6, dtype=torch.float64), num_samples=5, verbose=False)
     assert set(joint.skipped) == {"use of latents", "calibration"}
     assert joint.use is None and joint.checks is not None
+    assert "nats for all rows together" in joint.findings[0].found and "nan" not in str(joint.findings)
     program = Discrete()
     found = pv.diagnose(program, program.rows, num_samples=5, verbose=False)
     assert found.use is not None and found.calibration is not None
     assert set(found.skipped) == {"amortisation gap"}
+    vae = small_vae(prior=pv.priors.Bernoulli(3), guide=pv.guides.Bernoulli())
+    found = pv.diagnose(vae, draw_data(vae.likelihood, 20), num_samples=5, verbose=False)
+    assert set(found.skipped) == {"amortisation gap"}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: pv.check(3, torch.zeros(4, 2)),
+        lambda: pv.checks.pit(3, torch.zeros(4, 2)),
+        lambda: pv.calibration.simulation_based_calibration(3),
+        lambda: pv.calibration.amortization_gap(3, torch.zeros(4, 2)),
+        lambda: pv.calibration.against_nuts(3, torch.zeros(4, 2)),
+        lambda: pv.latents.use(3, torch.zeros(4, 2)),
+        lambda: pv.latents.traverse(3, torch.zeros(4, 2)),
+        lambda: pv.latents.rate_distortion({"a": 3}, torch.zeros(4, 2)),
+        lambda: pv.compare({"a": 3, "b": 3}, torch.zeros(4, 2)),
+        lambda: pv.draws(3, torch.zeros(4, 2)),
+        lambda: pv.diagnose(3, torch.zeros(4, 2)),
+    ],
+)
+def test_what_is_no_model_is_named(ask) -> None:
+    with pytest.raises(TypeError, match="model must be a LatentVariableModel, such as a VAE; got int"):
+        ask()
 
 
 def test_max_rows_statistics_and_figures() -> None:

@@ -38,6 +38,13 @@ PROMISES = {
             for guide in ("Normal", "MultivariateNormal", "Flow")
         ),
     ),
+    "compare_models.py": (
+        "nats per row",
+        *(rf"{name}{NUMBER * 6} +\d+" for name in ("IWAE", "ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
+        *(rf"\n{name}{NUMBER * 4}\n" for name in ("IWAE", "ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
+        *(rf"\n{name}{WITH_ERROR * 4}\n" for name in ("ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
+        *(f"{name}{WITH_ERROR}\n" for name in ("K = 50", "K = 200", "AIS, lower", "AIS, upper")),
+    ),
     "first_vae.py": (
         "Nats per row",
         *(
@@ -108,6 +115,15 @@ PROMISES = {
             for name in ("fit, ELBO", "fit, Pyro's TraceMeanField_ELBO", "SVI")
         ),
         *(f"{name} of a row: observed{NUMBER}, replicated{NUMBER}" for name in ("total ink", "largest cell")),
+    ),
+    "predictive_checks.py": (
+        "tail probabilities",
+        *(rf"{statistic} +\w+{NUMBER * 5}" for statistic in ("mean", "variance", "zero fraction")),
+        f"correlation of logs{NUMBER * 5}",
+        *(f"{statistic} +mean over rows{NUMBER * 4}" for statistic in ("row total", "evenness")),
+        rf"Coverage of central intervals \(row\):.* 90%:{NUMBER}% \+-{NUMBER}%",
+        "Per cent",
+        *(rf"\n{name}{WITH_ERROR * 5}" for name in ("Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial")),
     ),
     "priors.py": (
         "nats per row",

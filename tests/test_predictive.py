@@ -136,6 +136,9 @@ def test_resampling_of_a_global_latent() -> None:
     exact = float(x.sum()) / program.precision
     assert abs(float(drawn.mean()) - exact) < 5 * (2 / program.precision / 3000) ** 0.5
     assert program.posterior_predictive(x, num_samples=3, resample=10, seed=0).shape == (3, 6)
+    for count in (1, 7):
+        for resample in (None, 50):
+            assert program.posterior_draws(x, num_samples=count, resample=resample, seed=0)["mu"].shape == (count,)
 
 
 def test_quantiles_are_those_of_the_draws(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -286,6 +289,14 @@ BAD = {
     "num_rows must be a positive integer; got 0": lambda vae, x: vae.sample(0),
     "resample must be an integer of at least 10; got 5": lambda vae, x: vae.posterior_predictive(
         x, num_samples=10, resample=5
+    ),
+    "quantiles must be numbers from 0 to 1; got 0.5": lambda vae, x: vae.posterior_predictive(x, quantiles=0.5),
+    "resample must be an integer of at least 100; got -1": lambda vae, x: vae.posterior_draws(x, resample=-1),
+    "out must hold real numbers for these draws; got dtype int64": lambda vae, x: small_vae(
+        likelihood=LIKELIHOODS["Normal shared"]()
+    ).posterior_predictive(x, num_samples=2, out=np.zeros((2, 4, 2, 3), np.int64)),
+    "out must be the path of a new .npy file in a folder that exists; got 'draws.txt'": (
+        lambda vae, x: vae.posterior_predictive(x, out="draws.txt")
     ),
     r"quantiles must be numbers from 0 to 1; got \(95,\)": lambda vae, x: vae.posterior_predictive(x, quantiles=(95,)),
     "num_samples must be a positive integer; got -1": lambda vae, x: vae.posterior_predictive(x, num_samples=-1),

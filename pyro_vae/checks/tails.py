@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae import predictive, scope, statistics
+from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
-from pyro_vae.checks.transforms import PIT, Ranks, column_names, one_site, pit, prior_replicates
+from pyro_vae.checks.transforms import PIT, Ranks, check_unit, column_names, one_site, pit, prior_replicates
 from pyro_vae.chunks import facts
 from pyro_vae.parts import positive_integer
 from pyro_vae.statistics import Statistic
@@ -185,10 +186,16 @@ def check(
         Statistica Sinica 6; *Visualization in Bayesian Workflow* (Gabry et al., 2019), arXiv 1709.01449
     """
     positive_integer("num_samples", num_samples, 2)
-    rows, names = model._rows(x, fields)
+    check_unit(unit)
+    rows, names = check_model(model)._rows(x, fields)
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows to be checked; got {len(rows)}. Pass more rows.")
     chosen = READY if statistics is None else statistics
+    if not isinstance(chosen, Mapping) or not all(callable(function) for function in chosen.values()):
+        raise TypeError(
+            f"statistics must be a dictionary of functions of data; got {chosen!r}. Pass e.g."
+            " {'mean': pv.statistics.mean}."
+        )
     with scope.seeded(seed):
         batch = rows.take(slice(None), names, like=model.like)
         tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
@@ -221,7 +228,13 @@ class _Tally:
         self.prior, self.posterior = Ranks(observed), Ranks(observed)
 
     def __call__(self, x: Tensor) -> Tensor:
-        value = torch.as_tensor(self.function(x)).double()
+        found = self.function(x)
+        if not isinstance(found, Tensor | int | float):
+            raise TypeError(
+                f"statistic {self.name!r} must return a tensor; got {type(found).__name__}. Some are made by a call:"
+                " statistics.quantile(0.9), statistics.correlation(0, 1)."
+            )
+        value = torch.as_tensor(found).double()
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"statistic {self.name!r} must be finite; got {value[~torch.isfinite(value)][0].item()}."

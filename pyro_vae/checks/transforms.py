@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae import pareto, predictive, scope
+from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.parts import positive_integer
 
-__all__ = ["PIT", "Ranks", "column_names", "one_site", "pit", "prior_replicates"]
+__all__ = ["PIT", "Ranks", "check_unit", "column_names", "one_site", "pit", "prior_replicates"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -100,9 +101,8 @@ def pit(
         *Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC* (Vehtari, Gelman, Gabry,
         2017), arXiv 1507.04544, on leaving out by weights
     """
-    if unit not in ("row", "cell"):
-        raise ValueError(f"unit must be row or cell; got {unit!r}. Choose one of these.")
-    rows, names = model._rows(x, fields)
+    check_unit(unit)
+    rows, names = check_model(model)._rows(x, fields)
     with scope.seeded(seed):
         if unit == "row":
             batch = rows.take(slice(None), names, like=model.like)
@@ -124,6 +124,11 @@ def pit(
             stacklevel=2,
         )
     return PIT(values, "cell", column_names(rows), khat)
+
+
+def check_unit(unit: Any) -> None:
+    if unit not in ("row", "cell"):
+        raise ValueError(f"unit must be row or cell; got {unit!r}. Choose one of these.")
 
 
 def _leave_cells_out(model: Any, batch: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:

@@ -123,6 +123,8 @@ def log_likelihood(
             for batch in row_chunks(model, rows, num_particles, fields)
         ]
     summary, counts = Summary.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    if known.joint:
+        known = known._replace(num_cells=len(rows) * known.num_cells)
     result = result_of(summary, num_particles if target_error is None else counts, way, known)
     warn_of(result.unreliable, "log p(x)", way)
     if target_error is not None and not (result.standard_error <= target_error).all():
@@ -182,7 +184,7 @@ def conditional_log_likelihood(
             parts.append((summarize(log_w), summarize(log_v), _error_of_difference(log_w, log_v, way)))
     whole, conditioned = (result_of(Summary.cat([p[i] for p in parts]), num_particles, way, known) for i in (0, 1))  # type: ignore[misc]
     warn_of(whole.unreliable, "log p(x)", way)
-    warn_of(conditioned.unreliable, "log p(x_B)", way)
+    warn_of(conditioned.unreliable, "log p(x_B)", way, so="as a rule too low, and log p(x_A | x_B) too high")
     error = torch.cat([part[2] for part in parts])
     return ConditionalLogLikelihood(whole.estimate - conditioned.estimate, error, whole, conditioned)
 
@@ -241,14 +243,15 @@ def result_of(summary: Summary, num_particles: int | Tensor, way: Method, known:
     )
 
 
-def warn_of(unreliable: Tensor, what: str, way: Method, stacklevel: int = 4) -> None:
+def warn_of(unreliable: Tensor, what: str, way: Method, stacklevel: int = 4, so: str = "as a rule too low") -> None:
     """Say how many rows are not to be relied on."""
     count = int(unreliable.sum())
     if count:
         others = [f"method='{name}'" for name in METHODS if name != way.name]
+        where = f"{count} of {len(unreliable)} rows have" if len(unreliable) > 1 else "All rows together have"
         warnings.warn(
-            f"{count} of {len(unreliable)} rows have a Pareto k-hat above the threshold: there {what} is unreliable,"
-            f" as a rule too low. Draw more particles, train a more flexible guide, or try {' or '.join(others)}.",
+            f"{where} a Pareto k-hat above the threshold: there {what} is unreliable,"
+            f" {so}. Draw more particles, train a more flexible guide, or try {' or '.join(others)}.",
             UnreliableWarning,
             stacklevel=stacklevel,
         )

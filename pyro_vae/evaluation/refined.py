@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,14 +14,15 @@ from torch.distributions import Independent, transform_to
 
 from pyro_vae.chunks import chunk_weights, fields_of
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Importance, Method
-from pyro_vae.programs import Program
+from pyro_vae.programs import Program, given
 from pyro_vae.refinement import Refinement
-from pyro_vae.weights import log_weights
+from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["SemiAmortized"]
 
 Offsets = dict[str, dict[str, Tensor]]  # by site and parameter, in unconstrained coordinates
 PARTICLES = 4  # behind each gradient
+SMALL = 0.1  # a slope, in nats for a step as wide as the distribution, that takes half a step
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ class SemiAmortized(Method):
     @contextmanager
     def refined(self, model: Any, batch: Batch) -> Iterator[Program]:
         """The guide for these rows, to be run within this context."""
-        if hasattr(model, "refined"):
-            with model.refined(steps=self.steps, learning_rate=self.learning_rate):
-                yield model.guide
-        else:
+        if not hasattr(model, "refined"):
             yield _shifted_guide(model, self._find(model, batch))
+            return
+        state = model.refined(steps=self.steps, learning_rate=self.learning_rate)
+        try:
+            state.__enter__()
+        except ValueError as error:
+            raise NotImplementedError(f"{error} Use method='importance'.") from None
+        with ExitStack() as stack:
+            stack.push(state)
+            yield model.guide
 
     def _find(self, model: Any, batch: Batch) -> Offsets:
         """Offsets that raise each row's ELBO."""
@@ -78,13 +85,18 @@ class SemiAmortized(Method):
             return {n: {p: next(parts).reshape(shape) for p, shape in named.items()} for n, named in shapes.items()}
 
         def evidence(flat: Tensor) -> Tensor:
-            guide = _shifted_guide(model, offsets(flat))
-            fields = fields_of(batch)
-            return log_weights(model.model, guide, batch["x"], num_particles=PARTICLES, **fields).log_w.mean(0)
+            def run(program: Program, guide: Program) -> LogWeights:
+                return log_weights(program, guide, batch["x"], num_particles=PARTICLES, **fields_of(batch))
+
+            record = run(model.model, _shifted_guide(model, offsets(flat)))
+            values = {name: site.value for name, site in record.guide.items()}
+            # stopped, log q adds no noise where q is exact
+            stopped = run(_shifted_guide(model, offsets(flat.detach())), given(model.guide, values))
+            return (record.log_likelihood + record.log_prior - stopped.log_prior).mean(0)
 
         count = sum(shape.numel() for named in shapes.values() for shape in named.values())
         start = torch.zeros(count).to(model.like)
-        return offsets(Refinement(self.steps, self.learning_rate)(evidence, start, differentiable=False))
+        return offsets(Refinement(self.steps, self.learning_rate, SMALL)(evidence, start, differentiable=False))
 
 
 METHODS["semi_amortized"] = SemiAmortized
@@ -107,6 +119,7 @@ def _shifted_guide(model: Any, offsets: Offsets) -> Program:
         with _Shift(offsets):
             return model.guide(*args, **kwargs)
 
+    guide.__self__ = model  # type: ignore[attr-defined]
     return guide
 
 
@@ -114,12 +127,22 @@ def _shifted(distribution: Any, offsets: dict[str, Tensor]) -> Any:
     base, events = distribution, 0
     while isinstance(base, Independent):
         base, events = base.base_dist, events + base.reinterpreted_batch_ndims
-    named = {}
-    for name, offset in offsets.items():
-        transform = transform_to(base.arg_constraints[name])
-        named[name] = transform(transform.inv(getattr(base, name)) + offset)
+    named = {name: _moved(base, name, offset) for name, offset in offsets.items()}
     moved = type(base)(**named, validate_args=False)
     return moved.to_event(events) if events else moved
+
+
+def _moved(base: Any, name: str, offset: Tensor) -> Tensor:
+    """A parameter at an offset, measured by the spread of the distribution: then all slopes are of one size."""
+    value, constraint = getattr(base, name), base.arg_constraints[name]
+    if name == "scale_tril":
+        return value @ transform_to(constraint)(offset)  # type: ignore[no-any-return]
+    if name == "loc" and "scale_tril" in vars(base):
+        return value + (base.scale_tril.detach() @ offset.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+    if name == "loc":
+        return value + base.stddev.detach() * offset  # type: ignore[no-any-return]
+    transform = transform_to(constraint)
+    return transform(transform.inv(value) + offset)  # type: ignore[no-any-return]
 
 
 def _parameters(site: str, distribution: Any) -> dict[str, Tensor]:

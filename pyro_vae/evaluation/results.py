@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ class Mean:
     sampling_error: float
 
     def __str__(self) -> str:
-        errors = f"Monte Carlo error {self.monte_carlo_error:.3f}, sampling error {self.sampling_error:.3f}"
+        errors = f"Monte Carlo error {self.monte_carlo_error:.3f}"
+        if not math.isnan(self.sampling_error):
+            errors += f", sampling error {self.sampling_error:.3f}"
         return f"{self.estimate:.3f} ({errors})"
 
 
@@ -96,7 +99,7 @@ class LogLikelihood:
         joint: whether a latent lies outside the row plate, so that there is one number for all rows.
         method: how the weights were made: "importance", "semi_amortized" or "ais".
         discrete: whether these are logarithms of probabilities, not of densities.
-        num_cells: numbers of a row.
+        num_cells: numbers of x that an estimate speaks of: of a row, or of all of them if joint.
     """
 
     estimate: Tensor
@@ -155,11 +158,11 @@ class LogLikelihood:
             return mean_of(self.estimate, self.standard_error)
         return mean_of(self.bits_per_dimension(bin_width), self.standard_error / (self.num_cells * math.log(2)))
 
-    def plot(self, ax: object = None) -> object:
+    def plot(self, ax: Any = None) -> Any:
         """k-hat of each row; returns matplotlib axes."""
         from pyro_vae import plots
 
-        return plots.khat(self.khat, float(torch.as_tensor(self.threshold).max()), ax=ax)  # type: ignore[arg-type]
+        return plots.khat(self.khat, float(torch.as_tensor(self.threshold).max()), ax=ax)
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,11 @@ class Sandwich:
         error = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
         return mean_of(self.upper.estimate - self.lower.estimate, error)
 
-    def plot(self, ax: object = None) -> object:
+    def plot(self, ax: Any = None) -> Any:
         """Both estimates of each row; returns matplotlib axes."""
         from pyro_vae import plots
 
-        return plots.sandwich(self.lower.estimate, self.upper.estimate, ax=ax)  # type: ignore[arg-type]
+        return plots.sandwich(self.lower.estimate, self.upper.estimate, ax=ax)
 
 
 def upper_of(result: LogLikelihood) -> LogLikelihood:

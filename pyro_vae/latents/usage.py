@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae import chunks, scope
+from pyro_vae.base import check_model
 from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
 from pyro_vae.distributions import cells_of
 from pyro_vae.elbos.evidence import closed_forms_hold
@@ -90,7 +91,7 @@ class LatentUse:
         lines.append(
             f"KL {self.kl.estimate:.2f} = mutual information {self.mutual_information.estimate:.2f} + KL(aggregate ||"
             f" prior) {self.aggregate_kl:.2f} nats; {self.information_rows} rows, whose log is"
-            f" {math.log(self.information_rows):.2f}"
+            f" {math.log(self.information_rows):.2f} (where the information is near that it is more, and the rest less)"
         )
         if self.collapsed:
             lines.append(f"Collapsed: {', '.join(self.collapsed)}. {REMEDIES}")
@@ -128,7 +129,9 @@ def use(
     """
     positive_integer("num_particles", num_particles, 2)
     positive_integer("information_rows", information_rows)
-    rows, names = model._rows(x, fields)
+    rows, names = check_model(model)._rows(x, fields)
+    if len(rows) < 2:
+        raise ValueError(f"x must be at least two rows, to be compared; got {len(rows)}. Pass more rows.")
     if facts(model, rows, names).joint:
         raise NotImplementedError("The use of latents is told row by row; got a global latent.")
     parts = []

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.base import check_model
 from pyro_vae.batches import as_tensor
 from pyro_vae.evaluation import Mean
 from pyro_vae.parts import positive_integer
@@ -105,6 +106,8 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
         ValueError: if `x` is not one row, or a number is out of range.
     """
     positive_integer("steps", steps, 2)
+    if not hasattr(check_model(vae), "prior") or isinstance(vae.encode(x), dict):
+        raise NotImplementedError(f"Traversals are for models with one vector of latents; got {type(vae).__name__}.")
     z = vae.encode(x).mean
     if z.dim() != 2 or len(z) != 1:
         raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
@@ -158,11 +161,11 @@ def rate_distortion(
     References:
         *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464
     """
-    if not models:
+    if not models or not isinstance(models, Mapping):
         raise ValueError("models must be a dictionary of models; got none. Pass e.g. {'beta 1': vae}.")
     found = {}
     for name, model in models.items():
-        result = model.elbo(x, num_particles=num_particles, seed=seed, **fields)
+        result = check_model(model).elbo(x, num_particles=num_particles, seed=seed, **fields)
         distortion = result.mean("reconstruction")
         found[name] = result.mean("kl"), replace(distortion, estimate=-distortion.estimate)
     names = sorted(found, key=lambda name: found[name][0].estimate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,7 @@ def posterior_predictive(
     fields: tuple[str, ...] = (),
 ) -> Any:
     """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
-    positive_integer("num_samples", num_samples)
-    if resample is not None:
-        positive_integer("resample", resample, num_samples)
+    _check_counts(num_samples, resample)
 
     with scope.evaluating(model, seed=seed):
         return _streamed(model, rows, num_samples, resample, quantiles, out, fields)
@@ -133,7 +132,8 @@ def posterior_draws(
     seed: int | None = None,
     fields: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """Draws of the latents given the rows, by site: (S, B, ...), (S, 1, ...) outside the row plate."""
+    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate."""
+    _check_counts(num_samples, resample)
     with scope.evaluating(model, seed=seed):
         parts = []
         for batch in row_chunks(model, rows, resample or num_samples, fields):
@@ -142,9 +142,12 @@ def posterior_draws(
                 continue
             some = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
             parts.append({name: torch.cat([part[name] for part in some]) for name in some[0]})
-    return {
-        name: torch.cat([part[name] for part in parts], 1) if len(parts) > 1 else value
-        for name, value in parts[0].items()
+        with scope.preserved_rng():
+            once = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
+    whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
+    return {  # outside the row plate there is no dimension of rows
+        name: value if _in_rows(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
+        for name, value in whole.items()
     }
 
 
@@ -217,10 +220,17 @@ def _streamed(
     return out
 
 
+def _check_counts(num_samples: Any, resample: Any) -> None:
+    positive_integer("num_samples", num_samples)
+    if resample is not None:
+        positive_integer("resample", resample, num_samples)
+
+
 def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
     """Of draws (S, ...) at levels between 0 and 1: (Q, ...)."""
-    if not levels or not all(0 <= level <= 1 for level in levels):
-        raise ValueError(f"quantiles must be numbers from 0 to 1; got {tuple(levels)}. E.g. (0.05, 0.5, 0.95).")
+    numbers = isinstance(levels, Sequence) and all(isinstance(level, int | float) for level in levels)
+    if not numbers or not levels or not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"quantiles must be numbers from 0 to 1; got {levels!r}. E.g. (0.05, 0.5, 0.95).")
     # torch.quantile refuses more than 16 million numbers at once
     real = draws if draws.is_floating_point() else draws.double()
     place = torch.tensor(levels, dtype=torch.float64) * (len(draws) - 1)
@@ -234,6 +244,11 @@ def _put(out: Any, draws: dict[str, Tensor], sample: int, row: int) -> None:
     """Write draws (S, B, *E) of some samples and rows into the result."""
     for name, target in out.items() if isinstance(out, dict) else [(None, out)]:
         value = draws[name] if name is not None else next(iter(draws.values()))
+        real = target.is_floating_point() if isinstance(target, Tensor) else target.dtype.kind == "f"
+        if not real and not (value == value.round()).all():
+            raise ValueError(
+                f"out must hold real numbers for these draws; got dtype {target.dtype}. Pass e.g. float32."
+            )
         place = slice(sample, sample + value.shape[0]), slice(row, row + value.shape[1])
         target[place] = value if isinstance(target, Tensor) else value.cpu().numpy()
 
@@ -248,7 +263,12 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
         raise NotImplementedError("out must be None for several observed sites; got a target. Draw the rows in parts.")
     ((name, shape),) = shapes.items()
     if isinstance(out, str) or hasattr(out, "__fspath__"):
+        path = Path(out)
+        if path.suffix != ".npy" or path.exists() or not path.parent.is_dir():
+            raise ValueError(f"out must be the path of a new .npy file in a folder that exists; got {str(out)!r}.")
         return np.lib.format.open_memmap(out, mode="w+", dtype=draws[name].cpu().numpy().dtype, shape=shape)
+    if not isinstance(out, Tensor | np.ndarray):
+        raise TypeError(f"out must be a tensor, an array or a path; got {out!r}. Allocate {shape}.")
     if tuple(out.shape) != shape:
         raise ValueError(f"out must have shape {shape}; got {tuple(out.shape)}. Allocate (num_samples, rows, *event).")
     return out
