@@ -201,8 +201,8 @@ def test_guides_of_any_program_are_refined_row_by_row() -> None:
     assert ((refined.estimate - truth).abs() < 5 * refined.standard_error).all()
     layers = pv.HierarchicalVAE(likelihood=LIKELIHOODS["Bernoulli"](), latent_dims=(3, 2), width=8, seed=0)
     x = draw_data(layers.likelihood, 30)
-    plain, refined = (layers.log_likelihood(x, num_particles=100, method=m, seed=0) for m in ("importance", way))
-    assert float(refined.ess.mean()) > float(plain.ess.mean())
+    gap = pv.calibration.amortization_gap(layers, x, steps=100, learning_rate=0.1, seed=0).gap
+    assert gap.estimate > 5 * gap.monte_carlo_error  # the ELBO rises; effective draws need not
     joint, y = GlobalMean(), torch.randn(6, dtype=torch.float64)
     with torch.no_grad():
         joint.slope.fill_(0.0)
