@@ -107,8 +107,8 @@ def main(args: argparse.Namespace) -> None:
     levels = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
     held = torch.stack([found.pit.coverage(levels).mean(1) for found in checks.values()], -1)
     ax = plots.coverage(levels, held, names=MODELS, ax=bottom.add_subplot(1, 4, 4))
-    ax.set(title="central intervals", xlim=(0.25, 1), ylim=(0.15, 1))
-    ax.legend(frameon=False, fontsize="small")
+    ax.set(title="central intervals", xlim=(0, 1), ylim=(0, 1.3), yticks=(0, 0.5, 1))
+    ax.legend(frameon=False, fontsize="small", loc="upper left")
     args.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out / "predictive_checks.png", dpi=120)
 

@@ -40,8 +40,13 @@ class Comparison:
     unreliable: list[int]
     results: dict[str, LogLikelihood]
 
+    def _note(self, i: int) -> str:
+        if self.unreliable[i] > 0.05 * len(self.results[self.names[i]].khat):
+            return "k-hat high: too low by more than is stated"
+        return "within Monte Carlo bias" if self.within_bias[i] else ""
+
     def rows(self) -> list[dict[str, Any]]:
-        """A line for each model, as plain values."""
+        """A line for each model, as plain values; "-" where too few particles tell no k-hat."""
         lines = []
         for i, name in enumerate(self.names):
             score, difference = self.scores[i], self.differences[i]
@@ -54,8 +59,8 @@ class Comparison:
                     "difference": difference.estimate,
                     "its error": math.hypot(difference.sampling_error, difference.monte_carlo_error),
                     "bias": self.bias[i],
-                    "k-hat flags": self.unreliable[i],
-                    "note": "within Monte Carlo bias" if self.within_bias[i] else "",
+                    "k-hat flags": "-" if self.results[name].khat.isnan().all() else str(self.unreliable[i]),
+                    "note": self._note(i),
                 }
             )
         return lines

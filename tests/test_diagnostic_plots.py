@@ -174,7 +174,7 @@ def test_pit_is_a_density() -> None:
 
 def test_statistic_has_a_line_at_the_observed_value() -> None:
     ax = plots.statistic(2.5, torch.linspace(0, 3, 90), "skewness", 0.125)
-    assert ax.get_title() == "skewness: tail probability 0.12"
+    assert ax.get_title() == "skewness: tail probability 0.125"
     assert entries(ax) == ["replicated", "observed: 2.5"] and labels(ax) == ("skewness", "replicated data sets")
     assert list(line(ax, "observed: 2.5").get_xdata()) == [2.5, 2.5]
     assert [bar.get_height() for bar in bars(ax, 0)] == [3] * 30

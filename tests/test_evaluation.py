@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import LIKELIHOODS, BatchNormNet, draw_data, small_vae
+from cases import LIKELIHOODS, BatchNormNet, combined_vae, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 from test_training import resident
 from torch import nn
@@ -118,6 +118,16 @@ def test_a_target_for_the_error_is_reached_and_the_particles_told() -> None:
     joint = GlobalMean()
     result = joint.log_likelihood(torch.randn(6, dtype=torch.float64), num_particles=5, target_error=1e-3, seed=0)
     assert result.num_particles.tolist() == [5]
+
+
+@pytest.mark.parametrize("prior", ["Mixture", "VampPrior", "Flow", "StudentT", "LogisticNormal"])
+def test_annealing_takes_every_kind_of_continuous_prior(prior: str) -> None:
+    vae = combined_vae(prior, "LogisticNormal" if prior == "LogisticNormal" else "Normal", "Bernoulli")
+    x = draw_data(vae.likelihood, 6)
+    annealed = vae.log_likelihood(x, num_particles=100, method=AIS(num_steps=20), seed=0)
+    plain = vae.log_likelihood(x, num_particles=20_000, seed=0)
+    error = (annealed.standard_error.square() + plain.standard_error.square()).sqrt()
+    assert ((annealed.estimate - plain.estimate).abs() < 5 * error).all()
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])

@@ -67,7 +67,7 @@ class PIT:
 
         lines = self.overall(levels)
         ax = plots.coverage(levels, [o["coverage"] for o in lines], [o["its error"] for o in lines], ax=ax)
-        ax.set_title(f"predictive intervals, {self.unit}")
+        ax.set_title("predictive intervals of " + ("new rows" if self.unit == "row" else "cells given their row"))
         return ax
 
 

@@ -231,6 +231,6 @@ def statistic(
     ax.hist(values, bins=bins, color=GREY, edgecolor="white", linewidth=0.5, label="replicated")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     ax.axvline(float(observed), color=VALID, linewidth=2, label=f"observed: {float(observed):.4g}")
-    ax.set_title(name if p_value is None else f"{name}: tail probability {p_value:.2g}", color=INK, fontsize="medium")
+    ax.set_title(name if p_value is None else f"{name}: tail probability {p_value:.3f}", color=INK, fontsize="medium")
     legend_beside(ax)
     return plain(ax, name, "replicated data sets")

@@ -51,7 +51,9 @@ def plain(ax: Axes, xlabel: str, ylabel: str) -> Axes:
 
 
 def legend_beside(ax: Axes, **options: Any) -> Legend:
-    """A legend at the right of the axes, where it hides nothing."""
+    """A legend at the right of the axes, where it hides nothing; inside where other axes share the figure."""
+    if len([other for other in ax.figure.axes if other.get_label() != "<colorbar>"]) > 1:
+        return ax.legend(frameon=False, fontsize="small", alignment="left", **options)
     return ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), alignment="left", **options)
 
 
