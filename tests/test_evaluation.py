@@ -320,6 +320,19 @@ def test_cells_add_up_to_the_row(name: str) -> None:
     np.testing.assert_allclose(cells.flatten(2).sum(2).detach(), p.log_prob(x).detach(), rtol=1e-6, atol=1e-6)
 
 
+def test_results_print_their_means() -> None:
+    program = LinearGaussian()
+    x = program.draw(5)
+    mean = program.log_evidence(x).mean().detach()
+    assert f"log p(x) {mean:.3f} (Monte Carlo error 0.000, sampling" in str(program.log_likelihood(x, num_particles=30))
+    assert "nats per row, 5 rows; Pareto k-hat above the threshold in 0 of 5" in str(program.log_likelihood(x))
+    y = torch.randn(6, dtype=torch.float64)
+    assert "nats for all rows together" in str(GlobalMean().log_likelihood(y, num_particles=30))
+    given = torch.tensor([True, True, True, False])
+    assert "log p(x_A | x_B)" in str(program.conditional_log_likelihood(x, given, num_particles=30))
+    assert "of 4 simulated rows: at least" in str(program.sandwich(4, num_particles=2, method=AIS(num_steps=3), seed=0))
+
+
 def test_bits_per_dimension() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 9)

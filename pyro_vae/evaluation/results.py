@@ -113,6 +113,11 @@ class LogLikelihood:
     discrete: bool = False
     num_cells: int = 1
 
+    def __str__(self) -> str:
+        unit = "for all rows together" if self.joint else f"per row, {len(self.estimate)} rows"
+        flagged = f"Pareto k-hat above the threshold in {int(self.unreliable.sum())} of {len(self.khat)}"
+        return f"log p(x) {self.mean()} nats {unit}; {flagged}"
+
     @property
     def threshold(self) -> float | Tensor:
         """The k-hat above which estimates are unreliable, min(1 - 1 / log10 K, 0.7); (B,) where K is."""
@@ -181,6 +186,9 @@ class ConditionalLogLikelihood:
     whole: LogLikelihood
     given: LogLikelihood
 
+    def __str__(self) -> str:
+        return f"log p(x_A | x_B) {self.mean()} nats per row; {int(self.unreliable.sum())} rows unreliable"
+
     @property
     def unreliable(self) -> Tensor:
         """Rows where k-hat of one of the terms is above the threshold, (B,)."""
@@ -205,6 +213,11 @@ class Sandwich:
     lower: LogLikelihood
     upper: LogLikelihood
     x: Tensor
+
+    def __str__(self) -> str:
+        return (
+            f"log p(x) of {len(self.x)} simulated rows: at least {self.lower.mean()}, at most {self.upper.mean()} nats"
+        )
 
     def gap(self) -> Mean:
         """Mean over rows of upper - lower: how much both can be off."""
