@@ -311,7 +311,7 @@ class LatentVariableModel(PyroModule):
         return evaluation.conditional_log_likelihood(
             self,
             rows,
-            _which_cells(given, rows),
+            given,
             num_particles=num_particles,
             method=method,
             seed=seed,
@@ -497,25 +497,3 @@ def keep_parameters(owner: nn.Module) -> None:
     for module in owner.modules():
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}
-
-
-def _which_cells(given: Any, rows: Rows) -> Tensor:
-    """Boolean (N, *E): the cells that a mask, or names of columns, stand for."""
-    shape = tuple(rows.x.shape)
-    if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
-        names = [given] if isinstance(given, str) else list(given)
-        unknown = [name for name in names if name not in (rows.columns or ())]
-        if rows.columns is None:
-            raise ValueError(
-                f"given must be boolean for data without names; got {names}. Pass a pandas frame, or a mask."
-            )
-        if unknown:
-            raise ValueError(f"given must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
-        given = [column in names for column in rows.columns or ()]
-    mask = as_tensor(given, "given")
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
-        raise ValueError(
-            f"given must be boolean of shape {shape[1:]} or {shape}; got {mask.dtype} of shape {tuple(mask.shape)}."
-            " Mark the cells that are known."
-        )
-    return mask.expand(shape)

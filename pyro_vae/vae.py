@@ -169,7 +169,8 @@ class VAE(LatentVariableModel):
             learning_rate: about how far a parameter moves in the first step.
 
         Raises:
-            ValueError: if one is not positive, or draws of the guide carry no derivative.
+            ValueError: if one is not positive.
+            NotImplementedError: if draws of the guide carry no derivative.
 
         References:
             *Semi-Amortized Variational Autoencoders* (Kim et al., 2018), arXiv 1802.02550
@@ -184,7 +185,7 @@ class VAE(LatentVariableModel):
         refinement = Refinement(steps, learning_rate)
         shape = self.family.parameter_shape(self.prior.latent_dim)
         if not self.family(torch.zeros(1, *shape).to(self.like)).has_rsample:
-            raise ValueError(
+            raise NotImplementedError(
                 f"guide must have draws with derivatives to be refined; got {type(self.family).__name__}."
                 " Choose another family."
             )

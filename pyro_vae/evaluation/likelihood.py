@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import bounds, pareto, scope
-from pyro_vae.batches import Rows
+from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning
@@ -38,10 +38,12 @@ class Method(ABC):
     Attributes:
         name: what it is called in results.
         shared: whether the same draws stand behind all sets of cells.
+        remedy: what to try where its weights are unreliable.
     """
 
     name: ClassVar[str]
     shared: ClassVar[bool] = True
+    remedy: ClassVar[str] = "Draw more particles, or try another method."
 
     @abstractmethod
     def log_weights(
@@ -69,6 +71,7 @@ class Importance(Method):
     """
 
     name: ClassVar[str] = "importance"
+    remedy: ClassVar[str] = "Draw more particles, train a more flexible guide, or try method='semi_amortized' or 'ais'."
     guide: Program | None = None
 
     def log_weights(
@@ -126,7 +129,7 @@ def log_likelihood(
     if known.joint:
         known = known._replace(num_cells=len(rows) * known.num_cells)
     result = result_of(summary, num_particles if target_error is None else counts, way, known)
-    warn_of(result.unreliable, "log p(x)", way)
+    warn_of(result, way)
     if target_error is not None and not (result.standard_error <= target_error).all():
         above = int((~(result.standard_error <= target_error)).sum())
         warnings.warn(
@@ -162,7 +165,7 @@ def _until(
 def conditional_log_likelihood(
     model: Any,
     rows: Rows,
-    given: Tensor,
+    given: Any,
     *,
     num_particles: int = 1000,
     method: str | Method = "importance",
@@ -174,19 +177,40 @@ def conditional_log_likelihood(
     way, known = method_of(method), facts(model, rows, fields)
     if known.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
-    parts: list[tuple[Summary, Summary, Tensor]] = []
-    done = 0
+    mask, parts, done = _which_cells(given, rows), [], 0
     with scope.evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, fields):
-            part = given[done : done + len(batch["x"])].to(batch["x"].device)
+            part = mask[done : done + len(batch["x"])].to(batch["x"].device)
             done += len(part)
             log_w, log_v = way.log_weights(model, batch, num_particles, (None, part))
             parts.append((summarize(log_w), summarize(log_v), _error_of_difference(log_w, log_v, way)))
     whole, conditioned = (result_of(Summary.cat([p[i] for p in parts]), num_particles, way, known) for i in (0, 1))  # type: ignore[misc]
-    warn_of(whole.unreliable, "log p(x)", way)
-    warn_of(conditioned.unreliable, "log p(x_B)", way, so="as a rule too low, and log p(x_A | x_B) too high")
+    warn_of(whole, way)
+    warn_of(conditioned, way, "log p(x_B)", "as a rule too low, and log p(x_A | x_B) too high")
     error = torch.cat([part[2] for part in parts])
     return ConditionalLogLikelihood(whole.estimate - conditioned.estimate, error, whole, conditioned)
+
+
+def _which_cells(given: Any, rows: Rows) -> Tensor:
+    """Boolean (N, *E): the cells that a mask, or names of columns, stand for."""
+    shape = tuple(rows.x.shape)
+    if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
+        names = [given] if isinstance(given, str) else list(given)
+        unknown = [name for name in names if name not in (rows.columns or ())]
+        if rows.columns is None:
+            raise ValueError(
+                f"given must be boolean for data without names; got {names}. Pass a pandas frame, or a mask."
+            )
+        if unknown:
+            raise ValueError(f"given must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
+        given = [column in names for column in rows.columns or ()]
+    mask = as_tensor(given, "given")
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
+        raise ValueError(
+            f"given must be boolean of shape {shape[1:]} or {shape}; got {mask.dtype} of shape {tuple(mask.shape)}."
+            " Mark the cells that are known."
+        )
+    return mask.expand(shape)
 
 
 def _error_of_difference(log_w: Tensor, log_v: Tensor, way: Method) -> Tensor:
@@ -243,17 +267,15 @@ def result_of(summary: Summary, num_particles: int | Tensor, way: Method, known:
     )
 
 
-def warn_of(unreliable: Tensor, what: str, way: Method, stacklevel: int = 4, so: str = "as a rule too low") -> None:
+def warn_of(result: LogLikelihood, way: Method, what: str = "log p(x)", so: str = "as a rule too low") -> None:
     """Say how many rows are not to be relied on."""
-    count = int(unreliable.sum())
+    count = int(result.unreliable.sum())
     if count:
-        others = [f"method='{name}'" for name in METHODS if name != way.name]
-        where = f"{count} of {len(unreliable)} rows have" if len(unreliable) > 1 else "All rows together have"
+        where = "All rows together have" if result.joint else f"{count} of {len(result.khat)} rows have"
         warnings.warn(
-            f"{where} a Pareto k-hat above the threshold: there {what} is unreliable,"
-            f" {so}. Draw more particles, train a more flexible guide, or try {' or '.join(others)}.",
+            f"{where} a Pareto k-hat above the threshold: there {what} is unreliable, {so}. {way.remedy}",
             UnreliableWarning,
-            stacklevel=stacklevel,
+            stacklevel=4,
         )
 
 

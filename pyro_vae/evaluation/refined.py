@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,6 +44,7 @@ class SemiAmortized(Method):
     """
 
     name: ClassVar[str] = "semi_amortized"
+    remedy: ClassVar[str] = "Draw more particles, take more steps, evaluation.SemiAmortized(steps=...), or try 'ais'."
     steps: int = 20
     learning_rate: float = 0.05
 
@@ -59,17 +60,11 @@ class SemiAmortized(Method):
     @contextmanager
     def refined(self, model: Any, batch: Batch) -> Iterator[Program]:
         """The guide for these rows, to be run within this context."""
-        if not hasattr(model, "refined"):
+        if hasattr(model, "refined"):
+            with model.refined(steps=self.steps, learning_rate=self.learning_rate):
+                yield model.guide
+        else:
             yield _shifted_guide(model, self._find(model, batch))
-            return
-        state = model.refined(steps=self.steps, learning_rate=self.learning_rate)
-        try:
-            state.__enter__()
-        except ValueError as error:
-            raise NotImplementedError(f"{error} Use method='importance'.") from None
-        with ExitStack() as stack:
-            stack.push(state)
-            yield model.guide
 
     def _find(self, model: Any, batch: Batch) -> Offsets:
         """Offsets that raise each row's ELBO."""
