@@ -105,6 +105,12 @@ class Rows(Dataset[tuple[Tensor, ...]]):
             batch["x"] = self.transform(batch["x"])
         return batch
 
+    def drawn(self, like: Tensor) -> Rows:
+        """These rows with the transform applied for good: where it is random, every question sees the same x."""
+        if self.transform is None:
+            return self
+        return Rows(self.take(slice(None), like=like)["x"], self.fields, columns=self.columns, index=self.index)
+
     def field(self, name: str) -> Tensor:
         if name not in self.fields:
             raise ValueError(

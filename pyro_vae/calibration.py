@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_vae import predictive, scope
 from pyro_vae.base import check_model
-from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.chunks import facts, row_chunks
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
 from pyro_vae.parts import positive_integer
@@ -119,15 +118,10 @@ def simulation_based_calibration(
 
     positive_integer("num_draws", num_draws, 3)
     with scope.seeded(seed):
-        drawn = check_model(model).simulate(positive_integer("num_rows", num_rows, 2), **fields)
-        data = {name: drawn.pop(name) for name in model.data_sites}
-        if len(data) != 1:
-            raise NotImplementedError(f"Ranks are for programs with one data site; got {sorted(data)}.")
-        (x,) = data.values()
-        rows = Rows(x, {name: as_tensor(value, name) for name, value in fields.items()})
+        drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
         if facts(model, rows, tuple(fields)).joint:
             raise NotImplementedError("Rows must be independent to be ranked each; got a global latent.")
-        draws = model.posterior_draws(rows, num_samples=num_draws, fields=("x", *fields) if fields else ())
+        draws = predictive.posterior_draws(model, rows, num_samples=num_draws, fields=tuple(fields))
         ranks, names = [], []
         for name, value in drawn.items():
             truth, samples = value.reshape(num_rows, -1), draws[name].reshape(num_draws, num_rows, -1)
@@ -329,7 +323,7 @@ def against_nuts(
     by_row: list[tuple[Tensor, Tensor, Tensor]] = []
     labels: list[str] = []
     with scope.seeded(seed):
-        draws = model.posterior_draws(rows, num_samples=max(1000, num_samples), fields=("x", *names) if names else ())
+        draws = predictive.posterior_draws(model, rows, num_samples=max(1000, num_samples), fields=names)
         for part in [slice(None)] if known.joint else [slice(i, i + 1) for i in range(len(rows))]:
             batch = rows.take(part, names, like=model.like)
             with _sampling(model):

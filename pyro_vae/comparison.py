@@ -125,9 +125,8 @@ def compare(
         check_model(model)
     first = next(iter(models.values()))
     data = x if isinstance(x, Rows) else first._rows(x, {"fields": fields.get("fields", ())})[0]
-    if data.transform is not None:  # where it is random, all models see the same draw
-        with scope.seeded(seed):
-            data = Rows(data.take(slice(None), like=first.like)["x"], data.fields)
+    with scope.seeded(seed):
+        data = data.drawn(first.like)
     results = {
         str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
         for name, model in models.items()

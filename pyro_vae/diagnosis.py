@@ -14,7 +14,7 @@ from pyro_vae import calibration, checks, latents, scope
 from pyro_vae.base import check_model
 from pyro_vae.calibration import AmortizationGap, Calibration
 from pyro_vae.checks import Checks
-from pyro_vae.evaluation import BoundResult, LogLikelihood
+from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.latents import LatentUse
 from pyro_vae.parts import positive_integer
 from pyro_vae.statistics import Statistic
@@ -130,7 +130,8 @@ def diagnose(
             return None
 
     with scope.seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they would say is in the report
+        warnings.simplefilter("ignore", UnreliableWarning)  # what it would say is in the report
+        rows = rows.drawn(model.like)
         bound = model.elbo(rows, **named)
         score = model.log_likelihood(rows, num_particles=num_particles, **named)
         use = attempt("use of latents", lambda: latents.use(model, rows, **named))
@@ -148,7 +149,7 @@ def diagnose(
     findings = [
         _about_score(score, bound),
         *_about_latents(use),
-        *_about_encoder(sbc, gap),
+        *_about_encoder(sbc, gap, score.joint),
         *_about_checks(checked, score.joint),
     ]
     result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped)
@@ -199,7 +200,7 @@ def _about_latents(use: LatentUse | None) -> list[Finding]:
     return [*findings, Finding("information", found, advice)]
 
 
-def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None) -> list[Finding]:
+def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None, joint: bool) -> list[Finding]:
     findings = []
     if sbc is not None:
         wrong = len(sbc.miscalibrated)
@@ -214,7 +215,7 @@ def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None) -> list
         advice = ""
         if gap.gap.estimate > max(1.0, 3 * gap.gap.monte_carlo_error):
             advice = "A larger encoder, longer training, or refinement (method='semi_amortized') would save that."
-        unit = "per row" if len(gap.optimized) > 1 else "for all rows together"
+        unit = "for all rows together" if joint else "per row"
         findings.append(Finding("amortisation gap", f"{gap.gap} nats {unit}", advice))
     return findings
 

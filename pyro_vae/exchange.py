@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import predictive, scope
+from pyro_vae import evaluation, predictive, scope
 from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, facts, fields_of, row_chunks
@@ -123,20 +123,16 @@ def draws(
     positive_integer("num_samples", num_samples)
     rows, names = check_model(model)._rows(x, fields)
     with scope.evaluating(model, seed=seed):
+        rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
-        if rows.transform is not None:  # where it is random, all groups see the same draw
-            rows = Rows(batch["x"], rows.fields, columns=rows.columns, index=rows.index)
         simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
         prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
         latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
         latents = {name: value.reshape(prior[name].shape) for name, value in latents.items() if name in prior}
-        replicated = []
-        for sample in range(num_samples):
-            one = {name: value[sample : sample + 1] for name, value in latents.items()}
-            replicated.append(_by_site(model, predictive.replicate_whole(model, rows, one, names)))
+        replicated = [_by_site(model, one) for one in predictive.replicates(model, rows, latents, names)]
         predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
         observed, in_rows = _observed(model, rows, names)
-        score = model.log_likelihood(rows, num_particles=num_particles, fields=("x", *names) if names else ())
+        score = evaluation.log_likelihood(model, rows, num_particles=num_particles, fields=names)
     known = facts(model, rows, names)
     data = list(model.data_sites)
     site = data[0] if len(data) == 1 else "x"

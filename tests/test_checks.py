@@ -106,11 +106,22 @@ def test_coverage_is_nominal_for_the_true_model_ties_included() -> None:
             assert ((shares - level).abs() < 5 * (level * (1 - level) / 600) ** 0.5).all()
 
 
-def test_cells_that_their_row_hangs_on_are_flagged() -> None:
-    program = LinearGaussian(event=2, latent=2)
+def test_rows_that_a_random_transform_makes_are_the_same_for_all_questions() -> None:
+    program = LinearGaussian()
     with torch.no_grad():
         program.log_scale.fill_(-3.0)
-    program.__init__(event=2, latent=2)  # type: ignore[misc]
+        mean_map, covariance = program.posterior_parameters()
+        program.mean_map.copy_(mean_map)
+        program.tril.copy_(torch.linalg.cholesky(covariance))
+    column = program.weight.detach()[:, :1].T
+    rows = pv.Rows(program.draw(200), transform=lambda x: x + 3 * torch.randn(len(x), 1).double() @ column)
+    found = pv.check(program, rows, {"first": first}, num_samples=50, seed=0).statistics["first"]
+    middle = ((found.posterior > 0.02) & (found.posterior < 0.98)).double().mean()
+    assert float(middle) > 0.8  # replicates of other draws of x would lie far to one side of it
+
+
+def test_cells_that_their_row_hangs_on_are_flagged() -> None:
+    program = LinearGaussian(event=2, latent=2)
     with torch.no_grad():
         program.log_scale.fill_(-2.0)
         mean_map, covariance = program.posterior_parameters()
@@ -227,5 +238,5 @@ def test_statistics_of_a_wrong_kind_are_named() -> None:
 def test_models_of_several_data_sites_are_refused() -> None:
     from test_predictive import TwoLayers
 
-    with pytest.raises(NotImplementedError, match=r"Checks are for models of one data site; got \['x', 'y'\]"):
+    with pytest.raises(NotImplementedError, match=r"The model must have one data site here; got \['x', 'y'\]"):
         pv.check(TwoLayers(), torch.randn(5, 2), {"mean": statistics.mean})

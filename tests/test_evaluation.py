@@ -62,6 +62,8 @@ def test_guides_that_are_too_narrow_are_flagged(width: float, flagged: float) ->
     program = LinearGaussian(event=8, latent=5, width=width)
     with pytest.warns(UnreliableWarning, match=r"of 200 rows have a Pareto k-hat above the threshold"):
         result = program.log_likelihood(program.draw(200), num_particles=1000, seed=0)
+    with pytest.warns(UnreliableWarning, match=r"1 of 1 rows have .* try method='semi_amortized' or 'ais'"):
+        program.log_likelihood(program.draw(200)[result.khat.argmax()].unsqueeze(0), num_particles=1000, seed=0)
     assert float(result.khat.median()) > 0.7
     assert float(result.unreliable.double().mean()) >= flagged
     assert result.threshold == pytest.approx(2 / 3)
@@ -188,6 +190,16 @@ def test_a_sandwich_and_annealing_of_constrained_and_global_latents() -> None:
     result = joint.log_likelihood(x, num_particles=400, method=AIS(num_steps=30), seed=0)
     assert result.joint and result.estimate.shape == (1,)
     assert abs(float(result.estimate - joint.log_evidence(x))) < 5 * float(result.standard_error)
+
+
+def test_every_method_has_a_remedy_of_its_own() -> None:
+    program = LinearGaussian(event=8, latent=5, width=0.1, shift=2.0)
+    x = program.draw(50)
+    with pytest.warns(UnreliableWarning, match=r"unreliable, as a rule too low. Take more steps, evaluation.AIS"):
+        program.log_likelihood(x, num_particles=40, method=AIS(num_steps=1), seed=0)
+    given = torch.arange(8) < 4
+    with pytest.warns(UnreliableWarning, match=r"log p\(x_B\) is unreliable, .* and log p\(x_A \| x_B\) too high"):
+        program.conditional_log_likelihood(x, given, num_particles=100, seed=0)
 
 
 def test_semi_amortized_sampling_narrows_the_gap() -> None:

@@ -194,6 +194,9 @@ def test_the_predictive_from_given_latents() -> None:
         layers.predictive(torch.zeros(3))
     with pytest.raises(ValueError, match=r"at sites of \['z'\]; got \['w'\]. Name the sites"):
         program.predictive({"w": z})
+    for wrong in (z[:, :1], z[0], torch.zeros(3, 7)):
+        with pytest.raises(ValueError, match=r"latents at 'z' must have shape \(rows, 2\); got \("):
+            program.predictive(wrong)
 
 
 def test_vaes_of_several_layers_draw_resample_and_simulate() -> None:

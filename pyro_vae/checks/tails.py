@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae import predictive, scope, statistics
 from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
-from pyro_vae.checks.transforms import PIT, Ranks, check_unit, column_names, one_site, pit, prior_replicates
+from pyro_vae.checks.transforms import PIT, Ranks, check_unit, column_names, pit_of_cells, prior_replicates
 from pyro_vae.chunks import facts
 from pyro_vae.parts import positive_integer
 from pyro_vae.statistics import Statistic
@@ -197,6 +197,7 @@ def check(
             " {'mean': pv.statistics.mean}."
         )
     with scope.seeded(seed):
+        rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
         tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
         ranks = Ranks(batch["x"])
@@ -213,7 +214,7 @@ def check(
         if unit == "row":
             values = PIT(ranks.below(), "row", columns)
         else:
-            values = pit(model, x, unit=unit, num_particles=num_particles, **fields)
+            values = pit_of_cells(model, rows, names, num_particles)
     return Checks(found, values, num_samples)
 
 
@@ -264,6 +265,4 @@ def _posterior_replicates(
 ) -> Iterator[Tensor]:
     """Data sets (N, *E) of rows replicated given themselves."""
     latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
-    for sample in range(num_samples):
-        one = {name: value[sample : sample + 1] for name, value in latents.items()}
-        yield one_site(predictive.replicate_whole(model, rows, one, names))
+    return map(predictive.one_site, predictive.replicates(model, rows, latents, names))

@@ -19,7 +19,7 @@ from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.parts import positive_integer
 
-__all__ = ["PIT", "Ranks", "check_unit", "column_names", "one_site", "pit", "prior_replicates"]
+__all__ = ["PIT", "Ranks", "check_unit", "column_names", "pit", "pit_of_cells", "prior_replicates"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -110,10 +110,15 @@ def pit(
             for replicate in prior_replicates(model, batch, positive_integer("num_samples", num_samples)):
                 ranks.add(replicate)
             return PIT(ranks.below(), "row", column_names(rows))
-        positive_integer("num_particles", num_particles, 2)
-        with scope.evaluating(model):
-            chunks = row_chunks(model, rows, num_particles, names, at_once=num_particles)
-            parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
+        return pit_of_cells(model, rows, names, num_particles)
+
+
+def pit_of_cells(model: Any, rows: Rows, fields: tuple[str, ...], num_particles: int) -> PIT:
+    """PIT values of cells given the others of their row."""
+    positive_integer("num_particles", num_particles, 2)
+    with scope.evaluating(model):
+        chunks = row_chunks(model, rows, num_particles, fields, at_once=num_particles)
+        parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
     values, khat = (torch.cat(part) for part in zip(*parts, strict=True))
     share = float((khat > pareto.threshold(num_particles)).double().mean())
     if share > 0.01:
@@ -121,7 +126,7 @@ def pit(
             f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out: there PIT values"
             " are too near 1/2. Draw more particles, or use unit='row'.",
             UnreliableWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return PIT(values, "cell", column_names(rows), khat)
 
@@ -176,10 +181,4 @@ def column_names(rows: Rows) -> list[str]:
 def prior_replicates(model: Any, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:
     """Data sets (N, *E) of new rows under the same fields."""
     for _ in range(num_samples):
-        yield one_site(predictive.sample(model, len(batch["x"]), **fields_of(batch)))
-
-
-def one_site(draws: Any) -> Tensor:
-    if isinstance(draws, dict):
-        raise NotImplementedError(f"Checks are for models of one data site; got {sorted(draws)}. Check them by hand.")
-    return draws  # type: ignore[no-any-return]
+        yield predictive.one_site(predictive.sample(model, len(batch["x"]), **fields_of(batch)))

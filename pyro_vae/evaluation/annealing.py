@@ -18,12 +18,11 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_vae import scope
-from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.chunks import facts, fields_of, row_chunks
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Method, Summary, observed_log_prob, result_of, summarize
 from pyro_vae.evaluation.results import Sandwich, upper_of
 from pyro_vae.parts import positive_integer
-from pyro_vae.predictive import simulate
+from pyro_vae.predictive import simulated_rows
 from pyro_vae.programs import given
 from pyro_vae.weights import LogWeights, Site, log_weights
 
@@ -57,6 +56,7 @@ class AIS(Method):
 
     name: ClassVar[str] = "ais"
     shared: ClassVar[bool] = False
+    remedy: ClassVar[str] = "Take more steps, evaluation.AIS(num_steps=...), or draw more particles."
     num_steps: int = 100
     leapfrog_steps: int = 5
     start: str = "guide"
@@ -253,12 +253,7 @@ def sandwich(
     if not isinstance(ais, AIS):
         raise TypeError(f"method must be an AIS object; got {ais!r}. Pass e.g. evaluation.AIS(num_steps=500).")
     with scope.seeded(seed):
-        drawn = simulate(model, num_rows, **fields)
-        data = {name: drawn.pop(name) for name in model.data_sites}
-        if len(data) != 1:
-            raise NotImplementedError(f"A sandwich is for programs with one data site; got {sorted(data)}.")
-        (x,) = data.values()
-        rows = Rows(x, {name: as_tensor(value, name) for name, value in fields.items()})
+        drawn, rows = simulated_rows(model, num_rows, **fields)
         known, done, parts = facts(model, rows, tuple(fields)), 0, []
         with scope.evaluating(model):
             for batch in row_chunks(model, rows, num_particles, tuple(fields)):
@@ -270,4 +265,4 @@ def sandwich(
                 parts.append((forward, summarize(ais.backward(target, steps, exact))))
                 done += count
     lower, upper = (result_of(Summary.cat([part[i] for part in parts]), num_particles, ais, known) for i in (0, 1))
-    return Sandwich(lower, upper_of(upper), x)
+    return Sandwich(lower, upper_of(upper), rows.x)

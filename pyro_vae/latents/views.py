@@ -111,7 +111,7 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
     z = vae.encode(x).mean
     if z.dim() != 2 or len(z) != 1:
         raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
-    chosen = list(range(z.shape[1])) if dims is None else list(dims)
+    chosen = list(range(z.shape[1])) if dims is None else list(dims) if isinstance(dims, Sequence) else []
     if not chosen or not all(isinstance(d, int) and 0 <= d < z.shape[1] for d in chosen):
         raise ValueError(f"dims must be numbers of latents, 0 to {z.shape[1] - 1}; got {dims}. Choose some of these.")
     codes = z.expand(steps, len(chosen), -1).clone()

@@ -19,13 +19,15 @@ from pyro_vae.parts import positive_integer
 from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
 
 __all__ = [
+    "one_site",
     "posterior_draws",
     "posterior_predictive",
     "predictive",
-    "replicate_whole",
+    "replicates",
     "run_model",
     "sample",
     "simulate",
+    "simulated_rows",
 ]
 
 Draws = Tensor | dict[str, Tensor]
@@ -51,6 +53,28 @@ def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: An
     return {
         name: torch.cat([part[name] for part in parts]) if name in within else value for name, value in parts[0].items()
     }
+
+
+def simulated_rows(model: Any, num_rows: int, **fields: Any) -> tuple[dict[str, Tensor], Rows]:
+    """Rows drawn from the model under these fields, and the latents behind them.
+
+    Raises:
+        NotImplementedError: if the model has several data sites: how x is made of them is not known.
+    """
+    latents = simulate(model, num_rows, **fields)
+    data = {name: latents.pop(name) for name in model.data_sites}
+    return latents, Rows(one_site(data), {name: as_tensor(value, name) for name, value in fields.items()})
+
+
+def one_site(draws: Draws) -> Tensor:
+    """The values at the one data site.
+
+    Raises:
+        NotImplementedError: if there are several.
+    """
+    if isinstance(draws, dict) and len(draws) != 1:
+        raise NotImplementedError(f"The model must have one data site here; got {sorted(draws)}. Do it by hand.")
+    return next(iter(draws.values())) if isinstance(draws, dict) else draws
 
 
 def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
@@ -118,7 +142,6 @@ def posterior_predictive(
 ) -> Any:
     """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
     _check_counts(num_samples, resample)
-
     with scope.evaluating(model, seed=seed):
         return _streamed(model, rows, num_samples, resample, quantiles, out, fields)
 
@@ -165,13 +188,16 @@ def predictive(
     with scope.evaluating(model, seed=seed):
         with scope.preserved_rng():
             first = cast({name: as_tensor(value, name)[:1] for name, value in fields.items()}, model.like)
-            sites = list(_latents(model, trace_of(model.model, rows=1, **first)))
+            found = _latents(model, trace_of(model.model, rows=1, **first))
+            sites = list(found)
         named = latents if isinstance(latents, dict) else {sites[0]: latents}
         if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
             got = sorted(named) if isinstance(latents, dict) else "a tensor"
             raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
         values = cast({name: as_tensor(value, name) for name, value in named.items()}, model.like)
         values = {name: value.to(model.like) if value.is_floating_point() else value for name, value in values.items()}
+        for name, value in values.items():
+            _check_latent(name, value, found[name], model.row_plate)
         batch = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
         rows = num_rows_of(model, values, batch)
         with scope.preserved_rng(), Given(values):
@@ -186,6 +212,19 @@ def predictive(
             parts.append(drawn if count > 1 else {name: value.unsqueeze(0) for name, value in drawn.items()})
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _only(whole if quantiles is None else {name: _quantiles(value, quantiles) for name, value in whole.items()})
+
+
+def _check_latent(name: str, value: Tensor, site: Any, plate: str) -> None:
+    """Raise unless values have the shape that the site has, for any number of rows."""
+    shape = list(site["value"].shape)
+    rows = [frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.name == plate]
+    if value.dim() == len(shape) and rows:
+        shape[rows[0]] = max(value.shape[rows[0]], 1)
+    if list(value.shape) != shape:
+        expected = ["rows" if rows and i - len(shape) == rows[0] else str(size) for i, size in enumerate(shape)]
+        raise ValueError(
+            f"latents at {name!r} must have shape ({', '.join(expected)}); got {tuple(value.shape)}. Reshape them."
+        )
 
 
 def _streamed(
@@ -274,16 +313,20 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     return out
 
 
-def replicate_whole(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Draws:
-    """One replicate of all rows, (N, *E), given one draw of their latents, (1, N, ...)."""
+def replicates(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Iterator[Draws]:
+    """Replicates of all rows, (N, *E), one for each of S draws of their latents."""
     with scope.evaluating(model):
-        parts, start = [], 0
-        for batch in row_chunks(model, rows, 1, fields):
-            stop = start + len(batch["x"])
-            given = latents if stop == len(rows) and not start else {n: v[:, start:stop] for n, v in latents.items()}
-            parts.append(data_of(model, run_model(model, given, batch)))
-            start = stop
-    return joined(parts)
+        batches = list(row_chunks(model, rows, 1, fields))
+    for sample in range(len(next(iter(latents.values())))):
+        with scope.evaluating(model):
+            parts, start = [], 0
+            for batch in batches:
+                stop = start + len(batch["x"])
+                one = {name: value[sample : sample + 1] for name, value in latents.items()}
+                one = one if len(batches) == 1 else {name: value[:, start:stop] for name, value in one.items()}
+                parts.append(data_of(model, run_model(model, one, batch)))
+                start = stop
+        yield joined(parts)
 
 
 def run_model(model: Any, latents: Latents, batch: dict[str, Tensor]) -> Any:
@@ -313,10 +356,7 @@ def _resampled(model: Any, batch: dict[str, Tensor], count: int, candidates: int
     values = {}
     for name, site in records[0].latent.items():
         value = torch.cat([record.latent[name].value for record in records])
-        shape = [count] + [1] * (value.dim() - 1)
-        if site.row_dim is not None:
-            shape[site.row_dim] = chosen.shape[1]
-        values[name] = torch.take_along_dim(value, chosen.reshape(shape), 0)
+        values[name] = torch.take_along_dim(value, site.spread(chosen), 0)
     return values
 
 
