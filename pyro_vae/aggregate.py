@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import priors, scope
-from pyro_vae.parts import raw_of
+from pyro_vae.parts import positive_integer, positive_number, raw_of
 
 __all__ = ["fit_flow", "fit_mixture"]
 
@@ -24,7 +24,11 @@ def fit_mixture(z: Tensor, *, num_components: int = 10, seed: int = 0) -> priors
     from sklearn.mixture import GaussianMixture
 
     prior = priors.Mixture(z.shape[-1], num_components)
-    found = GaussianMixture(num_components, covariance_type="diag", random_state=seed).fit(z.double().cpu().numpy())
+    if prior.num_components > len(z):
+        raise ValueError(f"num_components must be at most {len(z)} draws; got {num_components}. Draw more.")
+    found = GaussianMixture(num_components, covariance_type="diag", random_state=seed % 2**32).fit(
+        z.double().cpu().numpy()
+    )
     with torch.no_grad():
         prior.logits.copy_(torch.as_tensor(found.weights_).log())
         prior.loc.copy_(torch.as_tensor(found.means_))
@@ -45,6 +49,9 @@ def fit_flow(
         seed: of their order.
         **flow: arguments of `priors.Flow`, such as `kind` and `layers`.
     """
+    positive_integer("epochs", epochs)
+    positive_integer("batch_size", batch_size)
+    positive_number("learning_rate", learning_rate)
     prior = priors.Flow(z.shape[-1], **({"kind": "spline_coupling"} | flow)).to(z)
     with torch.no_grad():  # noise of the draws' location and spread
         prior.loc.copy_(z.mean(0))

@@ -14,9 +14,12 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive, saving, scope, training
-from pyro_vae.batches import Rows, as_rows, as_tensor, read_whole
+from pyro_vae.batches import Rows, as_rows, read_whole
 from pyro_vae.history import History
+from pyro_vae.parts import flag
+from pyro_vae.rows import Batch
 from pyro_vae.state import TrainingState
+from pyro_vae.tensors import as_names, as_tensor, check_finite
 
 __all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
 
@@ -88,6 +91,9 @@ class LatentVariableModel(PyroModule):
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise where names of the columns of x tell that they come in a wrong order; called as `check_data` is."""
+
     def made_of(self) -> dict[str, Any] | None:
         """The constructor's arguments, to be saved: attributes of the same names; None where one is not kept."""
         names = list(inspect.signature(type(self)).parameters)
@@ -106,8 +112,9 @@ class LatentVariableModel(PyroModule):
         """The table of all epochs so far."""
         return History() if self.training_state is None else self.training_state.history
 
-    def check_rows(self, x: Tensor, first_row: int = 0) -> None:
-        """Raise unless the cast `x` is finite, and data for this model."""
+    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
+        """Raise unless x, cast, is finite and data for this model, and the fields are finite."""
+        x = batch["x"]
         bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
         if bad.any():
             row = first_row + int(bad.nonzero()[0])
@@ -115,6 +122,8 @@ class LatentVariableModel(PyroModule):
                 f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
             )
         self.check_data(x, first_row)
+        for name, field in batch.items():
+            check_finite(f"field {name!r}", field, first_row)
 
     def _rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of `x`, checked, and the names of the fields that the programs receive.
@@ -122,18 +131,18 @@ class LatentVariableModel(PyroModule):
         Fields are values by name, or, as `fields=("x", "label")`, names of what `x` brings itself.
         """
         given = {name: as_tensor(value, name) for name, value in fields.items() if name != "fields"}
-        names = fields.get("fields", ())
-        names = (names,) if isinstance(names, str) else tuple(names)
+        names = as_names(fields.get("fields", ()))
         with scope.preserved_rng():  # a random transform draws here too
             read = as_rows(x, names)
             rows = read if isinstance(read, Rows) else read_whole(read, names)
+            if rows.columns is not None:
+                self.check_columns(rows.columns)
             if given:
-                rows = Rows(
-                    rows.x, rows.fields | given, transform=rows.transform, columns=rows.columns, index=rows.index
-                )
-            for start in range(0, len(rows), 4096):
-                self.check_rows(rows.take(slice(start, start + 4096), like=self.like)["x"], start)
-        return rows, tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
+                rows = rows.with_fields(given)
+            used = tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
+            for start in range(0, len(rows), size := rows.fitting()):
+                self.check_rows(rows.take(slice(start, start + size), used, like=self.like), start)
+        return rows, used
 
     def fit(
         self,
@@ -153,13 +162,19 @@ class LatentVariableModel(PyroModule):
         fields: Sequence[str] = (),
         callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
         compile: bool | str = "auto",
+        on_nonfinite: str = "raise",
+        detect: bool = True,
+        run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        checkpoint_every: float = 300.0,
         progress: bool = True,
     ) -> History:
         """Train model and guide by stochastic variational inference; called again, it goes on.
 
         Optimiser, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
         run and returns the history so far. The first batch is checked strictly; a loss or gradient that is not
-        finite raises before the optimiser steps.
+        finite raises before the optimiser steps, and says where it came from. Within an initialised
+        `torch.distributed` process group all processes train one model: each takes its share of every batch.
 
         Args:
             data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Data
@@ -181,6 +196,16 @@ class LatentVariableModel(PyroModule):
             compile: True captures programs, gradient and update as one compiled function, many times faster for small
                 models, or raises with the reason why it can't; False never does; "auto" where the steps to come repay
                 the time that compiling takes, some ten seconds.
+            on_nonfinite: "raise", or "skip": leave out steps whose loss or gradient is not finite; the history counts
+                them, and an epoch of nothing else raises.
+            detect: whether a step that fails is repeated with every module watched, to name the one where it began.
+            run_dir: a folder for checkpoints: parameters, optimiser, random states, position, history. One is written
+                at the end of each epoch, every `checkpoint_every` seconds, and before SIGTERM or Ctrl-C take effect;
+                the last two are kept.
+            resume: go on from the last checkpoint in `run_dir`, if there is one, as if the run had never been
+                interrupted: on a CPU bit for bit. Model, data and options must be those of the run; `epochs` counts
+                from where the run began, and may be larger than it was.
+            checkpoint_every: seconds between checkpoints within an epoch.
             progress: whether a bar is shown where there is a terminal.
 
         Returns:
@@ -188,9 +213,10 @@ class LatentVariableModel(PyroModule):
 
         Raises:
             ValueError, TypeError: naming what is wrong with options, data or programs; nothing is trained then.
+            OSError, RuntimeError: if `run_dir` can't be written, or another process trains there.
         """
         bar = None
-        if progress:
+        if flag("progress", progress):
             from pyro_vae import reporting
 
             bar = reporting.ProgressBar(epochs)
@@ -211,6 +237,11 @@ class LatentVariableModel(PyroModule):
             fields=fields,
             callbacks=callbacks,
             compile=compile,
+            on_nonfinite=on_nonfinite,
+            detect=detect,
+            run_dir=run_dir,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
             progress=bar,
         )
 

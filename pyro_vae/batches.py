@@ -5,125 +5,25 @@ A batch is a dictionary: `x` of shape (B, *E) and named per-row fields of shape 
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
+
+from pyro_vae import processes, scope
+from pyro_vae.rows import Batch, Rows, cast
+from pyro_vae.tensors import as_names, as_tensor
 
 __all__ = ["Batches", "Rows", "as_rows"]
 
-Batch = dict[str, Tensor]
-
-
-class Rows(Dataset[tuple[Tensor, ...]]):
-    """Rows of data in memory: `x`, named per-row fields, and the names that came with them.
-
-    An ordinary map-style data set (`rows[i]` is the tuple of x and the fields) that `fit` and every
-    evaluation method also read in whole batches, which is much faster than row by row.
-
-    Args:
-        x: the data, (N, *E), any numeric dtype; cast to the parameters' dtype batch by batch.
-        fields: named per-row fields, each of shape (N, ...).
-        transform: applied to the cast `x` of a batch each time it is drawn, e.g. `torch.bernoulli`
-            for a fresh binarisation.
-        columns: names of the columns of `x`.
-        index: names of the rows.
-
-    Raises:
-        ValueError: if there are no rows, a field has another number of rows, or x is not finite.
-
-    Example:
-        >>> rows = Rows(torch.zeros(4, 2), {"label": torch.arange(4)})
-        >>> len(rows), rows[2][1].item()
-        (4, 2)
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        fields: Mapping[str, Tensor] | None = None,
-        *,
-        transform: Callable[[Tensor], Tensor] | None = None,
-        columns: Sequence[str] | None = None,
-        index: Sequence[Any] | None = None,
-    ) -> None:
-        fields = fields or {}
-        reserved = sorted({"x", "rows", "self"} & set(fields))
-        if reserved:
-            raise ValueError(f"fields must have names that programs do not use; got {reserved}. Rename them.")
-        if x.dim() == 0 or len(x) == 0:
-            raise ValueError(
-                f"x must be at least one row; got shape {tuple(x.shape)}. Check the data's first dimension."
-            )
-        for name, field in fields.items():
-            if field.dim() == 0 or len(field) != len(x):
-                raise ValueError(
-                    f"field {name!r} must have one entry per row ({len(x)}); got shape {tuple(field.shape)}."
-                    " Align it with x."
-                )
-        self.x = x.detach()
-        self.fields = {name: field.detach() for name, field in fields.items()}
-        self.transform = transform
-        self.columns = None if columns is None else list(columns)
-        self.index = None if index is None else list(index)
-        self._check_finite()
-
-    def _check_finite(self) -> None:
-        if not (self.x.is_floating_point() or self.x.is_complex()):
-            return
-        bad = ~torch.isfinite(self.x.reshape(len(self.x), -1))
-        if not bad.any():
-            return
-        row, column = (int(i) for i in bad.nonzero()[0])
-        where = f"row {row}" + (f", column {self.columns[column]!r}" if self.columns else "")
-        value = self.x.reshape(len(self.x), -1)[row, column].item()
-        raise ValueError(
-            f"x must be finite; got {value} in {where} ({int(bad.sum())} such cells)."
-            " Drop those rows or impute the cells."
-        )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        x = self.x[index]
-        return (x if self.transform is None else self.transform(x), *(field[index] for field in self.fields.values()))
-
-    def take(self, index: Any, names: Sequence[str] = (), *, like: Tensor | None = None) -> Batch:
-        """The rows at `index` as a batch: `x` and the fields in `names`, cast and moved to suit the tensor `like`."""
-        return self.pick({"x": self.x} | {name: self.field(name) for name in names}, index, like)
-
-    def pick(self, tensors: Batch, index: Any, like: Tensor | None) -> Batch:
-        """The same from whole tensors that stand in for those of the data, e.g. copies on another device."""
-        batch = {name: value[index] for name, value in tensors.items()}
-        batch = batch if like is None else cast(batch, like)
-        if self.transform is not None:
-            batch["x"] = self.transform(batch["x"])
-        return batch
-
-    def drawn(self, like: Tensor) -> Rows:
-        """These rows with the transform applied for good: where it is random, every question sees the same x."""
-        if self.transform is None:
-            return self
-        return Rows(self.take(slice(None), like=like)["x"], self.fields, columns=self.columns, index=self.index)
-
-    def field(self, name: str) -> Tensor:
-        if name not in self.fields:
-            raise ValueError(
-                f"fields must name fields of the data ({sorted(self.fields)}); got {name!r}. Correct the name."
-            )
-        return self.fields[name]
-
-    def subset(self, index: Any) -> Rows:
-        """The rows at `index` (a slice or a 1-d tensor of positions), with all fields and names."""
-        positions = torch.arange(len(self))[index]
-        names = None if self.index is None else [self.index[i] for i in positions.tolist()]
-        fields = {name: field[positions] for name, field in self.fields.items()}
-        return Rows(self.x[positions], fields, transform=self.transform, columns=self.columns, index=names)
+SAMPLE = 2**24  # cells from which a model starts where there are more than WHOLE
+WHOLE = 2**26
 
 
 def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
@@ -136,7 +36,7 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
     Raises:
         TypeError: for anything else, and for cells that are not numbers.
     """
-    fields = (fields,) if isinstance(fields, str) else tuple(fields)
+    fields = as_names(fields)
     if isinstance(data, Rows | DataLoader):
         return data
     if isinstance(data, TensorDataset):
@@ -155,13 +55,12 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
 
 def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
     """Warn where columns vary less than the digits that the cast to the parameters' dtype keeps of them."""
-    if not isinstance(data, Rows) or torch.finfo(data.x.dtype if data.x.is_floating_point() else like.dtype).eps >= (
+    if not isinstance(data, Rows) or torch.finfo(data.dtype if data.dtype.is_floating_point else like.dtype).eps >= (
         torch.finfo(like.dtype).eps
     ):
         return
-    x = data.x.reshape(len(data), -1)
-    deviation = x.std(0, correction=0)
-    lost = ((deviation > 0) & (deviation < 1e3 * torch.finfo(like.dtype).eps * x.mean(0).abs())).nonzero().flatten()
+    mean, deviation = _moments(data)
+    lost = ((deviation > 0) & (deviation < 1e3 * torch.finfo(like.dtype).eps * mean.abs())).nonzero().flatten()
     if len(lost):
         names = [data.columns[i] if data.columns else str(i) for i in lost.tolist()]
         warnings.warn(
@@ -171,32 +70,16 @@ def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
         )
 
 
-def as_tensor(values: Any, what: str = "x") -> Tensor:
-    """A tensor of numbers that shares no memory with a read-only or reversed array.
-
-    Raises:
-        TypeError: if the values are not numbers.
-    """
-    if isinstance(values, Tensor):
-        tensor = values
-    else:
-        array = np.asarray(values)
-        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-            raise TypeError(
-                f"{what} must be a tensor, array, frame, Dataset or DataLoader of numbers; got {type(values).__name__}"
-                f" of dtype {array.dtype}. Convert it first."
-            )
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.int64)
-        native = array.dtype.newbyteorder("=")
-        tensor = torch.from_numpy(np.array(array, dtype=native, order="C", copy=True) if not _plain(array) else array)
-    if tensor.is_complex():
-        raise TypeError(f"{what} must be real; got dtype {tensor.dtype}. Split it into real and imaginary parts.")
-    return tensor
-
-
-def _plain(array: np.ndarray) -> bool:
-    return array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+def _moments(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each cell over rows, merged from pieces."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in rows.pieces():
+        part = part.reshape(len(part), -1)
+        total, own = count + len(part), part.mean(0)
+        squares = squares + (part - own).square().sum(0) + (own - mean).square() * count * len(part) / total
+        mean = mean + (own - mean) * len(part) / total
+        count = total
+    return mean, (squares / count).sqrt()
 
 
 def _from_frame(frame: Any, fields: Sequence[str]) -> Rows:
@@ -211,7 +94,7 @@ def _from_frame(frame: Any, fields: Sequence[str]) -> Rows:
     keep = [name not in fields for name in names]
     taken = {name: as_tensor(frame.iloc[:, i].to_numpy(), name) for i, name in enumerate(names) if not keep[i]}
     columns = [name for name, kept in zip(names, keep, strict=True) if kept]
-    x = as_tensor(frame.loc[:, keep].to_numpy(dtype=np.float64))
+    x = as_tensor((frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64))
     return Rows(x, taken, columns=columns, index=frame.index.tolist())
 
 
@@ -254,23 +137,13 @@ def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
     Raises:
         ValueError: if the order is random: results could not be told apart by row.
     """
-    if isinstance(getattr(loader, "sampler", None), RandomSampler):
+    if isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(loader.dataset, "shuffle", False):
         raise ValueError("x must come in a fixed order; got a DataLoader with shuffle=True. Pass shuffle=False.")
     items = [name_item(item, fields) for item in loader]
     if not items:
         raise ValueError("x must be at least one row; got none. Check the data set.")
     named = {name: torch.cat([item[name] for item in items]) for name in items[0]}
     return Rows(named.pop("x"), named)
-
-
-def cast(batch: Batch, like: Tensor) -> Batch:
-    """Move a batch to the device of `like`; x and real fields take its dtype, integer fields keep theirs."""
-
-    def move(name: str, value: Tensor) -> Tensor:
-        real = name == "x" or value.is_floating_point()
-        return value.to(like.device, like.dtype if real else value.dtype, non_blocking=True)
-
-    return {name: move(name, value) for name, value in batch.items()}
 
 
 class Batches:
@@ -303,15 +176,17 @@ class Batches:
             data = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
         elif isinstance(data, IterableDataset):
             data = DataLoader(data, batch_size=batch_size)
-        fields = (fields,) if isinstance(fields, str) else tuple(fields)
+        fields = as_names(fields)
         self.data = as_rows(data, fields)
-        self.like, self.fields, self.batch_size, self.shuffle = like, tuple(fields), batch_size, shuffle
+        self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
         self._first: Any = None
 
     def _count(self) -> int:
         try:
-            count = len(self.data) if isinstance(self.data, Rows) else len(self.data.dataset)  # type: ignore[arg-type]
+            data = self.data if isinstance(self.data, Rows) else self.data.dataset
+            told = getattr(data, "num_rows", None)
+            count = told if isinstance(told, int) else len(data)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
                 "num_rows must be given for data without a length; got None. Pass fit(num_rows=N)."
@@ -332,27 +207,92 @@ class Batches:
     @property
     def row_size(self) -> int:
         """The cells of one row; 1 where they are not in memory."""
-        return self.data.x[0].numel() if isinstance(self.data, Rows) else 1
+        return math.prod(self.data.event_shape) if isinstance(self.data, Rows) else 1
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self.read, self.order())
 
-    def order(self) -> Iterator[Any]:
-        """What stands for each batch of an epoch: the numbers of its rows, or the loader's item."""
+    def order(self, epoch: int = 0) -> Iterator[Any]:
+        """What stands for each batch of an epoch: the numbers of its rows, or the loader's item.
+
+        Whatever is random about the order has been drawn when this returns.
+        """
         if not isinstance(self.data, Rows):
-            yield from self.data
-            return
+            if hasattr(self.data.sampler, "set_epoch"):
+                self.data.sampler.set_epoch(epoch)
+            items = iter(self.data)
+            return itertools.chain(list(itertools.islice(items, 1)), items)
         order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
         parts = list(order.split(self.batch_size))
         if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
             parts[-2:] = [torch.cat(parts[-2:])]  # batch statistics need two rows
-        yield from parts
+        return iter(parts)
 
     def read(self, key: Any) -> Batch:
         """The batch that a key stands for."""
         if isinstance(self.data, Rows):
             return self.data.take(key, self.names, like=self.like)
         return cast(name_item(key, self.fields), self.like)
+
+    def share(self, key: Any) -> Batch:
+        """This process's rows of the batch that a key stands for: all, or every so many-th where several train."""
+        if isinstance(self.data, Rows):
+            return self.read(self.mine(key))
+        return {name: self.mine(value) for name, value in self.read(key).items()}
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """This process's of some rows."""
+        return rows if self._is_shared() else rows[processes.rank() :: processes.size()]
+
+    def row_numbers(self, key: Any) -> list[int]:
+        """The numbers of the rows of `share(key)`: in the data, or, where these are not in memory, in the batch."""
+        numbers = key if isinstance(self.data, Rows) else torch.arange(len(self.read(key)["x"]))
+        return self.mine(numbers).tolist()  # type: ignore[no-any-return]
+
+    def _is_shared(self) -> bool:
+        """Whether what is read are this process's rows already."""
+        return processes.size() == 1 or isinstance(getattr(self.data, "sampler", None), DistributedSampler)
+
+    def sample(self) -> Batch:
+        """All rows; where they are very many a fixed sample, evenly spaced; of a loader the first batch.
+
+        Random state is left alone.
+        """
+        with scope.preserved_rng():
+            if not isinstance(self.data, Rows):
+                return self.read(self.first())
+            fitting = len(self.data) if len(self.data) <= self.data.fitting(WHOLE) else self.data.fitting(SAMPLE)
+            step = -(-len(self.data) // fitting)
+            return self.data.take(slice(None, None, step), self.names, like=self.like)
+
+    def chunks(self) -> Iterator[tuple[int, Batch]]:
+        """The number of its first row and a chunk of rows, for all rows; of a loader the first batch.
+
+        Random state is left alone.
+        """
+        with scope.preserved_rng():
+            if not isinstance(self.data, Rows):
+                yield 0, self.read(self.first())
+                return
+            size = self.data.fitting()
+            for start in range(0, len(self.data), size):
+                yield start, self.data.take(slice(start, start + size), self.names, like=self.like)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Random generators of their own that a loader and its sampler draw from."""
+        owners = () if isinstance(self.data, Rows) else (self.data, self.data.sampler)
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list(dict.fromkeys(generator for generator in found if generator is not None))
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these data from others, as plain values: digests of rows; of a loader what it says of itself."""
+        if isinstance(self.data, Rows):
+            transform = self.data.transform
+            name = None if transform is None else getattr(getattr(transform, "func", transform), "__qualname__", "")
+            return {"rows": len(self.data), "transform": name, "sha256": self.data.digests(self.names)}
+        kind = type(self.data.dataset).__qualname__
+        return {"rows": self.num_rows, "dataset": kind, "batch_size": self.data.batch_size}
 
     @property
     def names(self) -> list[str]:

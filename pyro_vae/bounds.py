@@ -5,15 +5,37 @@ Add one by writing a function of `log_w`; no scaling, no subsampling, no paramet
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from pyro_vae.parts import is_number, number, positive_integer, positive_number
+
 __all__ = ["ciwae", "cubo", "elbo", "iwae", "jackknife", "miwae", "renyi", "tvo"]
 
+Bound = TypeVar("Bound", bound=Callable[..., Tensor])
 
+
+def _of_weights(function: Bound) -> Bound:
+    """The function, which raises a TypeError unless its first argument is a real tensor of at least one particle."""
+
+    @functools.wraps(function)
+    def checked(log_w: Tensor, *args: Any, **options: Any) -> Tensor:
+        if not isinstance(log_w, Tensor) or not log_w.is_floating_point() or log_w.layout != torch.strided:
+            got = log_w.dtype if isinstance(log_w, Tensor) else type(log_w).__name__
+            raise TypeError(f"log_w must be a dense real tensor (K, B); got {got}. Convert it by torch.as_tensor.")
+        if log_w.dim() == 0 or len(log_w) == 0:
+            raise ValueError(f"log_w must have shape (K, B); got {tuple(log_w.shape)}. Give at least one particle.")
+        return function(log_w, *args, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+@_of_weights
 def elbo(log_w: Tensor) -> Tensor:
     """Evidence lower bound, the mean log-weight.
 
@@ -23,6 +45,7 @@ def elbo(log_w: Tensor) -> Tensor:
     return log_w.mean(0)
 
 
+@_of_weights
 def iwae(log_w: Tensor) -> Tensor:
     """Importance-weighted bound, the log of the mean weight.
 
@@ -36,15 +59,18 @@ def iwae(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
+@_of_weights
 def ciwae(log_w: Tensor, beta: float) -> Tensor:
     """Convex combination, beta ELBO + (1 - beta) IWAE.
 
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
     """
+    number("beta", beta)
     return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
 
 
+@_of_weights
 def cubo(log_w: Tensor, order: float = 2.0) -> Tensor:
     """Chi upper bound, log mean w^n / n.
 
@@ -54,9 +80,10 @@ def cubo(log_w: Tensor, order: float = 2.0) -> Tensor:
     References:
         *Variational Inference via chi Upper Bound Minimization* (Dieng et al., 2017), arXiv 1611.00328
     """
-    return iwae(order * log_w) / order
+    return iwae(positive_number("order", order) * log_w) / order
 
 
+@_of_weights
 def jackknife(log_w: Tensor) -> Tensor:
     """IWAE with its bias of order 1/K removed, K IWAE_K - (K - 1) mean of leave-one-out IWAE_{K-1}: for evaluation.
 
@@ -65,33 +92,38 @@ def jackknife(log_w: Tensor) -> Tensor:
     References:
         *Debiasing Evidence Approximations* (Nowozin, 2018), ICLR
     """
-    k = len(log_w)
+    k = positive_integer("The number of particles", len(log_w), 2)
     others = iwae(leave_one_out(log_w))
     return k * iwae(log_w) - (k - 1) * others.mean(0)
 
 
+@_of_weights
 def miwae(log_w: Tensor, groups: int) -> Tensor:
     """Multiply importance-weighted bound: the mean over M groups of K/M particles of their IWAE.
 
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
     """
+    if len(log_w) % positive_integer("groups", groups):
+        raise ValueError(f"groups must divide the number of particles, {len(log_w)}; got {groups}. Change either.")
     return iwae(log_w.unflatten(0, (groups, -1)).transpose(0, 1)).mean(0)
 
 
+@_of_weights
 def renyi(log_w: Tensor, alpha: float) -> Tensor:
     """Renyi bound, log mean w^(1 - alpha) / (1 - alpha); alpha = 1 is the ELBO, 0 IWAE, -inf the largest log-weight.
 
     References:
         *Renyi Divergence Variational Inference* (Li, Turner, 2016), arXiv 1602.02311
     """
-    if alpha == 1.0:
-        return elbo(log_w)
-    if alpha == -math.inf:
+    if isinstance(alpha, float) and alpha == -math.inf:
         return log_w.amax(0)
+    if number("alpha", alpha) == 1.0:
+        return elbo(log_w)
     return iwae((1.0 - alpha) * log_w) / (1.0 - alpha)
 
 
+@_of_weights
 def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> Tensor:
     """Thermodynamic variational objective: a Riemann sum of E_beta[log w] over beta in [0, 1].
 
@@ -106,6 +138,11 @@ def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> 
     References:
         *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
     """
+    if not isinstance(side, str) or side not in ("left", "right"):
+        raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
+    given = isinstance(points, Tensor) or (isinstance(points, Sequence) and all(map(is_number, points)))
+    if not given or len(points) == 0:
+        raise ValueError(f"points must be numbers from 0 to below 1; got {points!r}. Start at 0.")
     inner = torch.as_tensor(points, dtype=log_w.dtype, device=log_w.device)
     grid = torch.cat([inner, inner.new_ones(1)])
     ends = grid[:-1] if side == "left" else grid[1:]

@@ -16,7 +16,8 @@ from pyro_vae import predictive, scope
 from pyro_vae.base import check_model
 from pyro_vae.chunks import facts, row_chunks
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import is_number, positive_integer
+from pyro_vae.tensors import check_finite
 
 __all__ = [
     "AgainstNUTS",
@@ -159,6 +160,12 @@ def band_of_uniform_ecdf(
     """
     from scipy.stats import binom
 
+    positive_integer("num_rows", num_rows)
+    positive_integer("num_draws", num_draws)
+    positive_integer("simulations", simulations)
+    positive_integer("seed", seed, 0)
+    if not is_number(level) or not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; got {level!r}. Pass e.g. level=0.95.")
     count = min(num_draws, 100)
     cuts = np.unique(np.linspace(1, num_draws, count).astype(int))  # ranks below a cut
     points = cuts / (num_draws + 1)
@@ -226,6 +233,8 @@ def amortization_gap(
             draws = [way.log_weights(model, batch, num_particles)[0].double() for way in ways]
             bounds.append([part.mean(0) for part in draws] + [part.std(0) / num_particles**0.5 for part in draws])
     amortized, optimized, *errors = (torch.cat(column) for column in zip(*bounds, strict=True))
+    for bound in (amortized, optimized):
+        check_finite("The ELBO", bound)
     error = (errors[0].square() + errors[1].square()).sqrt()
     return AmortizationGap(amortized, optimized, mean_of(optimized - amortized, error))
 
@@ -329,7 +338,13 @@ def against_nuts(
             with _sampling(model):
                 kernel = NUTS(model.model, max_tree_depth=max_tree_depth)
                 chain = MCMC(kernel, num_samples, warmup_steps=warmup, disable_progbar=True, num_chains=1)
-                chain.run(batch.pop("x"), **batch)
+                try:
+                    chain.run(batch.pop("x"), **batch)
+                except ValueError as error:
+                    raise ValueError(
+                        f"log p(x, z) must be finite somewhere near z = 0; got none at row {part.start} ({error})."
+                        " Check the row and the parameters."
+                    ) from error
             found = chain.get_samples()
             own = {name: value if known.joint else value[:, part] for name, value in draws.items() if name in found}
             flat, mine = (

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import scope
-from pyro_vae.batches import Rows, cast, name_item
+from pyro_vae import processes, scope
+from pyro_vae.batches import Rows
 from pyro_vae.flat import FlatAdam, FlatOptimizer
 from pyro_vae.graphs import COMPILATION, SAVED_BY_CELL, CaptureError, CudaGraph, Graph
 from pyro_vae.steps import EagerStep
@@ -23,8 +23,10 @@ from pyro_vae.steps import EagerStep
 __all__ = ["CompiledStep", "pays", "threads"]
 
 logger = logging.getLogger("pyro_vae")
+SMALL_BUFFER = 2**16  # numbers
 SMALL = 10**7  # parameters x rows x particles
 SAVED_BY_STEP = 2.5e-3  # seconds, as seen on two cores of a server
+RESIDENT = 2**32  # bytes of data that another device than the processor keeps
 MOVING = {"_parameters", "_buffers", "step", "epoch", "fed"}  # attributes that are the graph's inputs
 
 
@@ -60,6 +62,8 @@ class CompiledStep:
         CaptureError: with the reason; nothing is changed then.
     """
 
+    compiled: ClassVar[bool] = True
+
     def __init__(self, eager: EagerStep, sample: Any, *, num_threads: int) -> None:
         if eager.estimator.uncapturable:
             raise CaptureError(eager.estimator.uncapturable)
@@ -68,7 +72,8 @@ class CompiledStep:
         trained = {id(parameter) for parameter in eager.parameters}
         self.names = [name for name, parameter in self.model.named_parameters() if id(parameter) in trained]
         parameters = [self.model.get_parameter(name) for name in self.names]
-        self.optimizer = (FlatAdam if FlatAdam.fits(eager.optimizer) else FlatOptimizer)(eager.optimizer, parameters)
+        inside = processes.size() == 1 and FlatAdam.fits(eager.optimizer)  # several agree on the gradient before that
+        self.optimizer = (FlatAdam if inside else FlatOptimizer)(eager.optimizer, parameters)
         self.scheduled = [o for o in self.estimator.scheduled if callable(getattr(self.estimator, o))]
         attributes = [(module, dict(vars(module))) for module in self.model.modules()]
         try:
@@ -90,10 +95,12 @@ class CompiledStep:
 
     def _inputs(self, device: torch.device) -> dict[str, Any]:
         """The tensors that stay from step to step, on the device of the parameters."""
-        data, values = {}, self._controls()
+        data: dict[str, list[Tensor]] = {}
+        values = self._controls()
         if isinstance(self.batches.data, Rows):
-            rows = self.batches.data
-            data = {"x": rows.x} | {name: rows.field(name) for name in self.batches.names}
+            data = self.batches.data.stored(self.batches.names)
+            if device.type != "cpu" and sum(tensor.nbytes for part in data.values() for tensor in part) > RESIDENT:
+                data = {}
         self.splits = [len(value) for value in values]
         self.host = torch.zeros(sum(self.splits), dtype=self.model.like.dtype)
         self.numbers = self.host.numpy()
@@ -102,9 +109,10 @@ class CompiledStep:
             "optimizer": self.optimizer.tensors,
             "others": others,
             "before": {name: tensor.clone() for name, tensor in others.items()},
-            "data": {name: value.to(device) for name, value in data.items()},
+            "data": {name: [tensor.to(device) for tensor in tensors] for name, tensors in data.items()},
             "controls": self.host.to(device),
             "totals": torch.zeros(4, dtype=torch.float64, device=device),
+            "objective": torch.zeros((), dtype=self.model.like.dtype, device=device),
         }
 
     def _controls(self) -> list[list[float]]:
@@ -116,8 +124,8 @@ class CompiledStep:
         """What the graph takes for a batch: the numbers of its rows, or its tensors."""
         like = self.batches.like
         if self.static["data"]:
-            return [key.to(like.device, non_blocking=True)]
-        batch = cast(name_item(key, self.batches.fields), like)
+            return [self.batches.mine(key).to(like.device, non_blocking=True)]
+        batch = self.batches.share(key)
         return [batch[name].contiguous() for name in ("x", *self.batches.names)]
 
     def _record(self, static: dict[str, Any], rows: list[Tensor]) -> Tensor:
@@ -126,7 +134,7 @@ class CompiledStep:
         controls, *schedules = static["controls"].split(self.splits)
         views = self.optimizer.flat.split(static["optimizer"]["parameters"])
         leaves = {name: view.detach().requires_grad_() for name, view in zip(self.names, views, strict=True)}
-        if isinstance(batches.data, Rows):
+        if isinstance(batches.data, Rows) and static["data"]:
             batch = batches.data.pick(static["data"], rows[0], batches.like)
         else:
             batch = dict(zip(("x", *batches.names), rows, strict=True))
@@ -156,11 +164,17 @@ class CompiledStep:
             gradient = self.optimizer.flat.join(gradients)
             norm = gradient.square().sum().sqrt()
             finite = torch.isfinite(terms.objective + norm)
-            if self.eager.grad_clip is not None:
+            if self.eager.grad_clip is not None and processes.size() == 1:
                 gradient = gradient * (self.eager.grad_clip / (norm + 1e-6)).clamp_max(1.0)
             self.optimizer.update(static["optimizer"], gradient, finite, controls)
-            static["totals"].add_(terms.per_row().double() * x.shape[0])
-            self.moved = [name for name, (_, version) in before.items() if static["others"][name]._version != version]
+            static["totals"].add_(torch.where(finite, terms.per_row().double() * x.shape[0], 0.0))
+            static["objective"].copy_(terms.objective / terms.rows)
+            others = static["others"]  # batch norm moves its statistics without a trace: take the small ones for moved
+            small = [
+                name for name, tensor in others.items() if tensor.is_floating_point() and tensor.numel() <= SMALL_BUFFER
+            ]
+            moved = [name for name, (_, version) in before.items() if others[name]._version != version]
+            self.moved = list(dict.fromkeys([*moved, *small]))
             for name in self.moved:
                 static["before"][name].copy_(before[name][0])
         return finite
@@ -169,21 +183,26 @@ class CompiledStep:
         """Take one step; returns the number of rows seen.
 
         Raises:
-            ValueError: if loss or gradient are not finite; nothing is changed then.
+            ValueError: if loss or gradient are not finite and such steps are not left out; nothing is changed then.
         """
         rows = self._rows(key)
         if not self.graph.fits(rows):
             return self._eager(key)
         before = scope.random_state() if self.on_cpu else None
+        totals = self.static["totals"].clone() if processes.size() > 1 else None
         self._steer()
-        if not self.graph(rows):
-            if before is not None:
-                scope.set_random_state(before)
+        fine = bool(self.graph(rows))
+        if totals is not None:  # the others count, too
+            self.optimizer.show_gradients()
+            fine = self.eager.agree(len(rows[0]), self.static["objective"])
+        if not fine:
+            if totals is not None:
+                self.static["totals"].copy_(totals)
             for name in self.moved:
                 self.static["others"][name].copy_(self.static["before"][name])
-            self._eager(key)  # raises, and says what was not finite and where
-            raise ValueError(f"Loss and gradient must be finite; got NaN or infinity at step {self.estimator.step}.")
-        self.optimizer.step()
+            self.eager.leave_out(key, before)
+            return 0
+        (self.optimizer if totals is None else self.eager.optimizer).step()
         return len(rows[0])
 
     def _eager(self, key: Any) -> int:
@@ -211,10 +230,31 @@ class CompiledStep:
         """Sums over rows since they were last zero, of compiled and eager steps."""
         return self.eager.totals + self.static["totals"].to(self.eager.totals)
 
-    def begin(self) -> CompiledStep | EagerStep:
-        """Begin an epoch; returns the step to take it with: the eager one where the graph does not hold any more."""
+    @property
+    def sums(self) -> Tensor:
+        """All that `totals` is made of, to go on from."""
+        return torch.cat([self.eager.totals, self.static["totals"].to(self.eager.totals)])
+
+    @property
+    def skipped(self) -> int:
+        """The steps left out since it was last zero."""
+        return self.eager.skipped
+
+    @property
+    def ballot(self) -> float:
+        """A number that is summed over the processes in passing."""
+        return self.eager.ballot
+
+    @ballot.setter
+    def ballot(self, value: float) -> None:
+        self.eager.ballot = value
+
+    def begin(self, sums: Tensor | None = None, skipped: int = 0) -> CompiledStep | EagerStep:
+        """Begin an epoch, or go on in one; returns the step to take it with: the eager one where the graph is out."""
         self.static["totals"].zero_()
-        eager = self.eager.begin()
+        if sums is not None:
+            self.static["totals"].copy_(sums[4:])
+        eager = self.eager.begin(None if sums is None else torch.cat([sums[:4], torch.zeros_like(sums[4:])]), skipped)
         if self._constants() == self.constant:
             return self
         logger.warning("Training goes on without compiled steps: model, estimator or optimizer were changed.")

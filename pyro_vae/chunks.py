@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def row_chunks(
         at_once: how many of the K particles are held for whole rows.
     """
     joint = facts(model, rows, fields).joint
-    size = len(rows) if joint else max(1, CELLS // (rows.x[0].numel() * min(num_particles, at_once)))
+    size = len(rows) if joint else max(1, CELLS // (math.prod(rows.event_shape) * min(num_particles, at_once)))
     for start in range(0, len(rows), size):
         yield rows.take(slice(start, start + size), fields, like=model.like)
 

@@ -13,6 +13,7 @@ from pyro_vae import scope
 from pyro_vae.base import check_model
 from pyro_vae.batches import Rows
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
+from pyro_vae.tensors import check_finite
 
 __all__ = ["Comparison", "compare"]
 
@@ -131,6 +132,8 @@ def compare(
         str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
         for name, model in models.items()
     }
+    for name, result in results.items():
+        check_finite(f"log p(x) under {name!r}", result.estimate)
     kinds = {name: "probabilities" if result.discrete else "densities" for name, result in results.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(f"models must all give probabilities, or all densities, of x; got {kinds}. Do not compare.")

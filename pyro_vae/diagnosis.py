@@ -16,7 +16,7 @@ from pyro_vae.calibration import AmortizationGap, Calibration
 from pyro_vae.checks import Checks
 from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.latents import LatentUse
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import flag, positive_integer
 from pyro_vae.statistics import Statistic
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -117,6 +117,7 @@ def diagnose(
     Raises:
         ValueError: if the data are not data for the model.
     """
+    flag("verbose", verbose)
     rows, names = check_model(model)._rows(x, fields)
     rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
     named: dict[str, Any] = {"fields": ("x", *names)} if names else {}

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.batches import as_tensor
 from pyro_vae.parts import positive_integer
+from pyro_vae.tensors import as_tensor
 
 __all__ = ["DCI", "Gap", "dci", "factor_vae_score", "mig", "sap"]
 

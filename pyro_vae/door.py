@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from pyro_vae import scope
 from pyro_vae.elbos import Estimator
 from pyro_vae.programs import check_sites
-from pyro_vae.weights import LogWeights
 
-__all__ = ["check_gradients", "check_programs", "explain_nonfinite"]
+__all__ = ["check_gradients", "check_programs"]
 
 
 def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
@@ -133,29 +132,3 @@ def check_gradients(owner: Any, estimator: Estimator, x: Tensor, **options: Any)
             f"Every parameter must receive a gradient; got none for {', '.join(without)}."
             " Use it in model or guide, or set requires_grad_(False)."
         )
-
-
-def explain_nonfinite(weights: LogWeights | None, owner: nn.Module, step: int, objective: Tensor) -> str:
-    """Say which term, site, rows and step made the loss, or which parameter's gradient, not finite."""
-    terms: dict[str, dict[str, Any]] = {}
-    if weights is not None:
-        terms = {"log p(x | z)": weights.observed, "log p(z)": weights.latent, "log q(z | x)": weights.guide}
-    for term, sites in terms.items():
-        for name, site in sites.items():
-            bad = ~torch.isfinite(site.log_prob)
-            if bad.any():
-                rows = bad.any(0).nonzero().flatten().tolist()
-                shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-                return (
-                    f"The term {term} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows"
-                    f" {shown} of the batch at step {step}. The parameters are those before this step:"
-                    " lower learning_rate, set grad_clip, or look at these rows."
-                )
-    if not torch.isfinite(objective):
-        return f"The loss must be finite; got {-objective.item()} at step {step}. Lower learning_rate or set grad_clip."
-    named = [n for n, p in owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    named = named or ["the norm of all (each is finite)"]
-    return (
-        f"Gradients must be finite; got NaN or infinity for {', '.join(named)} at step {step}, while the loss is"
-        " finite. The parameters are those before this step: lower learning_rate or set grad_clip."
-    )

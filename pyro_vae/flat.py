@@ -74,10 +74,14 @@ class FlatOptimizer:
         """The part of the graph that follows the gradient."""
         tensors["gradient"].copy_(gradient)
 
-    def step(self) -> None:
-        """What follows the graph."""
+    def show_gradients(self) -> None:
+        """Let the parameters' gradients be those of the graph."""
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
+
+    def step(self) -> None:
+        """What follows the graph."""
+        self.show_gradients()
         self.optimizer.step()
 
     def settle(self) -> None:

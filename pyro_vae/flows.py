@@ -15,6 +15,7 @@ from torch.distributions import AffineTransform, Transform
 
 from pyro_vae import scope
 from pyro_vae.nets import MLP
+from pyro_vae.nets.base import widths
 from pyro_vae.parts import positive, positive_integer
 
 __all__ = ["KINDS", "Maps"]
@@ -41,14 +42,15 @@ class Maps(nn.Module):
 
     def __init__(self, dim: int, *, kind: str, layers: int, hidden: Sequence[int], context_dim: int = 0) -> None:
         super().__init__()
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}. Choose one of these.")
         positive_integer("layers", layers)
         family, structure = kind.split("_")
         self.elementwise, count = {"affine": (_affine, 2), "spline": (_spline, 4 * BINS - 1)}[family]
+        hidden = widths("hidden", hidden)
         self.autoregressive = structure == "autoregressive"
         if self.autoregressive and (not hidden or min(hidden) < dim):
-            raise ValueError(f"hidden must be widths of at least {dim}, as many as latents; got {tuple(hidden)}.")
+            raise ValueError(f"hidden must be widths of at least {dim}, as many as latents; got {hidden}. Widen it.")
 
         def net(layer: int) -> nn.Module:
             if not self.autoregressive:

@@ -87,8 +87,11 @@ class HierarchicalVAE(LatentVariableModel):
             )
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.inference, self.width = inference, positive_integer("width", width)
-        self.nets = {"encoder": encoder or nets.MLP(), "decoder": decoder or nets.MLP()}
-        self.nets["between"] = between or nets.MLP((64,))
+        self.nets = {
+            "encoder": nets.MLP() if encoder is None else encoder,
+            "decoder": nets.MLP() if decoder is None else decoder,
+            "between": nets.MLP((64,)) if between is None else between,
+        }
         below = list(zip(self.latent_dims, self.latent_dims[1:], strict=False))
         with scope.seeded(seed), scope.isolated():
             self.decoder = self._net("decoder", (self.latent_dims[0],), likelihood.output_shape)
@@ -141,6 +144,9 @@ class HierarchicalVAE(LatentVariableModel):
 
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         self.likelihood.check(x, first_row)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        self.likelihood.check_columns(columns)
 
 
 Moments = tuple[Tensor, Tensor]

@@ -14,7 +14,8 @@ class History:
     """Epoch by epoch: bound and parts on training and validation rows, in nats per row, and seconds.
 
     Columns: `epoch`, `train_bound`, `train_reconstruction`, `train_kl`, `train_objective`, `valid_bound`,
-    `valid_reconstruction`, `valid_kl`, `learning_rate`, `seconds`; None where there is no such number (no validation
+    `valid_reconstruction`, `valid_kl`, `learning_rate`, `skipped` (steps left out, for
+    they were not finite), `seconds`; None where there is no such number (no validation
     rows, or an estimator that tells its loss alone). `train_bound` and `valid_bound` are the bound that was trained
     with every weight on the KL removed, `train_objective` is what was maximised, weights and penalties included; the
     parts are those of the ELBO.
@@ -36,6 +37,7 @@ class History:
         "valid_reconstruction",
         "valid_kl",
         "learning_rate",
+        "skipped",
         "seconds",
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_vae import guides, likelihoods, nets, priors, storage
-from pyro_vae.parts import Part
+from pyro_vae.parts import Part, as_path
 
 __all__ = ["configuration", "describe", "rebuild", "save"]
 
@@ -71,7 +70,8 @@ def rebuild(value: Any) -> Any:
     room, _, name = str(value["class"]).partition(".")
     known = ROOMS.get(room)
     cls = getattr(known, name) if known is not None and name in known.__all__ else None
-    if cls is None or not isinstance(value.get("arguments"), dict):
+    ours = isinstance(cls, type) and issubclass(cls, Part | nets.Recipe)
+    if cls is None or not ours or not isinstance(value.get("arguments"), dict):
         raise ValueError(
             f"A saved part must be one of ours; got {value['class']!r}. Pass the part to pv.load by its role."
         )
@@ -91,8 +91,9 @@ def configuration(model: Any) -> dict[str, Any]:
 
 def save(model: Any, path: str | os.PathLike[str], **extra: Any) -> None:
     """Write `model.safetensors` (all that `load` needs) and `config.json` (the same for people, and `extra`)."""
-    if Path(path).exists() and not Path(path).is_dir():
+    path = as_path("path", path)
+    if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a folder, or free; got the file {str(path)!r}. Choose another name.")
     config = configuration(model)
-    storage.save_tensors(Path(path) / "model.safetensors", model.state_dict(), config)
-    storage.write_json(Path(path) / "config.json", {"format": storage.FORMAT, **config, **extra})
+    storage.save_tensors(path / "model.safetensors", model.state_dict(), config)
+    storage.write_json(path / "config.json", {"format": storage.FORMAT, **config, **extra})

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyro_vae.parts import is_integer, is_number, number
+
 __all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule", "value_at"]
 
 
@@ -36,6 +38,9 @@ class Constant(Schedule):
 
     value: float
 
+    def __post_init__(self) -> None:
+        number("value", self.value)
+
     def __call__(self, step: int, epoch: int = 0) -> float:
         return self.value
 
@@ -48,8 +53,10 @@ class _Ramp(Schedule):
     epochs: int | None = None
 
     def __post_init__(self) -> None:
+        number("start", self.start)
+        number("stop", self.stop)
         length = self.steps if self.epochs is None else self.epochs
-        if (self.steps is None) == (self.epochs is None) or not isinstance(length, int) or length < 1:
+        if (self.steps is None) == (self.epochs is None) or not is_integer(length) or not (length or 0) > 0:
             raise ValueError(
                 f"A schedule's length must be a positive number of steps or of epochs; got steps={self.steps},"
                 f" epochs={self.epochs}. Pass one of them."
@@ -95,7 +102,7 @@ class Cyclical(_Ramp):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.share <= 1.0:
+        if not is_number(self.share) or not 0.0 < self.share <= 1.0:
             raise ValueError(f"share must lie in (0, 1]; got {self.share}. It is the rising part of a period.")
 
     def __call__(self, step: int, epoch: int = 0) -> float:

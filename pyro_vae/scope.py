@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,15 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "Noise",
+    "RandomState",
+    "begin_stream",
     "call_frozen",
     "call_with",
     "evaluating",
+    "every_random_state",
     "isolated",
     "keep_memory",
     "preserved_buffers",
+    "preserved_modes",
     "preserved_rng",
     "random_state",
     "seeded",
+    "set_every_random_state",
     "set_random_state",
     "tuned_processor",
 ]
@@ -43,6 +50,36 @@ def set_random_state(state: RandomState) -> None:
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state_all(cuda)
+
+
+def every_random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+    """All random states that data and programs may draw from: torch's, NumPy's, Python's, further generators'."""
+    cpu, cuda = random_state()
+    _, python, spare = random.getstate()
+    numbers: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": cpu,
+        **{f"cuda{i}": state for i, state in enumerate(cuda or ())},
+        **{f"generator{i}": generator.get_state() for i, generator in enumerate(generators)},
+        "python": torch.tensor(python),
+        "python_spare": torch.tensor([math.nan if spare is None else spare], dtype=torch.float64),
+        "numpy": torch.tensor([*numbers["state"]["key"].tolist(), numbers["state"]["pos"], numbers["has_gauss"]]),
+        "numpy_spare": torch.tensor([numbers["gauss"]], dtype=torch.float64),
+    }
+
+
+def set_every_random_state(states: Mapping[str, Tensor], generators: Sequence[torch.Generator] = ()) -> None:
+    """Go back to what `every_random_state` returned, as far as it is there and devices are in use."""
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if torch.cuda.is_initialized() and f"cuda{torch.cuda.device_count() - 1}" in states:
+        torch.cuda.set_rng_state_all([states[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+    for i, generator in enumerate(generators):
+        generator.set_state(states[f"generator{i}"])
+    spare = states["python_spare"].item()
+    random.setstate((3, tuple(states["python"].tolist()), None if math.isnan(spare) else spare))
+    *key, position, has_spare = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(key, np.uint32), position, has_spare, states["numpy_spare"].item()))
 
 
 @contextmanager
@@ -76,12 +113,17 @@ def seeded(seed: int | None, *steps: int) -> Iterator[None]:
         raise TypeError(f"seed must be an integer or None; got {seed!r}. Pass e.g. seed=0.")
     if seed < 0:
         raise ValueError(f"seed must be zero or more; got {seed}. Pass e.g. seed=0.")
-    state = int(np.random.SeedSequence([seed, *steps]).generate_state(1, np.uint64)[0])
     with preserved_rng():
-        torch.default_generator.manual_seed(state)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(state)
+        begin_stream(seed, *steps)
         yield
+
+
+def begin_stream(seed: int, *steps: int) -> None:
+    """Let torch draw from the stream of these numbers from now on."""
+    state = int(np.random.SeedSequence([seed, *steps]).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(state)
 
 
 @contextmanager
@@ -112,12 +154,18 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
 def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     """Evaluation mode, no gradients, Pyro's globals isolated; every module's mode is restored."""
     keep_memory()
+    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed):
+        for part in module.modules():
+            part.training = False
+        yield
+
+
+@contextmanager
+def preserved_modes(module: nn.Module) -> Iterator[None]:
+    """Restore on exit whether each module is in training or in evaluation mode."""
     modes = [(part, part.training) for part in module.modules()]
     try:
-        for part, _ in modes:
-            part.training = False
-        with torch.no_grad(), isolated(), seeded(seed):
-            yield
+        yield
     finally:
         for part, training in modes:
             part.training = training

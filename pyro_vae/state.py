@@ -14,7 +14,30 @@ from torch import Tensor
 from pyro_vae.history import History
 from pyro_vae.schedules import value_at
 
-__all__ = ["TrainingState", "prepared", "set_rate"]
+__all__ = ["Position", "TrainingState", "prepared", "set_rate"]
+
+
+@dataclass
+class Position:
+    """How far an epoch has come.
+
+    Attributes:
+        batches: taken so far.
+        rows: seen so far by this process.
+        seconds: spent so far.
+        skipped: steps left out because something was not finite.
+        begun: every random state as the epoch began.
+        now: every random state as it goes on; None where it was not interrupted.
+        totals: sums of the step; None likewise.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    begun: dict[str, Tensor] | None = None
+    now: dict[str, Tensor] | None = None
+    totals: Tensor | None = None
 
 
 @dataclass
@@ -28,6 +51,8 @@ class TrainingState:
     best_bound: float = -math.inf
     best_parameters: dict[str, Any] | None = None
     epochs_since_best: int = 0
+    position: Position = field(default_factory=Position)
+    stopped: bool = False
 
 
 def prepared(
@@ -37,7 +62,7 @@ def prepared(
 ) -> TrainingState:
     """The state to go on from: the last one, with what the call asks for anew."""
     rate = learning_rate
-    if not (rate is None or callable(rate) or isinstance(rate, int | float)):
+    if not (rate is None or callable(rate) or isinstance(rate, int | float)) or isinstance(rate, bool):
         raise TypeError(f"learning_rate must be a number, a schedule or a function; got {rate!r}. Pass e.g. 1e-3.")
     if isinstance(rate, int | float) and not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"learning_rate must be positive; got {rate}. Pass e.g. 1e-3.")
@@ -46,7 +71,11 @@ def prepared(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     known = {id(p) for group in state.optimizer.param_groups for p in group["params"]} if state else set()
     if state is None or optimizer is not None or known != {id(p) for p in parameters}:
-        make = optimizer or partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
+        make = (
+            optimizer
+            if optimizer is not None
+            else partial(torch.optim.Adam, fused=all(p.is_floating_point() for p in parameters))
+        )
         try:
             built: Any = make(parameters, lr=value_at(rate, 0, 0))
         except TypeError as error:

@@ -1,41 +1,33 @@
-"""The loop: batches in, gradient steps, a table out."""
+"""`fit`: options and data checked, model and optimizer made ready, one loop started."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import math
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pyro.infer
 import torch
-from torch import Tensor, nn
 
-from pyro_vae import capture, door, scope
+from pyro_vae import capture, door, processes, saving, scope
 from pyro_vae.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.capture import CompiledStep
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.graphs import CaptureError
 from pyro_vae.history import History
-from pyro_vae.parts import positive_integer
-from pyro_vae.state import TrainingState, prepared, set_rate
+from pyro_vae.keeper import Keeper, keeping
+from pyro_vae.loop import Loop, Progress
+from pyro_vae.parts import as_path, flag, is_number, positive_integer, positive_number
+from pyro_vae.snapshot import described
+from pyro_vae.state import prepared
 from pyro_vae.steps import EagerStep
 
-__all__ = ["Progress", "fit"]
+__all__ = ["fit"]
 
 logger = logging.getLogger("pyro_vae")
-
-VALIDATION_SEED = 0  # common random numbers: validation bounds of different epochs differ by the parameters alone
-
-
-class Progress(Protocol):
-    """What shows a run while it goes on."""
-
-    def batch(self) -> None: ...
-    def epoch(self, history: History) -> None: ...
-    def close(self) -> None: ...
 
 
 def fit(
@@ -56,90 +48,124 @@ def fit(
     fields: Sequence[str] = (),
     callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
     compile: bool | str = "auto",
+    on_nonfinite: str = "raise",
+    detect: bool = True,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 300.0,
     progress: Progress | None = None,
 ) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
     _check_options(valid, patience, grad_clip, num_rows, callbacks, compile)
+    _check_keeping(on_nonfinite, run_dir, resume, checkpoint_every)
     if device is not None:
-        model.to(device)
+        model.to(_device(device))
     options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
     batches = Batches(data, num_rows=num_rows, **options)
     held_out = None if valid is None else Batches(valid, shuffle=False, **options)
     for part in (batches, held_out):
-        if part is not None:
-            model.check_rows(_everything(part)["x"])
+        if part is not None and isinstance(part.data, Rows) and part.data.columns is not None:
+            model.check_columns(part.data.columns)
+        for first_row, rows in () if part is None else part.chunks():
+            model.check_rows(rows, first_row)
     warn_of_lost_digits(batches.data, model.like)
+    plan: dict[str, Any] = {
+        "elbo": elbo,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+    }
+    plan |= {"seed": seed, "grad_clip": grad_clip, "patience": patience, "num_rows": num_rows, "fields": batches.names}
+    with scope.preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
+        if keeper is not None:
+            keeper.check(_configuration(model, batches, held_out, plan))
+        if seed is None and processes.size() > 1:  # all must draw the same order
+            seed = processes.agree_on(int(torch.randint(2**62, ())))
+        with _unless_prepared(model):
+            if keeper is not None:
+                keeper.load(model)
+            if not model.initialized:
+                with torch.no_grad(), scope.seeded(seed, 0, 1):  # a stream that no epoch has
+                    model.initialize(**batches.sample())
+                    model.initialized.fill_(True)
+            processes.synchronize(model.state_dict().values())
+            estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
+            state = prepared(model, optimizer, learning_rate)
+            if keeper is not None:
+                keeper.restore(model, state)
+            model.train()
+            eager = EagerStep(model, estimator, state.optimizer, batches, grad_clip, on_nonfinite, detect)
+            step = _step(eager, epochs if keeper is None else keeper.left_of(epochs, state), compile, keeper)
+        loop = Loop(model, state, estimator, held_out, seed, keeper, progress if processes.rank() == 0 else None)
+        return loop.run(step, epochs, patience, callbacks)
+
+
+def _device(device: Any) -> torch.device:
+    """The device of this name, where there is one."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device must be one of this machine; got {device!r} ({error}). Pass e.g. 'cpu'.") from None
+    if found.type == "meta":
+        raise ValueError("device must be one that computes; got 'meta'. Pass e.g. 'cpu'.")
+    return found
+
+
+@contextmanager
+def _unless_prepared(model: Any) -> Iterator[None]:
+    """Set the model, its training state included, back to how it was if what is within raises."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     earlier = copy.copy(model.training_state)
     rates = [] if earlier is None else [group["lr"] for group in earlier.optimizer.param_groups]
-    modes = [(part, part.training) for part in model.modules()]
     try:
-        if not model.initialized:
-            with torch.no_grad(), scope.seeded(seed, 0, 1):  # a stream that no epoch has
-                model.initialize(**_everything(batches))
-                model.initialized.fill_(True)
-        estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
-        state = prepared(model, optimizer, learning_rate)
-        model.train()
-        step = _step(EagerStep(model, estimator, state.optimizer, batches, grad_clip), epochs, compile)
+        yield
     except BaseException:
         model.load_state_dict(before)
         model.training_state = earlier
         for rate, group in zip(rates, earlier.optimizer.param_groups if earlier else (), strict=True):
             group["lr"] = rate
-        _set_modes(modes)
         raise
-    state.history.interrupted = False
-    if patience is not None and held_out is not None:  # bounds of other rows or another estimator do not compare
-        state.epochs_since_best, state.best_parameters = 0, copy.deepcopy(model.state_dict())
-        state.best_bound = _validate(model, estimator, held_out)[0] or -math.inf
-    try:
-        for _ in range(epochs):
-            step = step.begin()
-            _epoch(state, step, held_out, seed, progress)
-            _note_best(model, state, keep=patience is not None)
-            stop = [callback(model, state.history) for callback in callbacks]
-            if any(stop) or (patience is not None and state.epochs_since_best >= patience):
-                break
-    except KeyboardInterrupt:
-        state.history.interrupted = True
-    finally:
-        step.close()
-        _set_modes(modes)
-        if progress is not None:
-            progress.close()
-    if patience is not None and state.best_parameters is not None:
-        model.load_state_dict(state.best_parameters)
-    return state.history
-
-
-def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    for part, training in modes:
-        part.training = training
 
 
 def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, callbacks: Any, compile: Any) -> None:
-    if compile not in (True, False, "auto"):
+    if not isinstance(compile, int | str) or compile not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}. 'auto' compiles where it pays.")
     if num_rows is not None:
         positive_integer("num_rows", num_rows)
-    if callable(callbacks):
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks must be a sequence of functions; got {callbacks!r}. Pass [function].")
     if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
         raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
     if isinstance(valid, int | float | str):
         raise TypeError(f"valid must be rows, in any form that data takes; got {valid!r}. Split the data first.")
-    if grad_clip is not None and not grad_clip > 0:
-        raise ValueError(f"grad_clip must be positive; got {grad_clip}. It is the largest norm of the gradient.")
+    if grad_clip is not None and not (is_number(grad_clip) and grad_clip > 0):
+        raise ValueError(f"grad_clip must be positive; got {grad_clip!r}. It is the largest norm of the gradient.")
 
 
-def _everything(batches: Batches) -> dict[str, Tensor]:
-    """All rows where they are in memory, else the first batch; the random state is left alone."""
-    with scope.preserved_rng():
-        if isinstance(batches.data, Rows):
-            return batches.data.take(slice(None), batches.names, like=batches.like)
-        return batches.read(batches.first())
+def _check_keeping(on_nonfinite: Any, run_dir: Any, resume: Any, checkpoint_every: Any) -> None:
+    if not isinstance(on_nonfinite, str) or on_nonfinite not in ("raise", "skip"):
+        raise ValueError(f"on_nonfinite must be 'raise' or 'skip'; got {on_nonfinite!r}. Choose one of these.")
+    if run_dir is not None:
+        as_path("run_dir", run_dir)
+    if flag("resume", resume) and run_dir is None:
+        raise ValueError("run_dir must be given where resume is; got None. Pass the folder of the run.")
+    positive_number("checkpoint_every", checkpoint_every)
+
+
+def _configuration(model: Any, batches: Batches, held_out: Batches | None, plan: dict[str, Any]) -> dict[str, Any]:
+    """What a run is that goes on: another one of these would give other numbers."""
+    tensors = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
+    whole = saving.configuration(model)
+    return {
+        "model": whole["model"],
+        "arguments": whole["arguments"],
+        "tensors": tensors,
+        "data": batches.describe(),
+        "valid": None if held_out is None else held_out.describe(),
+        **{name: described(value) for name, value in plan.items()},
+    }
 
 
 def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
@@ -153,85 +179,23 @@ def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estim
     return estimator
 
 
-def _step(eager: EagerStep, epochs: int, compile: bool | str) -> EagerStep | CompiledStep:
-    """The way to take steps: compiled where that is asked for, or repays itself."""
-    batches = eager.batches
-    if not (capture.pays(eager, epochs) if compile == "auto" else compile):
-        return eager
-    try:
-        return CompiledStep(eager, batches.first(), num_threads=capture.threads(eager))
-    except CaptureError as reason:
-        if compile != "auto":
-            raise RuntimeError(
-                f"The step must be one that can be captured; got {reason}. Change the program, or pass compile='auto'."
-            ) from reason
-        logger.warning("Training is not compiled: %s.", reason)
-        return eager
-
-
-def _epoch(
-    state: TrainingState,
-    step: EagerStep | CompiledStep,
-    held_out: Batches | None,
-    seed: int | None,
-    progress: Progress | None,
-) -> None:
-    """Train for an epoch, and note it."""
-    start = time.perf_counter()
-    model, estimator = step.model, step.estimator
-    with scope.isolated(), scope.seeded(seed, len(state.history)), scope.tuned_processor(step.num_threads):
-        rows = sum(_advance(state, step, key, progress) for key in step.batches.order())
-    step.settle()
-    valid: list[float | None] = [None] * 4
-    if held_out is not None:
-        valid = _validate(model, estimator, held_out)
-    names = ("bound", "reconstruction", "kl")
-    state.history.append(
-        epoch=len(state.history) + 1,
-        **{f"train_{n}": value for n, value in zip((*names, "objective"), _means(step.totals, rows), strict=True)},
-        **{f"valid_{name}": value for name, value in zip(names, valid[:3], strict=True)},
-        learning_rate=state.optimizer.param_groups[0]["lr"],
-        seconds=time.perf_counter() - start,
-    )
-    if progress is not None:
-        progress.epoch(state.history)
-
-
-def _advance(state: TrainingState, step: EagerStep | CompiledStep, key: Any, progress: Progress | None) -> int:
-    """Take one step; returns the number of rows seen."""
-    if callable(state.learning_rate):
-        set_rate(state)
-    step.estimator.step, step.estimator.epoch = state.step, len(state.history)
-    rows = step(key)
-    state.step += 1
-    if progress is not None:
-        progress.batch()
-    return rows
-
-
-def _validate(model: Any, estimator: Estimator, held_out: Batches) -> list[float | None]:
-    """Bound, parts and objective of held-out rows, every weight on the KL removed, with common random numbers."""
-    unweighted = estimator.unweighted()
-    totals, rows = torch.zeros(4, dtype=torch.float64), 0
-    with scope.evaluating(model, seed=VALIDATION_SEED):
-        for batch in held_out:
-            x = batch.pop("x")
-            terms = unweighted.run(model.model, model.guide, x, num_rows=held_out.num_rows, **batch)
-            totals += len(x) * terms.per_row().to(totals)
-            rows += len(x)
-    return _means(totals, rows)
-
-
-def _means(totals: Tensor, rows: int) -> list[float | None]:
-    """Means over rows of bound, reconstruction, KL and objective; None where a part is unknown."""
-    return [None if math.isnan(value) else value for value in (totals / max(rows, 1)).tolist()]
-
-
-def _note_best(model: nn.Module, state: TrainingState, *, keep: bool) -> None:
-    """Count epochs since the best validation bound, and keep the parameters that had it."""
-    bound = state.history.rows[-1]["valid_bound"]
-    if bound is not None and bound > state.best_bound:
-        state.best_bound, state.epochs_since_best = bound, 0
-        state.best_parameters = copy.deepcopy(model.state_dict()) if keep else None
-    else:
-        state.epochs_since_best += 1
+def _step(eager: EagerStep, epochs: int, compile: bool | str, keeper: Keeper | None) -> EagerStep | CompiledStep:
+    """The way to take steps: as before where a run goes on, else compiled where asked for or where it repays itself."""
+    kept = {} if keeper is None or keeper.saved is None else keeper.facts
+    wanted = kept.get("compiled", compile)
+    eager.num_threads = kept.get("num_threads", eager.num_threads)
+    step: EagerStep | CompiledStep = eager
+    if epochs > 0 and (capture.pays(eager, epochs) if wanted == "auto" else wanted):
+        try:
+            num_threads = kept.get("num_threads", capture.threads(eager))
+            step = CompiledStep(eager, eager.batches.first(), num_threads=num_threads)
+        except CaptureError as reason:
+            if compile is True:
+                raise RuntimeError(
+                    f"The step must be one that can be captured; got {reason}. Change the program, or pass"
+                    " compile='auto'."
+                ) from reason
+            logger.warning("Training is not compiled: %s.", reason)
+    if keeper is not None:
+        keeper.facts |= {"num_threads": step.num_threads}
+    return step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae import aggregate, guides, likelihoods, nets, priors, scope
+from pyro_vae import aggregate, guides, likelihoods, nets, predictive, priors, scope
 from pyro_vae.base import LatentVariableModel, keep_parameters
-from pyro_vae.batches import as_tensor
 from pyro_vae.parts import check_kind, positive_integer, support
 from pyro_vae.programs import num_rows
 from pyro_vae.refinement import Refinement
+from pyro_vae.tensors import as_tensor
 
 __all__ = ["VAE"]
 
@@ -66,7 +66,10 @@ class VAE(LatentVariableModel):
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.prior = check_kind("prior", prior, priors.Prior)
         self.family = check_kind("guide", guides.Normal() if guide is None else guide, guides.Guide)
-        self.nets = {"encoder": encoder or nets.MLP(), "decoder": decoder or nets.MLP()}
+        self.nets = {
+            "encoder": nets.MLP() if encoder is None else encoder,
+            "decoder": nets.MLP() if decoder is None else decoder,
+        }
         for net in (encoder, decoder):
             if isinstance(net, nn.Module):
                 keep_parameters(net)
@@ -205,6 +208,9 @@ class VAE(LatentVariableModel):
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         self.likelihood.check(x, first_row)
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        self.likelihood.check_columns(columns)
+
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> dist.TorchDistribution:
         """q(z | x): batch shape (B,), event shape (D,); its `.mean` is deterministic, its `.sample()` a draw."""
         rows, names = self._rows(x, fields)
@@ -214,13 +220,15 @@ class VAE(LatentVariableModel):
 
     def decode(self, z: Any, **fields: Tensor) -> dist.TorchDistribution:
         """The distribution p(x | z) for latents (..., D): batch shape (...), event shape E."""
-        z = as_tensor(z, "z")
-        if z.shape[-1:] != (self.prior.latent_dim,):
+        z = as_tensor(z, "z").to(self.like)
+        if z.shape[-1:] != (self.prior.latent_dim,) or z.numel() == 0:
             raise ValueError(
                 f"z must have shape (..., {self.prior.latent_dim}); got {tuple(z.shape)}. Its last dimension is D."
             )
         with scope.evaluating(self):
-            return self.likelihood(self.decoder(z.to(self.like)), **fields)  # type: ignore[no-any-return]
+            read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1) if fields else {}
+            predictive.check_latent("z", z, self.prior(posterior=self._posterior, **read), means=True)
+            return self.likelihood(self.decoder(z), **read)  # type: ignore[no-any-return]
 
     def fit_aggregate_posterior(
         self, x: Any, *, family: str = "mixture", num_draws: int = 1, seed: int = 0, fields: Any = (), **options: Any
@@ -248,7 +256,8 @@ class VAE(LatentVariableModel):
             estimation
         """
         fits: dict[str, Any] = {"mixture": aggregate.fit_mixture, "flow": aggregate.fit_flow}
-        if family not in fits:
+        positive_integer("seed", seed, 0)
+        if not isinstance(family, str) or family not in fits:
             raise ValueError(f"family must be mixture or flow; got {family!r}. Choose one of these.")
         if self.family.support != "Real()":
             raise ValueError(
@@ -256,7 +265,10 @@ class VAE(LatentVariableModel):
             )
         with scope.seeded(seed):
             z = self.encode(x, fields=fields).sample((positive_integer("num_draws", num_draws),))
-        return fits[family](z.flatten(0, 1), seed=seed, **options)  # type: ignore[no-any-return]
+        z = z.flatten(0, 1)
+        if len(z) < 2:
+            raise ValueError(f"x must be at least two rows; got {len(z)}. Pass those of training.")
+        return fits[family](z, seed=seed, **options)  # type: ignore[no-any-return]
 
     def interpolate(self, x0: Any, x1: Any, *, steps: int = 9, path: str = "linear") -> Tensor:
         """Decoder means along a path between the guide's means of two batches of rows.
@@ -279,7 +291,7 @@ class VAE(LatentVariableModel):
         """
         if positive_integer("steps", steps) < 2:
             raise ValueError(f"steps must be at least 2; got {steps}. Both ends count.")
-        if path not in ("linear", "spherical"):
+        if not isinstance(path, str) or path not in ("linear", "spherical"):
             raise ValueError(f"path must be linear or spherical; got {path!r}. Choose one of these.")
         z0, z1 = self.encode(x0).mean, self.encode(x1).mean
         if len(z0) != len(z1):

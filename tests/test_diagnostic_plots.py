@@ -357,7 +357,7 @@ def test_wrong_values_are_refused() -> None:
         plots.coverage(one, one[:, None], one)
     with pytest.raises(ValueError, match=r"values must lie in \[0, 1\]; got nan"):
         plots.pit([0.5, math.nan])
-    with pytest.raises(ValueError, match="bins must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="bins must be a positive integer; got 0"):
         plots.pit([0.5], bins=0)
     for arguments in ((math.nan, two), (1.0, math.nan * two)):
         with pytest.raises(

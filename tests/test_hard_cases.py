@@ -270,3 +270,57 @@ def test_pyro_modules_inside_nets_train() -> None:
     before = encoder[1].weight.detach().clone()
     vae.fit(draw_data(vae.likelihood, 20), epochs=1, progress=False)
     assert not torch.equal(encoder[1].weight, before)
+
+
+def test_columns_of_a_frame_follow_the_names_of_blocks() -> None:
+    likelihood = likelihoods.Product({"age": likelihoods.Normal(1), "visits": likelihoods.Poisson(1)})
+    vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(1), seed=0)
+    frame = pd.DataFrame({"age": [30.0, 40.0], "visits": [1, 2]})
+    vae.elbo(frame, num_particles=2)
+    turned = frame[["visits", "age"]]
+    for call in (vae.elbo, lambda data: vae.fit(data, epochs=1, progress=False)):
+        with pytest.raises(ValueError, match=r"columns must come in the order of the blocks, \['age', 'visits'\]; got"):
+            call(turned)
+
+
+def test_fields_must_be_finite() -> None:
+    vae = pv.VAE(likelihood=likelihoods.Poisson(2), prior=pv.priors.Normal(1), seed=0)
+    x, offset = torch.ones(3, 2), torch.tensor([0.0, float("nan"), 0.0])
+    calls = (
+        lambda: vae.elbo(x, offset=offset),
+        lambda: vae.sample(3, offset=offset),
+        lambda: vae.decode(torch.zeros(3, 1), offset=offset),
+        lambda: vae.predictive(torch.zeros(3, 1), offset=offset),
+        lambda: vae.fit((x, offset), fields=("x", "offset"), epochs=1, progress=False),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="field 'offset' must be finite; got nan in row 1"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide", "mean"),
+    [
+        (pv.priors.Bernoulli(3), pv.guides.Bernoulli(), True),
+        (pv.priors.Categorical(3), pv.guides.Categorical(), True),
+        (pv.priors.LogisticNormal(3), pv.guides.LogisticNormal(), False),
+        (pv.priors.PowerSpherical(3), pv.guides.PowerSpherical(), True),
+    ],
+)
+def test_latents_lie_in_the_support_of_the_prior(prior, guide, mean) -> None:
+    vae = pv.VAE(likelihood=likelihoods.Normal(2), prior=prior, guide=guide, seed=0)
+    q = vae.encode(torch.zeros(4, 2))
+    vae.predictive(q.sample(), num_samples=2)
+    if mean:
+        vae.decode(q.mean)
+    with pytest.raises(ValueError, match="latents at 'z' must lie in the support of the prior"):
+        vae.predictive(torch.full((4, 3), 0.4))
+    with pytest.raises(ValueError, match="z must be finite; got nan in row 2"):
+        vae.decode(torch.tensor([0.0, 0.0, float("nan")]).reshape(3, 1).expand(3, 3))
+
+
+def test_load_leaves_the_random_state_alone(tmp_path) -> None:
+    small_vae().save(tmp_path)
+    before = torch.get_rng_state()
+    pv.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -577,7 +577,7 @@ def test_rate_and_distortion_add_up_to_the_bound() -> None:
         for part in (rate, distortion):
             assert 0 < part.monte_carlo_error < 0.1
             assert part.sampling_error > 0
-    with pytest.raises(ValueError, match="models must be a dictionary of models; got none"):
+    with pytest.raises(ValueError, match="models must be a dictionary of models; got {}"):
         latents.rate_distortion({}, x)
 
 

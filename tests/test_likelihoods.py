@@ -592,7 +592,7 @@ OUTSIDE = {
     r"x must lie in the open interval \(0, 1\) for Beta; got 1 in row 0": (lambda: likelihoods.Beta(1), [[1.0]]),
     r"x must lie in \[0, 1\] for ContinuousBernoulli; got 1.5": (lambda: likelihoods.ContinuousBernoulli(1), [[1.5]]),
     r"x must lie in the support given, .* for Custom; got -1": (
-        lambda: likelihoods.Custom(1, None, support=constraints.positive),
+        lambda: likelihoods.Custom(1, torch.distributions.Exponential, support=constraints.positive),
         [[-1.0]],
     ),
     r"x must sum to 3 in each row for Multinomial; got 4 in row 1": (

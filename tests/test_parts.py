@@ -66,7 +66,7 @@ BAD = {
     "event_shape must be that of a vector; got (2, 3)": lambda: likelihoods.MultivariateNormal((2, 3)),
     "rank must be at most the number of columns, 3; got 4": lambda: likelihoods.LowRankNormal(3, rank=4),
     "blocks must be likelihoods of vectors": lambda: likelihoods.Product({"a": likelihoods.Normal((2, 3))}),
-    "blocks must be a dictionary of likelihoods; got none": lambda: likelihoods.Product({}),
+    "blocks must be a dictionary of likelihoods; got {}": lambda: likelihoods.Product({}),
 }
 
 

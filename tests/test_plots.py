@@ -206,7 +206,7 @@ def test_wrong_shapes_are_refused() -> None:
     x = np.zeros((2, 4, 4))
     with pytest.raises(ValueError, match="x must be at least one row; got shape"):
         plots.images(x[:0])
-    with pytest.raises(ValueError, match="columns must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="columns must be a positive integer; got 0"):
         plots.images(x, columns=0)
     with pytest.raises(ValueError, match="means must have the shape of x"):
         plots.reconstructions(x, x[:1])
@@ -216,8 +216,10 @@ def test_wrong_shapes_are_refused() -> None:
         plots.latent_map(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="labels must have shape"):
         plots.latent_map(np.zeros((3, 2)), [1, 2])
-    with pytest.raises(ValueError, match="rates, distortions and labels must have one length"):
+    with pytest.raises(ValueError, match="rates and distortions must have one length"):
         plots.rate_distortion([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="labels must have length 2; got 1 names"):
+        plots.rate_distortion([1.0, 2.0], [1.0, 2.0], ["a"])
 
 
 def test_principal_components_keep_the_most_variance() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 
@@ -112,11 +113,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     storage.write_text(tmp_path / "a.txt", "old")
 
     def fail(*args):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(storage.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    message = r"path must be a file that can be written; got No space left .*a.txt'\. Make"
+    with pytest.raises(OSError, match=message) as told:
         storage.write_text(tmp_path / "a.txt", "new")
+    assert told.value.errno == errno.ENOSPC
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -135,9 +138,9 @@ def damaged(folder):
     evil = config | {
         "arguments": config["arguments"] | {"prior": {"class": "os.system", "arguments": {"command": "true"}}}
     }
-    save_file({"a": torch.zeros(1)}, folder / "evil.safetensors", metadata={"pyro_vae": json.dumps(evil)})
+    storage.save_tensors(folder / "evil.safetensors", {"a": torch.zeros(1)}, evil)
     base = config | {"arguments": config["arguments"] | {"prior": {"class": "priors.torch", "arguments": {}}}}
-    save_file({"a": torch.zeros(1)}, folder / "module.safetensors", metadata={"pyro_vae": json.dumps(base)})
+    storage.save_tensors(folder / "module.safetensors", {"a": torch.zeros(1)}, base)
     (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     (folder / "flipped.safetensors").write_bytes(flipped)
     (folder / "pickle.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))
@@ -154,7 +157,7 @@ def damaged(folder):
         ("empty", "must be a whole safetensors file"),
         ("header", "must be a whole safetensors file"),
         ("foreign", "must be a model saved by pyro_vae"),
-        ("newer", "must be of format 1 or older; got format 99"),
+        ("newer", "must be of format 2 or older; got format 99"),
         ("evil", "A saved part must be one of ours; got 'os.system'"),
         ("module", "A saved part must be one of ours; got 'priors.torch'"),
     ],

@@ -175,7 +175,7 @@ class Ranks:
 
 
 def column_names(rows: Rows) -> list[str]:
-    return rows.columns or [str(i) for i in range(rows.x[0].numel())]
+    return rows.columns or [str(i) for i in range(math.prod(rows.event_shape))]
 
 
 def prior_replicates(model: Any, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:

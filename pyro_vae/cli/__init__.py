@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pyro_vae.cli import runs
 from pyro_vae.cli.options import parser
 
 __all__ = ["main"]
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = parser().parse_args(argv)
+        if getattr(arguments, "resume", None) is not None:
+            arguments = parser(runs.read_options(arguments.resume)).parse_args(argv)
         return int(arguments.command(arguments))
     except SystemExit as stop:  # argparse: help, version, a wrong option
         return int(stop.code or 0)

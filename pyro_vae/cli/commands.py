@@ -6,12 +6,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting, scope, storage
+from pyro_vae import datasets, elbos, likelihoods, nets, priors, processes, reporting, scope, storage
+from pyro_vae.batches import Rows
 from pyro_vae.cli import results, runs
 from pyro_vae.datasets import Splits
 from pyro_vae.diagnosis import diagnose
@@ -36,29 +38,50 @@ ESTIMATORS: dict[str, type[elbos.Estimator]] = {
 
 def train(options: argparse.Namespace) -> int:
     """Train, and write model, numbers and pictures into the run folder."""
-    folder = Path(options.run_dir or Path("runs") / Path(options.data).resolve().stem)
-    runs.check_folder(folder, options.data, overwrite=options.overwrite)
+    with processes.launched():
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    folder = Path(options.resume or options.run_dir or Path("runs") / Path(options.data).resolve().stem)
+    resume, speaks = options.resume is not None or processes.restarted(), processes.rank() == 0
+    if speaks and not resume:
+        runs.check_folder(folder, options.data, overwrite=options.overwrite)
     binarize = None if options.binarize == "auto" else options.binarize
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
     vae, estimator = _model(options, splits), _estimator(options)
-    runs.make_folder(folder)
     start = time.perf_counter()
-    history = vae.fit(
-        splits.train,
-        elbo=estimator,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        valid=splits.valid,
-        patience=options.patience,
-        compile=options.compile,
-        seed=options.seed,
-        callbacks=[] if sys.stderr.isatty() else [_report(options.epochs)],
-    )
+    with runs.begun(folder, vae, splits, options, resume=resume) if speaks else nullcontext():
+        history = vae.fit(
+            splits.train,
+            elbo=estimator,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            valid=splits.valid,
+            patience=options.patience,
+            compile=options.compile,
+            seed=options.seed,
+            callbacks=[] if sys.stderr.isatty() or not speaks else [_report(options.epochs)],
+            on_nonfinite=options.on_nonfinite,
+            run_dir=folder,
+            resume=resume,
+            checkpoint_every=options.checkpoint_every,
+        )
     seconds = time.perf_counter() - start
-    runs.write(folder, vae, history, splits, options)
-    _announce(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
+    if speaks:
+        runs.write(folder, vae, history, splits, options)
+        _announce(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
     summary = results.summarize(vae, splits, history, options.elbo, estimator, options, seconds)
+    if speaks:
+        _finish(folder, vae, splits, history, summary, options)
+    return 130 if history.interrupted else 0
+
+
+def _finish(
+    folder: Path, vae: VAE, splits: Splits, history: History, summary: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Write numbers and pictures, and say what and where they are."""
     storage.write_json(folder / "summary.json", summary)
     if not options.no_pictures:
         from pyro_vae.cli import pictures  # matplotlib is slow to import
@@ -66,13 +89,15 @@ def train(options: argparse.Namespace) -> int:
         pictures.of_run(folder, vae, splits.test, history, seed=options.seed)
     print(results.report(summary))
     _say_where(sorted(folder / name for name in runs.FILES if (folder / name).exists()))
-    return 130 if history.interrupted else 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score the test rows of a run, and write `evaluation.json`; with `--report`, all that is asked of a model."""
     vae, splits = _reload(options)
-    numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
+    with processes.launched():
+        numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
+        if processes.rank() > 0:
+            return 0
     evaluation = results.flatten(vae, numbers) | {"seed": options.seed, "test": numbers}
     storage.write_json(Path(options.run) / "evaluation.json", evaluation)
     print(results.report(evaluation))
@@ -132,7 +157,7 @@ def interpolate(options: argparse.Namespace) -> int:
 def list_datasets(options: argparse.Namespace) -> int:
     """Names, and what is behind them."""
     print(reporting.table([{"name": name, "data": text} for name, text in datasets.names().items()]))
-    print("Or a path: a .npy, .npz or .csv file, or a folder of images.")
+    print("Or a path: a .npy, .npz, .csv or .parquet file, or a folder of images.")
     return 0
 
 
@@ -166,7 +191,13 @@ def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
 def _largest(splits: Splits) -> int:
     """The largest cell that a model will see, as a whole number."""
     with scope.preserved_rng():
-        return int(max(rows.take(slice(None))["x"].max() for rows in (splits.train, splits.valid, splits.test)))
+        return int(max(_largest_of(rows) for rows in (splits.train, splits.valid, splits.test)))
+
+
+def _largest_of(rows: Rows) -> float:
+    size = rows.fitting()
+    pieces = (rows.take(slice(start, start + size))["x"] for start in range(0, len(rows), size))
+    return max(float(piece.max()) for piece in pieces)
 
 
 def _estimator(options: argparse.Namespace) -> elbos.Estimator:

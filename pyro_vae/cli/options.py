@@ -27,8 +27,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"pyro-vae: error: {' '.join(message.split())}\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` is the function to call with the arguments."""
+def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` is the function to call with the arguments.
+
+    Args:
+        resumed: options of a run to go on with, which are defaults of `train` then.
+    """
     options: dict[str, Any] = {"formatter_class": _Formatter, "allow_abbrev": False}
     top = _Parser(prog="pyro-vae", description=pyro_vae.__doc__, **options)
     top.add_argument("--version", action="version", version=f"pyro-vae {pyro_vae.__version__}")
@@ -44,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
         sub.set_defaults(command=command)
         add(sub)
+        if add is _train:
+            sub.set_defaults(**(resumed or {}))
     return top
 
 
@@ -54,7 +60,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         metavar="DATA",
         nargs="?",
         default="digits",
-        help="a name (see `pyro-vae datasets`), a .npy, .npz or .csv file, or a folder of images",
+        help="a name (see `pyro-vae datasets`), a .npy, .npz, .csv or .parquet file, or a folder of images",
     )
     _data_dir(data)
     data.add_argument(
@@ -123,7 +129,25 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     _seed(training, "of initial parameters, order of rows and all draws; the split of the data does not depend on it")
     output = sub.add_argument_group("output")
+    training.add_argument(
+        "--on-nonfinite",
+        choices=("raise", "skip"),
+        default="raise",
+        help="end a run at a step whose loss or gradient is not finite, or leave such steps out and count them",
+    )
+    training.add_argument(
+        "--checkpoint-every",
+        type=_rate,
+        default=300.0,
+        metavar="S",
+        help="seconds between checkpoints within an epoch; one is written at the end of each, and on SIGTERM or Ctrl-C",
+    )
     output.add_argument("--run-dir", metavar="DIR", help="where to write (default: runs/ and the name of the data)")
+    output.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run in this folder, with its own options; --epochs may be larger (default: a new run)",
+    )
     output.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
     output.add_argument("--no-pictures", action="store_true", help="write numbers only")
     _likelihood_particles(output, "--num-likelihood-particles")

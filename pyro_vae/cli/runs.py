@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from pyro_vae.datasets import Splits
 from pyro_vae.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["FILES", "check_folder", "make_folder", "read_model", "read_splits", "write"]
+__all__ = ["FILES", "begun", "check_folder", "read_model", "read_options", "read_splits", "write"]
 
 FILES = (
     *("model.safetensors", "config.json", "history.csv", "summary.json", "evaluation.json", "training.png"),
@@ -37,24 +39,46 @@ def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
     if data not in datasets.names() and folder.resolve().is_relative_to(Path(data).expanduser().resolve()):
         raise ValueError(f"--run-dir must lie outside of DATA, {data!r}; got {str(folder)!r}. Name another.")
     if not overwrite and any((folder / name).exists() for name in ("model.safetensors", "config.json")):
-        raise ValueError(f"--run-dir must be a folder without a run; got {str(folder)!r}. Name another or --overwrite.")
+        raise ValueError(
+            f"--run-dir must be a folder without a run; got {str(folder)!r}. Name another, --overwrite it,"
+            " or go on with it by --resume."
+        )
 
 
-def make_folder(folder: Path) -> None:
-    """Create the folder, before the time to fill it is spent.
+@contextmanager
+def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *, resume: bool) -> Iterator[None]:
+    """Begin a run: the configuration is there from the start, so that it can be gone on with; files of an earlier go.
+
+    If what is within raises before there is a checkpoint, nothing is left.
 
     Raises:
-        OSError: if that is impossible.
+        OSError: if the folder can't be made or written.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--run-dir must be a folder that can be written; got {str(folder)!r}. Choose another.")
+    try:
+        if not resume:
+            for file in [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]:
+                file.unlink(missing_ok=True)
+            storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
+        yield
+    except BaseException:
+        if not list(folder.glob("checkpoints/step-*")):
+            (folder / "config.json").unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
 
 
 def write(folder: Path, vae: VAE, history: History, splits: Splits, options: argparse.Namespace) -> None:
-    """Write model, configuration and history; files of an earlier run go."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
+    """Write model, configuration and history."""
+    saving.save(vae, folder, **_facts(vae, splits, options))
+    storage.write_text(folder / "history.csv", history.to_csv())
+
+
+def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
+    """What the configuration tells beside the model: releases, data, options, seed."""
     named = options.data in datasets.names()
     data = {
         "name": splits.name,
@@ -62,14 +86,47 @@ def write(folder: Path, vae: VAE, history: History, splits: Splits, options: arg
         "data_dir": options.data_dir,
         "binarize": None if options.binarize == "auto" else options.binarize,
         "unit": splits.unit,
-        "sha256": {split: _digest(rows) for split, rows in _parts(splits).items()},
+        "sha256": {split: rows.digests()["x"] for split, rows in _parts(splits).items()},
         "indices": {split: _compact(indices) for split, indices in splits.indices.items()},
     }
-    elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "overwrite")
+    elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
     kept = {name: value for name, value in vars(options).items() if name not in elsewhere}
     versions = saving.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
-    saving.save(vae, folder, versions=versions, data=data, options=kept, seed=options.seed)
-    storage.write_text(folder / "history.csv", history.to_csv())
+    return {"versions": versions, "data": data, "options": kept, "seed": options.seed}
+
+
+def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options of `train` that a run was begun with.
+
+    Raises:
+        FileNotFoundError, ValueError: if they can't be read.
+    """
+    config = _read_config(folder)
+    data, options = config.get("data"), config.get("options")
+    if not isinstance(data, dict) or not isinstance(options, dict):
+        raise ValueError(f"{folder} must hold the options of a run; got a config.json without. Train again.")
+    told = {name: data.get(name) for name in ("data_dir", "binarize")}
+    source = data.get("name") if data.get("path") is None else data["path"]
+    texts, seed = [*told.values(), source or 0], config.get("seed")
+    plain = all(text is None or isinstance(text, str) for text in texts) and isinstance(seed, int | None)
+    if not plain or not all(map(_is_plain, options.values())) or {"command", "resume"} & options.keys():
+        raise ValueError(f"{folder} must hold the options of a run; got a config.json with others. Train again.")
+    return options | told | {"binarize": told["binarize"] or "auto", "data": source, "seed": config.get("seed")}
+
+
+def _is_plain(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(part is None or isinstance(part, bool | int | float | str) for part in values)
+
+
+def _read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"RUN must hold config.json; got {str(folder)!r} without it. Train again.")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{file} must tell which data the run had; got none that can be read. Train again.") from error
 
 
 def read_model(folder: str | os.PathLike[str]) -> VAE:
@@ -98,20 +155,21 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         FileNotFoundError: if configuration or data are absent.
         ValueError: if the configuration tells of no data, or the data are not those of the run.
     """
-    file = Path(folder) / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"RUN must hold config.json; got {str(folder)!r} without it. Train again.")
+    file, config = Path(folder) / "config.json", _read_config(folder)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))["data"]
+        data = config["data"]
         name, path, sha256 = data["name"], data["path"], data["sha256"]
         old_dir, binarize, indices = data["data_dir"], data["binarize"], data["indices"]
+        strange = not isinstance(sha256, dict) or not isinstance(indices, dict) or not isinstance(name, str)
+        if strange or not all(text is None or isinstance(text, str) for text in (path, old_dir, binarize)):
+            raise TypeError("values of other types")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} must tell which data the run had; got none that can be read. Train again.") from error
     if path is not None:
         name = path if data_dir is None else str(Path(data_dir) / Path(path).name)
     splits = datasets.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize)
     for split, rows in _parts(splits).items():
-        if _digest(rows) != sha256.get(split) or _compact(splits.indices[split]) != indices.get(split):
+        if rows.digests()["x"] != sha256.get(split) or _compact(splits.indices[split]) != indices.get(split):
             raise ValueError(
                 f"data must be those of the run, with the SHA-256 in {file}; got other {split} rows from {name!r}."
                 " Restore the data, or say where they are with --data-dir."
@@ -121,12 +179,6 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
 
 def _parts(splits: Splits) -> dict[str, Rows]:
     return {"train": splits.train, "valid": splits.valid, "test": splits.test}
-
-
-def _digest(rows: Rows) -> str:
-    """SHA-256 of the stored cells, their type and shape."""
-    x = rows.x.contiguous().numpy()
-    return hashlib.sha256(f"{x.dtype.str} {x.shape}".encode() + x.tobytes()).hexdigest()
 
 
 def _compact(indices: list[int]) -> str:

@@ -13,8 +13,11 @@ from typing import Literal
 
 from pyro_vae.datasets import downloaded, embedded, files, folders
 from pyro_vae.datasets.splits import Request, Splits
+from pyro_vae.datasets.tables import ParquetBatches, parquet
+from pyro_vae.parts import as_path, is_integer
+from pyro_vae.tensors import as_names
 
-__all__ = ["Splits", "load", "names"]
+__all__ = ["ParquetBatches", "Splits", "load", "names", "parquet"]
 
 _SETS: dict[str, tuple[str, Callable[[Request], Splits]]] = {
     "digits": ("1,797 handwritten digits, 8x8, ink 0..16; comes with scikit-learn, no download", embedded.digits),
@@ -54,9 +57,10 @@ def load(
     (digits: 1257/180/360) by `np.random.RandomState(seed)`, a stream that numpy keeps frozen.
 
     Args:
-        name: one of `names()`, or a path to a `.npy`, `.npz` or `.csv` file or a folder of images; a string that is
-            both is the name. In a `.npz`, `x` (or the only array) is the data, and other arrays of as many rows are
-            fields. A `.csv` has a header line. A folder's subfolders, sorted, are the integer field `label`.
+        name: one of `names()`, or a path to a `.npy`, `.npz`, `.csv` or `.parquet` file or a folder of images; a
+            string that is both is the name. A large `.npy` is mapped, not read. In a `.npz`, `x` (or the only array) is
+            the data, and other arrays of as many rows are fields. A `.csv` has a header line. A folder's subfolders,
+            sorted, are the integer field `label`. (`parquet` reads a `.parquet` file larger than memory.)
         data_dir: where the files of a named set lie; without it the environment variable `PYRO_VAE_DATA`, else
             `.cache/pyro_vae` in the home folder.
         binarize: `"dynamic"`: train is drawn anew, with the grey level as probability, each time a row is taken; valid
@@ -66,14 +70,15 @@ def load(
         image_size: side of the square that celeba (64), omniglot (28) and folders (as they are) are resized to, after
             a cut to the central square.
         download: whether to fetch files that are absent.
-        fields: names of fields that must be there; columns of a `.csv` that are fields, not data.
+        fields: names of fields that must be there; columns of a `.csv` or `.parquet` that are fields.
         seed: of the permutation that splits rows without a test set.
 
     Raises:
-        ValueError: for an unknown name, an option that does not suit the data, a damaged file, too few rows.
+        ValueError: for an unknown name, an option that does not suit the data, a damaged file, one that unpacks to very
+            much, too few rows.
         TypeError: for data that are not numbers.
         FileNotFoundError: if the files of a named set are absent and are not, or cannot be, downloaded.
-        ImportError: if torchvision does not match torch, or pandas is absent.
+        ImportError: if torchvision does not match torch, or pandas or pyarrow is absent.
 
     Example:
         >>> digits = load("digits")
@@ -82,7 +87,7 @@ def load(
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"name must be a name or a path; got {type(name).__name__}. The names are {list(_SETS)}.")
-    fields = tuple(field for field in ([fields] if isinstance(fields, str) else fields) if field != "x")
+    fields = tuple(field for field in as_names(fields) if field != "x")
     request = Request(os.fspath(name), _root(data_dir), binarize, image_size, download, fields, seed)
     _check(request)
     named = isinstance(name, str) and name in _SETS
@@ -93,27 +98,27 @@ def load(
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path:
-    chosen = data_dir or os.environ.get("PYRO_VAE_DATA")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "pyro_vae"
+    chosen = os.environ.get("PYRO_VAE_DATA") or None if data_dir is None else data_dir
+    return Path.home() / ".cache" / "pyro_vae" if chosen is None else as_path("data_dir", chosen)
 
 
 def _check(request: Request) -> None:
     mode, size = request.binarize, request.image_size
-    if mode not in (None, "dynamic", "static", "none"):
+    if not isinstance(mode, str | None) or mode not in (None, "dynamic", "static", "none"):
         raise ValueError(f"binarize must be 'dynamic', 'static', 'none' or None; got {mode!r}. Choose one of these.")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+    if size is not None and (not is_integer(size) or size < 1):
         raise ValueError(f"image_size must be a positive integer; got {size!r}. Give the side in pixels, e.g. 64.")
-    if not 0 <= request.seed < 2**32:
-        raise ValueError(f"seed must lie in 0..2**32 - 1; got {request.seed}. Choose another one.")
+    if not is_integer(request.seed) or not 0 <= request.seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2**32 - 1; got {request.seed!r}. Choose another one.")
 
 
 def _from_path(request: Request) -> Splits:
-    path = Path(request.name).expanduser()
+    path = as_path("name", request.name)
     if path.is_dir():
         return folders.read(path, request)
-    if path.exists() and path.suffix.lower() in (".npy", ".npz", ".csv"):
+    if path.is_file() and path.suffix.lower() in files.READERS:
         return files.read(path, request)
     raise ValueError(
-        f"name must be one of {list(_SETS)}, or a path to a .npy, .npz or .csv file or a folder of images;"
+        f"name must be one of {list(_SETS)}, or a path to a .npy, .npz, .csv or .parquet file or a folder of images;"
         f" got {request.name!r}{'' if path.exists() else ', which does not exist'}. Correct the name or the path."
     )

@@ -1,15 +1,17 @@
-"""Numbers in files: .npy, .npz and .csv."""
+"""Numbers in files: .npy, .npz, .csv and .parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
+from torch import Tensor
 
 from pyro_vae.batches import Rows, as_rows, as_tensor
-from pyro_vae.datasets.splits import Request, Splits, describe, reading, tenths
+from pyro_vae.datasets import tables
+from pyro_vae.datasets.arrays import read_array, read_arrays
+from pyro_vae.datasets.splits import Request, Splits, UnsuitedError, describe, reading, tenths
 
 
 def read(path: Path, request: Request) -> Splits:
@@ -18,29 +20,42 @@ def read(path: Path, request: Request) -> Splits:
     Raises:
         ValueError: if the file is damaged, has pickled objects, no array `x`, or fewer than 10 rows.
         TypeError: if the cells are not numbers.
-        ImportError: if pandas is needed and absent.
+        ImportError: if pandas or pyarrow is needed and absent.
     """
     request.refuse("binarize", "image_size")
-    rows = _from_csv(path, request.fields) if path.suffix.lower() == ".csv" else _from_numpy(path)
-    if rows.x[0].numel() == 0:
-        raise ValueError(f"x must have a cell in each row; got shape {tuple(rows.x.shape)} in {path}. Leave some to x.")
+    rows = READERS[path.suffix.lower()](path, request.fields)
+    if 0 in rows.event_shape:
+        shape = (len(rows), *rows.event_shape)
+        raise ValueError(f"x must have a cell in each row; got shape {shape} in {path}. Leave some to x.")
     parts = tenths(rows, request)
-    if ((rows.x == 0) | (rows.x == 1)).all():
+    if all(bool(((part == 0) | (part == 1)).all()) for part in rows.pieces()):
         return describe(request, parts, "Bernoulli", {}, "as in the file")
     return describe(request, parts, "Normal", {"scale": "per_dimension"}, "as in the file")
 
 
-def _from_numpy(path: Path) -> Rows:
-    with reading(path), path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else {"x": loaded}
-    name = "x" if len(arrays) != 1 else next(iter(arrays))
-    if name not in arrays:
-        raise ValueError(f"{path} must hold an array 'x', or only one; got {sorted(arrays)}. Name the data 'x'.")
-    x = as_tensor(arrays.pop(name))
-    x = x[:, None] if x.dim() == 1 else x
-    aligned = [name for name, array in arrays.items() if x.dim() and array.shape[:1] == x.shape[:1]]
-    return Rows(x, {name: as_tensor(arrays[name], name) for name in aligned})
+def _from_npy(path: Path, fields: Sequence[str]) -> Rows:
+    with reading(path):
+        array = read_array(path)
+    return _with_fields(as_tensor(array), {})
+
+
+def _from_npz(path: Path, fields: Sequence[str]) -> Rows:
+    with reading(path):
+        arrays = read_arrays(path, lambda shapes: _aligned(path, shapes))
+    x, *others = arrays
+    return _with_fields(as_tensor(arrays[x]), {name: as_tensor(arrays[name], name) for name in others})
+
+
+def _with_fields(x: Tensor, fields: dict[str, Tensor]) -> Rows:
+    return Rows(x[:, None] if x.dim() == 1 else x, fields)
+
+
+def _aligned(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The name of the data, then those of arrays of as many rows."""
+    x = "x" if len(shapes) != 1 else next(iter(shapes))
+    if x not in shapes:
+        raise UnsuitedError(f"{path} must hold an array 'x', or only one; got {sorted(shapes)}. Name the data 'x'.")
+    return [x, *(name for name in shapes if name != x and shapes[x] and shapes[name][:1] == shapes[x][:1])]
 
 
 def _from_csv(path: Path, fields: Sequence[str]) -> Rows:
@@ -53,3 +68,11 @@ def _from_csv(path: Path, fields: Sequence[str]) -> Rows:
     if list(frame.columns[:1]) == ["Unnamed: 0"]:  # the row names, as DataFrame.to_csv writes them
         frame = frame.set_index("Unnamed: 0")
     return cast(Rows, as_rows(frame, fields))
+
+
+READERS: dict[str, Callable[[Path, Sequence[str]], Rows]] = {
+    ".csv": _from_csv,
+    ".npy": _from_npy,
+    ".npz": _from_npz,
+    ".parquet": tables.read,
+}

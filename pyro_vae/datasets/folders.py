@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.batches import Rows
-from pyro_vae.datasets.splits import Request, Splits, images, reading, tenths
+from pyro_vae.datasets.bombs import refuse_bomb
+from pyro_vae.datasets.splits import Request, Splits, enough, images, reading, tenths
 
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # by content; others may run programs
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -21,14 +25,16 @@ def read(folder: Path, request: Request) -> Splits:
     """All images in a folder, in order of path; subfolders, where all images lie in one, are the field `label`.
 
     Raises:
-        ValueError: if there are none or fewer than 10, one is damaged or of more than 8 bits, or their sizes differ.
+        ValueError: if there are none or fewer than 10, one is damaged or of more than 8 bits, their sizes differ, or
+            they unpack to very much.
     """
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES]
     found = sorted((path for path in found if not any(part.startswith(".") for part in path.parts)), key=Path.as_posix)
     if not found:
         raise ValueError(f"{folder} must hold images ({', '.join(_SUFFIXES)}); got none. Correct the path.")
+    enough(len(found), request)
     paths = [folder / path for path in found]
-    x = decode(paths, _common_mode(paths, request.image_size), request.image_size)
+    x = decode(paths, _common_mode(folder, paths, request.image_size), request.image_size)
     return images(request, tenths(Rows(x, _labels(found)), request), default="none")
 
 
@@ -39,18 +45,29 @@ def _labels(found: Sequence[Path]) -> dict[str, Any]:
     return {"label": torch.tensor([classes[path.parts[0]] for path in found])}
 
 
-def _common_mode(paths: Sequence[Path], image_size: int | None) -> str:
-    """The mode to read all images in, once their headers agree."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image of one of our kinds; one of very many pixels is an error, not a warning."""
     from PIL import Image
 
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+
+
+def _common_mode(folder: Path, paths: Sequence[Path], image_size: int | None) -> str:
+    """The mode to read all images in, once their headers agree."""
     modes, sizes = set(), []
     for path in paths:
-        with reading(path), Image.open(path) as image:
+        with _opened(path) as image:
             mode, size = image.mode, image.size
         if mode[0] in "IF":
             raise ValueError(f"{path} must have 8 bits per channel; got mode {mode!r}. Convert it first.")
         modes.add(mode)
         sizes.append(size)
+    pixels = sum(width * height for width, height in sizes)
+    refuse_bomb(folder, pixels * max(len(mode) for mode in modes), sum(path.stat().st_size for path in paths))
     (width, height), _ = Counter(sizes).most_common(1)[0]
     odd = [i for i, size in enumerate(sizes) if size != (width, height)]
     if odd and image_size is None:
@@ -71,7 +88,7 @@ def decode(paths: Sequence[Path], mode: str, image_size: int | None, crop: int |
 
     levels = np.empty(0, np.uint8)
     for i, path in enumerate(paths):
-        with reading(path), Image.open(path) as opened:
+        with _opened(path) as opened:
             image: Image.Image = opened.convert(mode)
         if crop is not None:
             left, top = (image.width - crop) // 2, (image.height - crop) // 2

@@ -87,10 +87,21 @@ def hold_out(training: Rows, test: Rows) -> Parts:
 
 def shuffle(rows: Rows, seed: int, num_valid: int, num_test: int) -> Parts:
     """Split rows by a random permutation that depends on `seed` only."""
-    order = np.random.RandomState(seed).permutation(len(rows)).tolist()
-    held = num_test + num_valid
-    indices = {"train": order[held:], "valid": order[num_test:held], "test": order[:num_test]}
-    return Parts({split: rows.subset(torch.tensor(index)) for split, index in indices.items()}, indices)
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))
+    test, valid, train = order.split([num_test, num_valid, len(rows) - num_test - num_valid])
+    picked = {"train": train, "valid": valid, "test": test}
+    parts = {split: rows.subset(index) for split, index in picked.items()}
+    return Parts(parts, {split: index.tolist() for split, index in picked.items()})
+
+
+def enough(count: int, request: Request) -> None:
+    """Raise if there are too few rows to split.
+
+    Raises:
+        ValueError: if there are fewer than 10 rows.
+    """
+    if count < 10:
+        raise ValueError(f"{request.name} must hold at least 10 rows to split; got {count}. Add rows.")
 
 
 def tenths(rows: Rows, request: Request) -> Parts:
@@ -99,16 +110,14 @@ def tenths(rows: Rows, request: Request) -> Parts:
     Raises:
         ValueError: if there are fewer than 10 rows.
     """
-    if len(rows) < 10:
-        raise ValueError(f"{request.name} must hold at least 10 rows to split; got {len(rows)}. Add rows.")
+    enough(len(rows), request)
     return shuffle(rows, request.seed, len(rows) // 10, len(rows) // 10)
 
 
 def describe(request: Request, parts: Parts, likelihood: str, options: dict[str, Any], unit: str) -> Splits:
     """Put rows and what is known about them together."""
     train, valid, test = (parts.rows[split] for split in ("train", "valid", "test"))
-    shape = tuple(train.x.shape[1:])
-    return Splits(request.name, train, valid, test, shape, likelihood, options, unit, parts.indices)
+    return Splits(request.name, train, valid, test, train.event_shape, likelihood, options, unit, parts.indices)
 
 
 def images(request: Request, parts: Parts, default: str = "dynamic", peak: int = 255) -> Splits:
@@ -117,7 +126,7 @@ def images(request: Request, parts: Parts, default: str = "dynamic", peak: int =
     Raises:
         ValueError: if colour images are to be binarised.
     """
-    colour = parts.rows["train"].x.shape[1] > 1
+    colour = parts.rows["train"].event_shape[0] > 1
     mode = request.binarize or ("none" if colour else default)
     if mode == "none":
         rows = {split: _levels(part, scale, peak) for split, part in parts.rows.items()}
@@ -142,13 +151,23 @@ def draw(x: Tensor, peak: int) -> Tensor:
 
 
 def _levels(rows: Rows, show: Any, peak: int) -> Rows:
-    return Rows(rows.x, rows.fields, transform=partial(show, peak=peak))
+    return rows.shown(partial(show, peak=peak))
 
 
 def _once(rows: Rows, peak: int, seed: int) -> Rows:
     """Binarise with P(1) = level / peak exactly: numpy's stream is the same on every machine, and local."""
-    threshold = np.random.RandomState(seed).randint(0, peak, tuple(rows.x.shape), dtype=np.uint8)
-    return Rows(torch.from_numpy((threshold < rows.x.numpy()).astype(np.uint8)), rows.fields)
+    shape = (len(rows), *rows.event_shape)
+    levels = np.random.RandomState(seed).randint(0, peak, shape, dtype=np.uint8)  # thresholds, then what is drawn
+    start = 0
+    for part in rows.pieces():
+        drawn = levels[start : start + len(part)]
+        drawn[:] = drawn < part.numpy()
+        start += len(part)
+    return Rows(torch.from_numpy(levels), rows.fields)
+
+
+class UnsuitedError(ValueError):
+    """What is wrong with a file that is whole; told as it is."""
 
 
 @contextmanager
@@ -157,13 +176,22 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         ValueError: if the file cannot be read.
+        MemoryError: if it does not fit into memory.
+        OSError: if the system does not let it be read.
     """
     try:
         yield
-    except (ImportError, MemoryError, PermissionError):
+    except (ImportError, UnsuitedError):
         raise
+    except MemoryError as error:
+        raise MemoryError(
+            f"{path} must fit into memory; got {error or 'too much'}. Write it as a .npy or .parquet file, or in parts."
+        ) from error
+    except PermissionError as error:
+        message = f"{path} must be a file that you may read; got {error.strerror}. Change its permissions."
+        raise PermissionError(error.errno, message) from error
     except Exception as error:
         raise ValueError(
             f"{path} must be a whole {path.suffix} file of plain numbers or pixels;"
-            f" got {type(error).__name__}: {error}. Write it anew, or remove it."
+            f" got {type(error).__name__}: {str(error)[:500]}. Write it anew, or remove it."
         ) from error

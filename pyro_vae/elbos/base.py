@@ -92,7 +92,7 @@ class Estimator(pyro.infer.ELBO):
         num_particles = positive_integer("num_particles", num_particles)
         if num_rows is not None:
             positive_integer("num_rows", num_rows)
-        if gradient not in self.gradients:
+        if not isinstance(gradient, str) or gradient not in self.gradients:
             raise ValueError(
                 f"gradient must be one of {self.gradients} for {type(self).__name__}; got {gradient!r}."
                 " Choose one of these."

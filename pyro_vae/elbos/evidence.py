@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
+from pyro_vae.parts import is_number
 from pyro_vae.programs import Path
 from pyro_vae.weights import LogWeights
 
@@ -47,7 +48,7 @@ class ELBO(WeightBound):
         self, *, num_particles: int = 1, kl_weight: float | Callable[..., float] = 1.0, **options: Any
     ) -> None:
         super().__init__(num_particles=num_particles, **options)
-        if not callable(kl_weight) and not kl_weight >= 0:
+        if not callable(kl_weight) and not (is_number(kl_weight) and kl_weight >= 0):
             raise ValueError(f"kl_weight must be zero or more; got {kl_weight}. 1 is the ELBO.")
         self.kl_weight = kl_weight
 

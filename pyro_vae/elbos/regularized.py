@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
+from pyro_vae.parts import is_number, number
 from pyro_vae.programs import Path
 from pyro_vae.weights import LogWeights, Site
 
@@ -73,7 +74,7 @@ class FreeBitsELBO(_Regularized):
 
     def __init__(self, *, floor: float = 0.1, per: str = "dimension", **options: Any) -> None:
         super().__init__(**options)
-        if not floor >= 0 or per not in ("dimension", "site"):
+        if not is_number(floor) or not floor >= 0 or per not in ("dimension", "site"):
             raise ValueError(
                 f"floor must be zero or more, and per 'dimension' or 'site'; got {floor} and {per!r}. Correct them."
             )
@@ -119,7 +120,8 @@ class CapacityELBO(_Regularized):
 
     def __init__(self, *, capacity: float | Callable[..., float] = 25.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)
-        self.capacity, self.weight = capacity, weight
+        self.capacity = capacity if callable(capacity) else number("capacity", capacity)
+        self.weight = number("weight", weight)
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
@@ -157,7 +159,11 @@ class BetaTCVAE(_Regularized):
             raise ValueError(f"sampling must be weighted or stratified; got {sampling!r}. Choose one of these.")
         if self.num_particles != 1:
             raise ValueError(f"num_particles must be 1 for BetaTCVAE; got {self.num_particles}. Use larger batches.")
-        self.shares = (mutual_information, total_correlation, dimension_wise)
+        self.shares = (
+            number("mutual_information", mutual_information),
+            number("total_correlation", total_correlation),
+            number("dimension_wise", dimension_wise),
+        )
         self.sampling = sampling
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
@@ -205,7 +211,7 @@ class InfoVAE(_Regularized):
 
     def __init__(self, *, alpha: float = 0.0, weight: float = 10.0, **options: Any) -> None:
         super().__init__(**options)
-        self.alpha, self.weight = alpha, weight
+        self.alpha, self.weight = number("alpha", alpha), number("weight", weight)
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         total = torch.zeros(())
@@ -236,7 +242,8 @@ class DIPVAE(_Regularized):
         super().__init__(**options)
         if of not in ("means", "draws"):
             raise ValueError(f"of must be means or draws; got {of!r}. Choose one of these.")
-        self.off_diagonal, self.diagonal, self.of = off_diagonal, diagonal, of
+        self.off_diagonal, self.diagonal = number("off_diagonal", off_diagonal), number("diagonal", diagonal)
+        self.of = of
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         total = torch.zeros(())

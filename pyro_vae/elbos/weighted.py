@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.gradients import GRADIENTS, Bound, baselines, curvature, slope
+from pyro_vae.parts import is_number, positive_integer
 from pyro_vae.programs import Path, Program
 from pyro_vae.weights import LogWeights
 
@@ -123,7 +124,7 @@ class CIWAE(WeightBound):
 
     def __init__(self, *, beta: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        if not 0.0 <= beta <= 1.0:
+        if not is_number(beta) or not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta must lie in [0, 1]; got {beta}. 0 is IWAE, 1 the ELBO.")
         self.beta = float(beta)
 
@@ -146,7 +147,7 @@ class CUBO(WeightBound):
 
     def __init__(self, *, order: float = 2.0, **options: Any) -> None:
         super().__init__(**options)
-        if not order > 1.0:
+        if not is_number(order) or not order > 1.0:
             raise ValueError(f"order must be above 1; got {order}. 2 is the chi-square divergence.")
         self.order = float(order)
 
@@ -170,7 +171,7 @@ class MIWAE(WeightBound):
 
     def __init__(self, *, groups: int = 2, num_particles: int = 8, **options: Any) -> None:
         super().__init__(num_particles=num_particles, **options)
-        if not isinstance(groups, int) or groups < 1 or num_particles % groups:
+        if self.num_particles % positive_integer("groups", groups):
             raise ValueError(f"groups must divide num_particles ({num_particles}); got {groups!r}. Change either.")
         if self.gradient in ("rloo", "vimco"):
             raise NotImplementedError(
@@ -209,7 +210,7 @@ class Renyi(WeightBound):
 
     def __init__(self, *, alpha: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        if math.isnan(alpha) or alpha == math.inf:
+        if not is_number(alpha) and not (isinstance(alpha, float) and alpha == -math.inf):
             raise ValueError(f"alpha must be a number below infinity; got {alpha}. 1 is the ELBO, 0 IWAE.")
         self.alpha = float(alpha)
 
@@ -242,9 +243,10 @@ class TVO(WeightBound):
         if side not in ("left", "right"):
             raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
         self.points, self.side = points, side
-        grid = [*self.now("points"), 1.0]
-        if grid[0] != 0.0 or any(not a < b for a, b in pairwise(grid)):
-            raise ValueError(f"points must increase from 0 to below 1; got {tuple(grid[:-1])}. Start at 0.")
+        first = self.now("points")
+        grid = [*first, 1.0] if isinstance(first, Sequence) and all(map(is_number, first)) else []
+        if not grid or grid[0] != 0.0 or any(not a < b for a, b in pairwise(grid)):
+            raise ValueError(f"points must increase from 0 to below 1; got {first!r}. Start at 0.")
 
     def bound(self, log_w: Tensor) -> Tensor:
         return bounds.tvo(log_w, self.now("points"), self.side)

@@ -249,6 +249,7 @@ def sandwich(
 
     Checks what is said of log p(x): it must lie between both. See `LatentVariableModel.sandwich`.
     """
+    positive_integer("num_particles", num_particles, 2)
     ais = AIS() if method is None else method
     if not isinstance(ais, AIS):
         raise TypeError(f"method must be an AIS object; got {ais!r}. Pass e.g. evaluation.AIS(num_steps=500).")

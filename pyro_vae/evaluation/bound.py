@@ -12,7 +12,7 @@ from pyro_vae import scope
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, particle_counts, row_chunks
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
-from pyro_vae.evaluation.results import BoundResult
+from pyro_vae.evaluation.results import BoundResult, check_told
 from pyro_vae.parts import positive_integer
 from pyro_vae.weights import LogWeights
 
@@ -39,7 +39,9 @@ def elbo(
             d = torch.cat([draw[1] for draw in draws]).double()
             parts.append((r.mean(0), d.mean(0), *(_error(draws) for draws in (r - d, r, d))))
     r, d, error, r_error, d_error = (torch.cat(column) for column in zip(*parts, strict=True))
-    return BoundResult(r - d, r, d, error, r_error, d_error, analytic_sites, num_particles, joint)
+    return BoundResult(
+        check_told("The ELBO", r - d), r, d, error, r_error, d_error, analytic_sites, num_particles, joint
+    )
 
 
 def _error(draws: Tensor) -> Tensor:

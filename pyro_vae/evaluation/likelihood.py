@@ -11,11 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae import bounds, pareto, scope
+from pyro_vae import bounds, pareto, processes, scope
 from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
 from pyro_vae.distributions import cell_log_prob
-from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning
+from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning, check_told
 from pyro_vae.parts import positive_integer, positive_number
 from pyro_vae.programs import Program
 from pyro_vae.weights import LogWeights
@@ -115,17 +115,22 @@ def log_likelihood(
     fields: tuple[str, ...] = (),
 ) -> LogLikelihood:
     """log p(x) of each row; see `LatentVariableModel.log_likelihood`."""
-    positive_integer("num_particles", num_particles)
+    num_particles = positive_integer("num_particles", num_particles)
     if target_error is not None:
         positive_number("target_error", target_error)
         positive_integer("max_particles", max_particles, num_particles)
     way, known = method_of(method), facts(model, rows, fields)
-    with scope.evaluating(model, seed=seed):
+    count = 1 if known.joint else len(rows)  # what is joint is not shared
+    mine = processes.share(count)
+    stream = (processes.rank(),) if mine else ()
+    with scope.evaluating(model), scope.seeded(seed, *stream):
         parts = [
             _until(model, batch, way, num_particles, target_error, max_particles, known.joint)
-            for batch in row_chunks(model, rows, num_particles, fields)
+            for batch in row_chunks(model, rows if mine is None else rows.subset(mine), num_particles, fields)
         ]
-    summary, counts = Summary.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    columns = [*Summary.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])]
+    *columns, counts = processes.joined(columns, count, mine)
+    summary = Summary(*columns)
     if known.joint:
         known = known._replace(num_cells=len(rows) * known.num_cells)
     result = result_of(summary, num_particles if target_error is None else counts, way, known)
@@ -173,7 +178,7 @@ def conditional_log_likelihood(
     fields: tuple[str, ...] = (),
 ) -> ConditionalLogLikelihood:
     """log p(x_A | x_B) of each row; see `LatentVariableModel.conditional_log_likelihood`."""
-    positive_integer("num_particles", num_particles)
+    num_particles = positive_integer("num_particles", num_particles)
     way, known = method_of(method), facts(model, rows, fields)
     if known.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
@@ -188,12 +193,13 @@ def conditional_log_likelihood(
     warn_of(whole, way)
     warn_of(conditioned, way, "log p(x_B)", "as a rule too low, and log p(x_A | x_B) too high")
     error = torch.cat([part[2] for part in parts])
-    return ConditionalLogLikelihood(whole.estimate - conditioned.estimate, error, whole, conditioned)
+    difference = check_told("log p(x_A | x_B)", whole.estimate - conditioned.estimate)
+    return ConditionalLogLikelihood(difference, error, whole, conditioned)
 
 
 def _which_cells(given: Any, rows: Rows) -> Tensor:
     """Boolean (N, *E): the cells that a mask, or names of columns, stand for."""
-    shape = tuple(rows.x.shape)
+    shape = (len(rows), *rows.event_shape)
     if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
         names = [given] if isinstance(given, str) else list(given)
         unknown = [name for name in names if name not in (rows.columns or ())]
@@ -257,6 +263,7 @@ def summarize(log_w: Tensor) -> Summary:
 
 
 def result_of(summary: Summary, num_particles: int | Tensor, way: Method, known: Facts) -> LogLikelihood:
+    check_told("log p(x)", summary.estimate)
     return LogLikelihood(
         *summary,
         num_particles=num_particles,
@@ -290,6 +297,6 @@ def method_of(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be {', '.join(METHODS)} or an object; got {method!r}. Choose one of these.")
     return METHODS[method]()

@@ -19,6 +19,18 @@ class UnreliableWarning(UserWarning):
     """An estimate that is returned, and is not to be relied on."""
 
 
+def check_told(what: str, values: Tensor) -> Tensor:
+    """Return the values, or raise a ValueError where one is NaN or infinity: minus infinity is an answer."""
+    bad = values.isnan() | (values == torch.inf)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{what} must be a number; got {values[row].item()} in row {row} ({int(bad.sum())} such rows), where terms"
+            " overflow. Rescale x, use model.double(), or look at the parameters."
+        )
+    return values
+
+
 @dataclass(frozen=True)
 class Mean:
     """A mean over rows with its two errors.

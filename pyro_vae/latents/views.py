@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base import check_model
-from pyro_vae.batches import as_tensor
 from pyro_vae.evaluation import Mean
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import is_integer, positive_integer, positive_number
+from pyro_vae.tensors import as_tensor, check_finite
 
 __all__ = ["Probe", "RateDistortion", "principal_components", "probe", "rate_distortion", "traverse"]
 
@@ -59,13 +59,15 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
     from sklearn.preprocessing import StandardScaler
 
     z, y = as_tensor(codes, "codes").detach().cpu().double().numpy(), as_tensor(labels, "labels").cpu().numpy()
-    positive_integer("folds", folds, 2)
-    if z.ndim != 2 or y.shape != z.shape[:1] or len(y) < folds:
+    check_finite("codes", torch.as_tensor(z))
+    check_finite("labels", torch.as_tensor(y))
+    folds, seed = positive_integer("folds", folds, 2), positive_integer("seed", seed, 0)
+    if z.ndim != 2 or z.shape[1] == 0 or y.shape != z.shape[:1] or len(y) < folds:
         raise ValueError(
             f"codes and labels must have shapes (N, D) and (N,) with N at least {folds}; got {z.shape} and {y.shape}."
             " Give one label for each code."
         )
-    if kind not in ("linear", "knn"):
+    if not isinstance(kind, str) or kind not in ("linear", "knn"):
         raise ValueError(f"kind must be linear or knn; got {kind!r}. Choose one of these.")
     classes, neighbours = y.dtype.kind in "biu", min(15, len(y) // 2)
     counts = np.unique(y, return_counts=True)[1]
@@ -82,9 +84,11 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
         ("knn", True): lambda: KNeighborsClassifier(neighbours),
         ("knn", False): lambda: KNeighborsRegressor(neighbours),
     }
-    cut = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed)
+    cut = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed % 2**32)
     model = make_pipeline(StandardScaler(), makers[kind, classes]())
     scores = cross_val_score(model, z, y, cv=cut, scoring="accuracy" if classes else "r2")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"codes and labels must be of moderate size; got scores {scores}. Rescale them.")
     baseline = float(counts.max() / len(y)) if classes else 0.0
     return Probe(float(scores.mean()), float(scores.std(ddof=1) / math.sqrt(folds)), baseline, kind)
 
@@ -106,13 +110,14 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
         ValueError: if `x` is not one row, or a number is out of range.
     """
     positive_integer("steps", steps, 2)
+    positive_number("span", span)
     if not hasattr(check_model(vae), "prior") or isinstance(vae.encode(x), dict):
         raise NotImplementedError(f"Traversals are for models with one vector of latents; got {type(vae).__name__}.")
     z = vae.encode(x).mean
     if z.dim() != 2 or len(z) != 1:
         raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
     chosen = list(range(z.shape[1])) if dims is None else list(dims) if isinstance(dims, Sequence) else []
-    if not chosen or not all(isinstance(d, int) and 0 <= d < z.shape[1] for d in chosen):
+    if not chosen or not all(is_integer(d) and 0 <= d < z.shape[1] for d in chosen):
         raise ValueError(f"dims must be numbers of latents, 0 to {z.shape[1] - 1}; got {dims}. Choose some of these.")
     codes = z.expand(steps, len(chosen), -1).clone()
     for line, dim in enumerate(chosen):
@@ -161,8 +166,8 @@ def rate_distortion(
     References:
         *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464
     """
-    if not models or not isinstance(models, Mapping):
-        raise ValueError("models must be a dictionary of models; got none. Pass e.g. {'beta 1': vae}.")
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError(f"models must be a dictionary of models; got {models!r}. Pass e.g. {{'beta 1': vae}}.")
     found = {}
     for name, model in models.items():
         result = check_model(model).elbo(x, num_particles=num_particles, seed=seed, **fields)
@@ -190,6 +195,9 @@ def principal_components(z: Tensor, count: int = 2) -> Tensor:
         [-2.0, 2.0, 0.0, 0.0]
     """
     positive_integer("count", count)
+    z = as_tensor(z, "z")
+    z = z if z.dtype in (torch.float32, torch.float64) else z.double()
+    check_finite("z", z)
     if z.dim() != 2 or count > min(z.shape):
         raise ValueError(
             f"z must have shape (N, D) with N and D at least {count}; got {tuple(z.shape)}. Ask for fewer."

@@ -46,7 +46,8 @@ class Autoregressive(Likelihood):
     """
 
     def __init__(self, likelihood: Likelihood, net: PixelCNN | None = None, context_channels: int = 16) -> None:
-        for role, part, kind in (("likelihood", likelihood, Likelihood), ("net", net or PixelCNN(), PixelCNN)):
+        net = PixelCNN() if net is None else net
+        for role, part, kind in (("likelihood", likelihood, Likelihood), ("net", net, PixelCNN)):
             if not isinstance(part, kind):
                 raise TypeError(f"{role} must be a {kind.__name__} part; got {part!r}. Pass an object.")
         shapes = likelihood.event_shape, likelihood.feature_shape, likelihood.output_shape
@@ -56,7 +57,7 @@ class Autoregressive(Likelihood):
                 f" {shapes[0]}. Change its event_shape."
             )
         super().__init__(likelihood.event_shape)
-        self.likelihood, self.net = likelihood, net or PixelCNN()
+        self.likelihood, self.net = likelihood, net
         self.context_channels = positive_integer("context_channels", context_channels)
         self.discrete = likelihood.discrete
         features = (likelihood.feature_shape[0] + context_channels, *self.event_shape[1:])

@@ -61,6 +61,9 @@ class Likelihood(Part):
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         """Start from the data (N, *E), and fields of these rows: zero output becomes the marginal of each cell."""
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise where the names of the columns of x tell that they come in another order than the likelihood's."""
+
     def check(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless x consists of rows of shape E within the support.
 

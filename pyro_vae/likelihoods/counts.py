@@ -68,6 +68,10 @@ class _Counts(Scaled):
         """The log-exposure, (..., B, 1, ..., 1)."""
         if offset is None:
             return torch.zeros_like(self.log_mean)
+        if offset.dim() > 1:
+            raise ValueError(
+                f"field 'offset' must have shape (rows,); got {tuple(offset.shape)}. Give one log-exposure per row."
+            )
         return offset.to(self.log_mean)[(..., *[None] * len(self.event_shape))]
 
 

@@ -111,6 +111,10 @@ class Custom(Likelihood):
         support: Any = constraints.real,
     ) -> None:
         super().__init__(event_shape)
+        if not callable(function):
+            raise TypeError(f"function must map outputs to a distribution; got {function!r}. Pass a function.")
+        if not isinstance(support, torch.distributions.constraints.Constraint):
+            raise TypeError(f"support must be a constraint; got {support!r}. Pass e.g. constraints.real.")
         self.function, self.outputs = function, positive_integer("outputs", outputs)
         self.constraint, self.discrete = support, support.is_discrete
         self.register_buffer("like", torch.zeros(()), persistent=False)
@@ -148,9 +152,10 @@ class Product(Likelihood):
     """
 
     def __init__(self, blocks: Mapping[str, Likelihood] | Sequence[tuple[str, Likelihood]]) -> None:
-        named = dict(blocks)
-        if not named:
-            raise ValueError("blocks must be a dictionary of likelihoods; got none. Name at least one.")
+        pairs = list(blocks.items() if isinstance(blocks, Mapping) else blocks if isinstance(blocks, Sequence) else ())
+        if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"blocks must be a dictionary of likelihoods; got {blocks!r}. Name at least one.")
+        named = dict(pairs)
         for name, block in named.items():
             if not isinstance(block, Likelihood) or len(block.event_shape) != 1:
                 raise ValueError(
@@ -192,6 +197,17 @@ class Product(Likelihood):
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         for _, block, part in self.columns(x):
             block.initialize(part, **batch)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        place = 0
+        for name, block in self.blocks:
+            size = block.event_shape[0]
+            if size == 1 and name in columns and columns.index(name) != place:
+                raise ValueError(
+                    f"columns must come in the order of the blocks, {self.names}; got {list(columns)}."
+                    " Reorder them: frame[[...]]."
+                )
+            place += size
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         if tuple(x.shape[1:]) != self.event_shape:

@@ -12,7 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.parts import positive, positive_number
+from pyro_vae.parts import flag, positive, positive_number
 
 __all__ = ["LocationScale", "Scaled", "Standardized", "concentrations"]
 
@@ -70,7 +70,7 @@ class Standardized(Scaled):
 
     def __init__(self, event_shape: int | Sequence[int], scale: str, standardize: bool) -> None:
         super().__init__(event_shape, "scale", scale)
-        self.standardize = standardize
+        self.standardize = flag("standardize", standardize)
         self.register_buffer("shift", torch.zeros(self.event_shape))
 
     @property
@@ -89,7 +89,7 @@ class Standardized(Scaled):
             return
         x = self.on_line(x)
         shift = x.mean(0)
-        variance = (x - shift).square().mean(0)
+        variance = (x - shift).square_().mean(0)  # one copy of x, not two
         overall = variance.mean().sqrt()
         overall = torch.where(overall > 0, overall, torch.ones_like(overall))
         self.shift.copy_(shift)

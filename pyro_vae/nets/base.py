@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.parts import is_integer
+
 __all__ = [
     "ACTIVATIONS",
     "ImageRecipe",
@@ -130,16 +132,16 @@ def _join(shape: Shape) -> str:
 
 
 def widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(sizes, Sequence):
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"{what} must be a sequence of widths; got {sizes!r}. Pass e.g. {what}=(64,).")
     sizes = tuple(sizes)
-    if any(not isinstance(size, int) or size < 1 for size in sizes):
+    if any(not is_integer(size) or size < 1 for size in sizes):
         raise ValueError(f"{what} must be positive integers; got {sizes}. Pass e.g. {what}=(64, 64).")
-    return sizes
+    return tuple(int(size) for size in sizes)
 
 
 def choice(what: str, name: str | None, choices: Sequence[str | None]) -> None:
-    if name not in choices:
+    if not isinstance(name, str | None) or name not in choices:
         raise ValueError(f"{what} must be one of {list(choices)}; got {name!r}. Choose one of these.")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, widths
+from pyro_vae.parts import flag, is_number
 
 __all__ = ["MLP"]
 
@@ -50,7 +51,9 @@ class MLP(Recipe):
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
         check_activation(self.activation)
         choice("normalization", self.normalization, (None, "layer", "batch"))
-        if not 0.0 <= self.dropout < 1.0:
+        flag("gated", self.gated)
+        flag("residual", self.residual)
+        if not is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1); got {self.dropout}. 0 drops nothing.")
 
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:

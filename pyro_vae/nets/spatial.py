@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.nets.base import Recipe, Shape, check_activation, widths
 from pyro_vae.nets.mlp import MLP
+from pyro_vae.parts import flag, positive_number
 
 __all__ = ["Spatial"]
 
@@ -59,9 +60,10 @@ class Spatial(Recipe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
         check_activation(self.activation)
+        for what in ("rotation", "translation", "scale"):
+            flag(what, getattr(self, what))
         for what in ("rotation_scale", "translation_scale", "log_scale_scale"):
-            if not (getattr(self, what) > 0 and math.isfinite(getattr(self, what))):
-                raise ValueError(f"{what} must be positive; got {getattr(self, what)}. Pass e.g. {what}=0.1.")
+            positive_number(what, getattr(self, what))
 
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         if len(in_shape) != 1 or len(out_shape) != 3:

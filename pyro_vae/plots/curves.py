@@ -10,7 +10,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.plots.style import COLORS, INK, MARKERS, TRAIN, VALID, Array, array, axes, legend_beside, plain, rows
+from pyro_vae.plots.style import (
+    COLORS,
+    INK,
+    MARKERS,
+    TRAIN,
+    VALID,
+    Array,
+    array,
+    axes,
+    legend_beside,
+    named,
+    plain,
+    rows,
+)
 
 
 class Table(Protocol):
@@ -29,10 +42,15 @@ def training_curve(history: Table, ax: Axes | None = None) -> Axes:
         ax: where to draw.
     """
     ax = axes(ax, (6.4, 4.0))
-    epochs = np.array(history["epoch"], dtype=float)
+    try:
+        epochs, *bounds = (
+            np.array([math.nan if value is None else value for value in history[column]], dtype=float)
+            for column in ("epoch", "train_bound", "valid_bound")
+        )
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise TypeError(f"history must be a table of epochs; got {history!r} ({error!r}). Pass vae.history.") from None
     shown = []
-    for name, color in (("train", TRAIN), ("valid", VALID)):
-        bound = np.array([math.nan if value is None else value for value in history[f"{name}_bound"]], dtype=float)
+    for name, color, bound in zip(("train", "valid"), (TRAIN, VALID), bounds, strict=True):
         known = np.isfinite(bound)
         if not known.any():
             continue
@@ -71,13 +89,14 @@ def latent_map(
     points = rows("points", points)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points must have shape (N, 2); got {points.shape}. Choose two coordinates.")
+    first, second = named("names", names, 2, "z")
     ax = axes(ax, (6.4, 5.2))
     ax.set_aspect("equal", adjustable="datalim")
     style: dict[str, Any] = {"s": 20 if len(points) <= 1000 else 6, "linewidths": 0, "alpha": 0.85}
     if labels is None:
         ax.scatter(*points.T, color=TRAIN, **style)
-        return plain(ax, *names)
-    values = array(labels)
+        return plain(ax, first, second)
+    values = array("labels", labels)
     if values.shape != points.shape[:1]:
         raise ValueError(f"labels must have shape ({len(points)},); got {values.shape}. Give one per point.")
     classes = np.unique(values)
@@ -91,7 +110,7 @@ def latent_map(
     else:
         drawn = ax.scatter(points[:, 0], points[:, 1], c=values, cmap="viridis", **style)
         ax.figure.colorbar(drawn, ax=ax, label="label")
-    return plain(ax, *names)
+    return plain(ax, first, second)
 
 
 def rate_distortion(
@@ -112,15 +131,16 @@ def rate_distortion(
         *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464
     """
     rate, distortion = rows("rates", rates), rows("distortions", distortions)
-    if rate.ndim != 1 or rate.shape != distortion.shape or (labels is not None and len(labels) != len(rate)):
+    if rate.ndim != 1 or rate.shape != distortion.shape:
         raise ValueError(
-            f"rates, distortions and labels must have one length; got {rate.shape}, {distortion.shape}"
-            f" and {None if labels is None else len(labels)}. Give one of each for every model."
+            f"rates and distortions must have one length; got {rate.shape} and {distortion.shape}."
+            " Give one of each for every model."
         )
+    texts = named("labels", labels, len(rate)) if labels is not None else []
     ax = axes(ax, (5.6, 4.2))
     order = np.argsort(rate)
     ax.plot(rate[order], distortion[order], color=TRAIN, marker="o", markersize=4, linewidth=1.2)
-    for i, text in enumerate(labels or ()):
+    for i, text in enumerate(texts):
         style: dict[str, Any] = {"color": INK, "fontsize": "small", "textcoords": "offset points"}
-        ax.annotate(str(text), (rate[i], distortion[i]), xytext=(5, 5), **style)
+        ax.annotate(text, (rate[i], distortion[i]), xytext=(5, 5), **style)
     return plain(ax, "rate: KL (nats per row)", "distortion: -E log p(x | z) (nats per row)")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from pyro_vae.parts import positive_integer
 from pyro_vae.plots.style import FAINT, INK, TRAIN, Array, array, axes, rows
 
 Limit = float | Array | None
@@ -42,9 +43,7 @@ def images(
         ValueError: if there are no rows, or `columns` is less than 1.
     """
     x = rows("x", x)
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns must be 1 or more; got {columns}. Leave it out for a square.")
-    columns = columns or math.ceil(math.sqrt(len(x)))
+    columns = positive_integer("columns", columns) if columns is not None else math.ceil(math.sqrt(len(x)))
     lines = math.ceil(len(x) / columns)
     scaled, zero = _scaled(x, vmin, vmax)
     channels = scaled[:, None] if x.ndim == 3 else scaled
@@ -119,10 +118,18 @@ def _scaled(x: np.ndarray, vmin: Limit, vmax: Limit) -> tuple[np.ndarray, np.nda
     """x (N, *E) with vmin..vmax mapped to 0..1, and where zero lies, (*E): both kept within these."""
     x = x.astype(float)
     finite = x[np.isfinite(x)]
-    low = array(vmin if vmin is not None else finite.min(initial=math.inf) if len(finite) else 0.0).astype(float)
-    high = array(vmax if vmax is not None else finite.max(initial=-math.inf) if len(finite) else 1.0).astype(float)
+    low = _limit("vmin", finite.min(initial=math.inf) if len(finite) else 0.0, vmin, x.shape[1:])
+    high = _limit("vmax", finite.max(initial=-math.inf) if len(finite) else 1.0, vmax, x.shape[1:])
     span = np.where(high > low, high - low, 1.0)
     return ((x - low) / span).clip(0, 1), np.broadcast_to((-low / span).clip(0, 1), x.shape[1:])
+
+
+def _limit(what: str, default: float, limit: Limit, shape: tuple[int, ...]) -> np.ndarray:
+    """A number, or one for each cell."""
+    found = array(what, default if limit is None else limit).astype(float)
+    if found.shape not in ((), shape) or not np.isfinite(found).all():
+        raise ValueError(f"{what} must be a finite number, or an array of shape {shape}; got {limit!r}. Correct it.")
+    return found
 
 
 def _tiles(x: np.ndarray, columns: int, lines: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.parts import number, positive_integer
 from pyro_vae.plots.style import (
     BAND,
     COLORS,
@@ -46,6 +47,7 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
     """
     k = shaped("values", values, ("N",), "Give one k-hat for each row.")
+    number("threshold", threshold)
     ax = axes(ax, (7.2, 4.0))
     row = np.arange(len(k))
     style: dict[str, Any] = {"linestyle": "none", "markersize": 4 if len(k) <= 1000 else 2, "markeredgewidth": 0}
@@ -81,6 +83,8 @@ def khat_map(
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
     """
+    number("threshold", threshold)
+    first, second = named("names", names, 2, "z")
     place = shaped("points", points, ("N", 2), "Choose two coordinates.")
     k = shaped("values", values, (len(place),), "Give one k-hat for each point.")
     order = np.argsort(k)[: np.isfinite(k).sum() + np.isinf(k).sum()]  # the highest on top, NaN (last) left out
@@ -97,7 +101,7 @@ def khat_map(
         drawn, ax=ax, label=f"Pareto k-hat ({above.sum()} of {len(k)} above {threshold:.2f}: ringed)"
     )
     bar.ax.axhline(threshold, color=VALID, linewidth=1.5)
-    return plain(ax, *names)
+    return plain(ax, first, second)
 
 
 def kl_per_dimension(kl: Array, active: Array, ax: Axes | None = None) -> Axes:
@@ -189,7 +193,7 @@ def moments(
     Raises:
         ValueError: if the shapes differ, or a scale is below 0.
     """
-    shape = array(guide_mean).shape
+    shape = array("guide_mean", guide_mean).shape
     x, x_scale, y, y_scale = (
         shaped(what, values, shape or (1,), "Give one for each latent.").reshape(-1)
         for what, values in (
@@ -244,7 +248,7 @@ def rank_ecdf(
         2103.10522
     """
     rank = shaped("ranks", ranks, ("N", "D"), "Give one row for each simulation, one column for each coordinate.")
-    within("ranks", rank, 0, num_draws, "Count the draws below the true value.")
+    within("ranks", rank, 0, positive_integer("num_draws", num_draws), "Count the draws below the true value.")
     at = shaped("points", points, ("P",), "Give the points of the band.")
     within("points", at, 0, 1, "Normalised ranks lie there.")
     low, high = (

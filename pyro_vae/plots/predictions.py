@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.parts import is_number, positive_integer
 from pyro_vae.plots.style import (
     BAND,
     COLORS,
@@ -47,7 +48,7 @@ def comparison(
         ValueError: if the shapes differ, no difference is 0, or they have both signs.
     """
     each = "Give one for each model."
-    names = named("names", names, len(names))
+    names = named("names", names, len(names) if isinstance(names, Sequence) else 0)
     difference = shaped("differences", differences, (len(names),), each)
     error = shaped("errors", errors, (len(names),), each)
     flag = shaped("flagged", flagged if flagged is not None else np.zeros(len(names)), (len(names),), each).astype(bool)
@@ -100,7 +101,7 @@ def coverage(
     """
     shares = "Give shares, not per cent."
     level = within("levels", shaped("levels", levels, ("L",), "Give the nominal levels."), 0, 1, shares)
-    single = array(observed).ndim == 1
+    single = array("observed", observed).ndim == 1
     shape = (len(level),) if single else (len(level), "D")
     share = within("observed", shaped("observed", observed, shape, "Give one for each level."), 0, 1, shares)
     labels = named("names", names, 1 if single else share.shape[1])
@@ -137,10 +138,11 @@ def pit(values: Array, bins: int = 20, band: tuple[float, float] | None = None, 
     References:
         *Probabilistic Forecasts, Calibration and Sharpness* (Gneiting et al., 2007), JRSS B 69
     """
-    value = shaped("values", array(values).reshape(-1), ("N",), "Give values of the predictive distribution function.")
-    within("values", value, 0, 1, "Give values of the predictive distribution function.")
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more; got {bins}. Leave it out for 20.")
+    advice = "Give values of the predictive distribution function."
+    value = within("values", shaped("values", array("values", values).reshape(-1), ("N",), advice), 0, 1, advice)
+    positive_integer("bins", bins)
+    if band is not None and (not isinstance(band, Sequence) or len(band) != 2 or not all(map(is_number, band))):
+        raise ValueError(f"band must be two densities; got {band!r}. Give the lowest and the highest.")
     ax = axes(ax, (6.4, 4.0))
     ax.hist(value, bins=bins, range=(0, 1), density=True, color=FAINT, edgecolor=GREY, linewidth=0.8)
     ax.axhline(1, label="uniform", **GUIDE)
@@ -216,21 +218,30 @@ def statistic(
         *Posterior Predictive Assessment of Model Fitness via Realized Discrepancies* (Gelman et al., 1996), Statistica
         Sinica 6
     """
+    if p_value is not None:
+        within("p_value", shaped("p_value", p_value, (), "Give one number."), 0, 1, "Give a probability.")
     values = shaped("replicated", replicated, ("S",), "Give one value for each replicated data set.")
-    both = np.append(values, float(observed))
+    seen = array("observed", observed)
+    if seen.size != 1:
+        raise ValueError(f"observed must be one number; got shape {seen.shape}. Choose one entry.")
+    observed = float(seen.reshape(()))
+    both = np.append(values, observed)
     if not np.isfinite(both).all():
         wrong = both[~np.isfinite(both)][0]
         raise ValueError(f"observed and replicated must be finite; got {wrong:g}. Choose another statistic.")
     bins: Any = 30
-    whole = bool((both == both.round()).all())
+    whole = bool((both == both.round()).all()) and np.abs(both).max() < 2**53
     if whole:
         low, high = values.min(), values.max()
         step = 1 if high - low <= 60 else math.ceil((high - low + 1) / 30)
         bins = np.arange(low - 0.5, high + step, step)
+    elif np.ptp(values) <= 1e-9 * np.abs(values).max():
+        bins = 1  # 30 would be narrower than the distance of numbers
     ax = axes(ax, (6.4, 4.0))
     ax.hist(values, bins=bins, color=GREY, edgecolor="white", linewidth=0.5, label="replicated")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
-    ax.axvline(float(observed), color=VALID, linewidth=2, label=f"observed: {float(observed):.4g}")
-    ax.set_title(name if p_value is None else f"{name}: tail probability {p_value:.3f}", color=INK, fontsize="medium")
+    ax.axvline(observed, color=VALID, linewidth=2, label=f"observed: {observed:.4g}")
+    title = str(name) if p_value is None else f"{name}: tail probability {float(p_value):.3f}"
+    ax.set_title(title, color=INK, fontsize="medium")
     legend_beside(ax)
     return plain(ax, name, "replicated data sets")

@@ -12,6 +12,8 @@ from matplotlib.legend import Legend
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_vae.tensors import as_tensor
+
 Array = ArrayLike | Tensor
 
 INK, FAINT, GREY = "#20262c", "#dfe3e6", "#94a4a2"
@@ -27,6 +29,8 @@ GUIDE: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": "--"}  # a l
 
 
 def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be matplotlib axes; got {ax!r}. Leave it out for a new figure.")
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 
@@ -57,20 +61,20 @@ def legend_beside(ax: Axes, **options: Any) -> Legend:
     return ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), alignment="left", **options)
 
 
-def array(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+def array(what: str, values: Array) -> np.ndarray:
+    return as_tensor(values, what).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def rows(what: str, values: Array) -> np.ndarray:
-    rows = array(values)
-    if rows.ndim == 0 or len(rows) == 0:
+    rows = array(what, values)
+    if rows.ndim == 0 or rows.size == 0:
         raise ValueError(f"{what} must be at least one row; got shape {rows.shape}. Pass rows of data.")
     return rows
 
 
 def shaped(what: str, values: Array, shape: tuple[int | str, ...], advice: str) -> np.ndarray:
     """The values as floats, of this shape, in which a letter stands for any size but 0."""
-    numbers = array(values)
+    numbers = array(what, values)
     sizes = zip(numbers.shape, shape, strict=False)
     fits = all(size > 0 and (isinstance(wanted, str) or size == wanted) for size, wanted in sizes)
     if numbers.ndim != len(shape) or not fits:
@@ -81,7 +85,7 @@ def shaped(what: str, values: Array, shape: tuple[int | str, ...], advice: str) 
 
 def within(what: str, values: np.ndarray, low: float, high: float, advice: str) -> np.ndarray:
     """The values, which must lie between these."""
-    wrong = values[~((values >= low) & (values <= high))]
+    wrong = np.atleast_1d(values[~((values >= low) & (values <= high))])
     if len(wrong):
         raise ValueError(f"{what} must lie in [{low:g}, {high:g}]; got {wrong[0]:g}. {advice}")
     return values
@@ -89,6 +93,10 @@ def within(what: str, values: np.ndarray, low: float, high: float, advice: str) 
 
 def named(what: str, names: Sequence[str] | None, count: int, default: str = "") -> list[str]:
     """As many names; `default` and a number without."""
-    if names is not None and len(names) != count:
+    if names is None:
+        return [f"{default}{i}" for i in range(count)]
+    if not isinstance(names, Sequence) or isinstance(names, str | bytes):
+        raise TypeError(f"{what} must be a sequence of names; got {names!r}. Give one for each.")
+    if len(names) != count:
         raise ValueError(f"{what} must have length {count}; got {len(names)} names. Give one for each.")
-    return [f"{default}{i}" for i in range(count)] if names is None else [str(name) for name in names]
+    return [str(name) for name in names]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae import chunks, pareto, scope
-from pyro_vae.batches import Rows, as_tensor, cast
+from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunks
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import as_path, flag, is_number, positive_integer, support
 from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
+from pyro_vae.rows import cast
+from pyro_vae.tensors import as_tensor, check_fields, check_finite
 
 __all__ = [
     "one_site",
@@ -36,6 +39,7 @@ Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S,
 
 def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
     """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
+    flag("mean", mean)
     with scope.evaluating(model, seed=seed):
         parts = [data_of(model, trace, mean=mean) for trace in _traces(model, num_rows, fields)]
     return joined(parts)
@@ -80,12 +84,7 @@ def one_site(draws: Draws) -> Tensor:
 def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
     """Runs of the model without data, in chunks of rows."""
     positive_integer("num_rows", num_rows)
-    fields = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
-    for name, value in fields.items():
-        if value.dim() == 0 or len(value) != num_rows:
-            raise ValueError(
-                f"field {name!r} must have one entry per row ({num_rows}); got shape {tuple(value.shape)}. Align it."
-            )
+    fields = read_fields(model, fields, num_rows)
     with scope.preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     cells = max(value.numel() for value in data_of(model, probe).values())
@@ -93,6 +92,20 @@ def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
     for start in range(0, num_rows, size):
         batch = {name: value[start : start + size] for name, value in fields.items()}
         yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
+
+
+def read_fields(model: Any, fields: dict[str, Any], num_rows: int | None = None) -> dict[str, Tensor]:
+    """Named per-row fields as the programs take them.
+
+    Raises:
+        ValueError: if one has another number of rows, or is not finite.
+    """
+    read = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+    longest = max((len(value) for value in read.values() if value.dim()), default=1) or 1
+    check_fields(read, longest if num_rows is None else num_rows)
+    for name, value in read.items():
+        check_finite(f"field {name!r}", value)
+    return read
 
 
 def _latents(model: Any, trace: Any) -> dict[str, Any]:
@@ -186,20 +199,10 @@ def predictive(
     """Draws of data given latents; see `LatentVariableModel.predictive`."""
     positive_integer("num_samples", num_samples)
     with scope.evaluating(model, seed=seed):
-        with scope.preserved_rng():
-            first = cast({name: as_tensor(value, name)[:1] for name, value in fields.items()}, model.like)
-            found = _latents(model, trace_of(model.model, rows=1, **first))
-            sites = list(found)
-        named = latents if isinstance(latents, dict) else {sites[0]: latents}
-        if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
-            got = sorted(named) if isinstance(latents, dict) else "a tensor"
-            raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
-        values = cast({name: as_tensor(value, name) for name, value in named.items()}, model.like)
-        values = {name: value.to(model.like) if value.is_floating_point() else value for name, value in values.items()}
-        for name, value in values.items():
-            _check_latent(name, value, found[name], model.row_plate)
-        batch = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+        batch = read_fields(model, fields)
+        values = read_latents(model, latents, batch)
         rows = num_rows_of(model, values, batch)
+        check_fields(batch, rows)
         with scope.preserved_rng(), Given(values):
             probe = trace_of(model.model, rows=rows, **batch)
         frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
@@ -214,17 +217,67 @@ def predictive(
     return _only(whole if quantiles is None else {name: _quantiles(value, quantiles) for name, value in whole.items()})
 
 
-def _check_latent(name: str, value: Tensor, site: Any, plate: str) -> None:
+def read_latents(model: Any, latents: Any, fields: dict[str, Tensor], *, means: bool = False) -> dict[str, Tensor]:
+    """Values of latents by site, checked.
+
+    Args:
+        model: the pair of programs, in evaluation mode.
+        latents: values by site, or those of the only site.
+        fields: named per-row fields.
+        means: whether they may have leading dimensions, and be means of such values.
+
+    Raises:
+        ValueError: if sites, shapes or values are not those of the model.
+    """
+    with scope.preserved_rng():
+        found = _latents(model, trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()}))
+    sites = list(found)
+    named = latents if isinstance(latents, dict) else {sites[0]: latents}
+    if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
+        got = sorted(map(str, named)) if isinstance(latents, dict) else "a tensor"
+        raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
+    values = {}
+    for name, given in named.items():
+        value, site = as_tensor(given, name), found[name]
+        real = value.is_floating_point() or site["value"].is_floating_point()
+        values[name] = value.to(model.like) if real else value.to(model.like.device)
+        _check_shape(name, value, site, model.row_plate, leading=means)
+        check_latent(f"latents at {name!r}", values[name], site["fn"], means=means)
+    return values
+
+
+def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bool) -> None:
     """Raise unless values have the shape that the site has, for any number of rows."""
     shape = list(site["value"].shape)
+    got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
     rows = [frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.name == plate]
-    if value.dim() == len(shape) and rows:
-        shape[rows[0]] = max(value.shape[rows[0]], 1)
-    if list(value.shape) != shape:
+    if len(got) == len(shape) and rows:
+        shape[rows[0]] = max(got[rows[0]], 1)
+    if got != shape:
         expected = ["rows" if rows and i - len(shape) == rows[0] else str(size) for i, size in enumerate(shape)]
         raise ValueError(
             f"latents at {name!r} must have shape ({', '.join(expected)}); got {tuple(value.shape)}. Reshape them."
         )
+
+
+HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in it
+    "Boolean()": constraints.unit_interval,
+    "OneHot()": constraints.simplex,
+    "Sphere": constraints.real_vector,
+}
+
+
+def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
+    """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
+    check_finite(what, value)
+    name = support(distribution)
+    allowed = HULLS.get(name) if means else None
+    if not name or (allowed or distribution.support).check(value).all():
+        return
+    raise ValueError(
+        f"{what} must lie in the support of the prior, {name}; got values from {value.min().item():g} up to"
+        f" {value.max().item():g}. Take them from encode or posterior_draws."
+    )
 
 
 def _streamed(
@@ -267,8 +320,8 @@ def _check_counts(num_samples: Any, resample: Any) -> None:
 
 def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
     """Of draws (S, ...) at levels between 0 and 1: (Q, ...)."""
-    numbers = isinstance(levels, Sequence) and all(isinstance(level, int | float) for level in levels)
-    if not numbers or not levels or not all(0 <= level <= 1 for level in levels):
+    numbers = isinstance(levels, Sequence) and all(is_number(level) and 0 <= level <= 1 for level in levels)
+    if not numbers or not levels:
         raise ValueError(f"quantiles must be numbers from 0 to 1; got {levels!r}. E.g. (0.05, 0.5, 0.95).")
     # torch.quantile refuses more than 16 million numbers at once
     real = draws if draws.is_floating_point() else draws.double()
@@ -301,10 +354,12 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     if len(draws) > 1:
         raise NotImplementedError("out must be None for several observed sites; got a target. Draw the rows in parts.")
     ((name, shape),) = shapes.items()
-    if isinstance(out, str) or hasattr(out, "__fspath__"):
-        path = Path(out)
+    if isinstance(out, str | os.PathLike):
+        path = as_path("out", out)
         if path.suffix != ".npy" or path.exists() or not path.parent.is_dir():
-            raise ValueError(f"out must be the path of a new .npy file in a folder that exists; got {str(out)!r}.")
+            raise ValueError(
+                f"out must be the path of a new .npy file in a folder that exists; got {str(out)!r}. Choose another."
+            )
         return np.lib.format.open_memmap(out, mode="w+", dtype=draws[name].cpu().numpy().dtype, shape=shape)
     if not isinstance(out, Tensor | np.ndarray):
         raise TypeError(f"out must be a tensor, an array or a path; got {out!r}. Allocate {shape}.")

@@ -12,7 +12,18 @@ from torch import Tensor
 from pyro_vae import scope
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import fields_of, particle_counts, row_chunks
-from pyro_vae.predictive.draws import Draws, data_of, joined, num_rows_of, replicate, trace_of
+from pyro_vae.parts import positive_integer
+from pyro_vae.predictive.draws import (
+    Draws,
+    data_of,
+    joined,
+    num_rows_of,
+    read_fields,
+    read_latents,
+    replicate,
+    trace_of,
+)
+from pyro_vae.tensors import check_fields
 
 __all__ = ["decode", "encode", "reconstruct"]
 
@@ -33,6 +44,7 @@ def reconstruct(
     model: Any, rows: Rows, *, num_samples: int = 100, seed: int | None = None, fields: tuple[str, ...] = ()
 ) -> Draws:
     """The decoder's mean at the guide's mean; see `LatentVariableModel.reconstruct`."""
+    positive_integer("num_samples", num_samples)
     chunks = []
     with scope.evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, 1, fields):
@@ -74,6 +86,9 @@ def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) 
 def decode(model: Any, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
     """The model's distribution at every observed site, by name, given values of all latent sites."""
     with scope.evaluating(model):
+        fields = read_fields(model, fields)
+        latents = read_latents(model, latents, fields, means=True)
         rows = num_rows_of(model, latents, fields)
+        check_fields(fields, rows)
         trace = trace_of(poutine.condition(model.model, data=latents), rows=rows, **fields)
     return {name: site["fn"] for name, site in trace.nodes.items() if site["type"] == "sample" and name not in latents}

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import positive_integer
+from pyro_vae.parts import flag, positive_integer
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Bernoulli", "Categorical"]
@@ -19,7 +19,7 @@ class _Logits(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), learn
+        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), flag("learn", learn)
         if learn:
             self.logits = nn.Parameter(torch.zeros(latent_dim))
         else:

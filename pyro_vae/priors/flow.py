@@ -49,7 +49,7 @@ class Flow(Prior):
     ) -> None:
         super().__init__()
         self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
-        self.maps = flows.Maps(latent_dim, kind=kind, layers=layers, hidden=hidden)
+        self.maps = flows.Maps(self.latent_dim, kind=kind, layers=layers, hidden=hidden)
         self.kind, self.layers, self.hidden = kind, layers, tuple(hidden)
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))

@@ -37,6 +37,8 @@ class Distribution(Prior):
 
     def __init__(self, distribution: Any) -> None:
         super().__init__()
+        if not isinstance(distribution, torch.distributions.Distribution):
+            raise TypeError(f"prior must be a distribution; got {distribution!r}. Pass a pyro.distributions object.")
         if len(distribution.event_shape) != 1 or distribution.batch_shape:
             raise ValueError(
                 f"prior must have the event shape (D,) and no batch; got {tuple(distribution.event_shape)} and"

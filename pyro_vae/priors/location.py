@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import positive, positive_integer, positive_number
+from pyro_vae.parts import flag, positive, positive_integer, positive_number
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Laplace", "Normal", "StudentT"]
@@ -23,7 +23,7 @@ class _LocationScale(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), learn
+        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), flag("learn", learn)
         loc, raw = torch.zeros(latent_dim), torch.zeros(latent_dim)
         if learn:
             self.loc, self.raw_scale = nn.Parameter(loc), nn.Parameter(raw)

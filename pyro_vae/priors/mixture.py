@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import scope
-from pyro_vae.parts import event, positive, positive_integer
+from pyro_vae.parts import event, flag, positive, positive_integer
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Mixture", "VampPrior"]
@@ -84,7 +84,7 @@ class VampPrior(Prior):
         super().__init__()
         self.latent_dim, self.event_shape = positive_integer("latent_dim", latent_dim), event(event_shape)
         self.num_components = positive_integer("num_components", num_components)
-        self.learn, self.learn_weights = learn, learn_weights
+        self.learn, self.learn_weights = flag("learn", learn), flag("learn_weights", learn_weights)
         with scope.seeded(0):
             pseudo_inputs = torch.rand(num_components, *self.event_shape)
         if learn:

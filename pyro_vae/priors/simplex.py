@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import AdditiveLogRatio
-from pyro_vae.parts import positive_integer, positive_numbers
+from pyro_vae.parts import flag, positive_integer, positive_numbers
 from pyro_vae.priors.base import Prior
 
 __all__ = ["LogisticNormal"]
@@ -43,8 +43,9 @@ class LogisticNormal(Prior):
     def __init__(self, latent_dim: int, concentration: float | Sequence[float] = 1.0, learn: bool = False) -> None:
         super().__init__()
         self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
-        self.concentration, self.learn = positive_numbers("concentration", concentration, latent_dim), learn
-        start = torch.tensor(self.concentration).expand(latent_dim).log()
+        self.concentration = positive_numbers("concentration", concentration, self.latent_dim)
+        self.learn = flag("learn", learn)
+        start = torch.tensor(self.concentration, dtype=torch.float64).expand(self.latent_dim).log().float()
         if learn:
             self.log_concentration = nn.Parameter(start.clone())
         else:

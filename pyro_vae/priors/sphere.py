@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_vae import distributions
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import flag, positive, positive_integer
 from pyro_vae.priors.base import Prior
 
 __all__ = ["PowerSpherical"]
@@ -36,7 +36,7 @@ class PowerSpherical(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim, at_least=2), learn
+        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim, at_least=2), flag("learn", learn)
         if learn:
             self.raw_loc, self.raw_concentration = nn.Parameter(torch.ones(latent_dim)), nn.Parameter(torch.zeros(()))
         else:

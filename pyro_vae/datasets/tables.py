@@ -1,0 +1,190 @@
+"""Tables in .parquet files: read whole, or group of rows by group while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from pyro_vae.batches import Rows, as_tensor
+from pyro_vae.datasets.bombs import refuse_bomb
+from pyro_vae.datasets.splits import reading
+from pyro_vae.parts import as_path, positive_integer
+
+__all__ = ["ParquetBatches", "parquet", "read"]
+
+INDEX = "__index_level_0__"  # the row names, as DataFrame.to_parquet writes them
+
+
+def parquet(
+    path: Any,
+    *,
+    batch_size: int = 128,
+    columns: Sequence[str] | None = None,
+    fields: Sequence[str] = (),
+    shuffle: bool = True,
+) -> DataLoader[dict[str, Tensor]]:
+    """A loader of a .parquet file that holds one group of its rows in memory at a time, for `fit` and evaluation.
+
+    Args:
+        path: the file.
+        batch_size: rows per batch; the last one has the rest.
+        columns: names of the columns that are x; by default all that are not fields.
+        fields: names of columns that are fields; name them in `fit(fields=...)`, too.
+        shuffle: whether groups, and rows within a group, come in random order, which is drawn anew each time from
+            torch's global stream. Rows of different groups are not mixed: write a file in random order. Evaluation by
+            row takes shuffle=False.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, lacks a column, or a group of its rows unpacks to very much.
+        TypeError: if a column does not hold numbers.
+        ImportError: if pyarrow is absent.
+
+    Example:
+        >>> import pandas, tempfile
+        >>> file = tempfile.NamedTemporaryFile(suffix=".parquet")
+        >>> pandas.DataFrame({"a": range(300), "b": 0.5, "label": 1}).to_parquet(file.name)
+        >>> loader = parquet(file.name, fields=["label"])
+        >>> len(loader), [tuple(batch["x"].shape) for batch in loader]
+        (3, [(128, 2), (128, 2), (44, 2)])
+    """
+    file = as_path("path", path)
+    return DataLoader(ParquetBatches(file, batch_size, columns, fields, shuffle), batch_size=None)
+
+
+class ParquetBatches(IterableDataset[dict[str, Tensor]]):
+    """Batches of a .parquet file; see `parquet`.
+
+    Attributes:
+        num_rows: N, as the file tells.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        batch_size: int = 128,
+        columns: Sequence[str] | None = None,
+        fields: Sequence[str] = (),
+        shuffle: bool = True,
+    ) -> None:
+        self.path, self.shuffle = path, shuffle
+        self.batch_size = positive_integer("batch_size", batch_size)
+        if not path.is_file():
+            raise FileNotFoundError(f"path must be a .parquet file; got {str(path)!r}. Correct the name.")
+        with _open(path) as file, reading(path):
+            schema, about = file.schema_arrow, file.metadata
+            groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+        self.num_rows = sum(groups)
+        self.columns, self.fields = _choose(path, schema, columns, fields)
+        _refuse(path, schema, max(groups, default=0), [*self.columns, *self.fields])
+        if self.num_rows == 0:
+            raise ValueError(f"{path} must hold at least one row; got none. Check the file.")
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        generator = torch.Generator()  # all that an epoch draws of torch's stream is its seed, now
+        if self.shuffle:
+            generator.manual_seed(int(torch.randint(2**62, ())))
+        return self._batches(generator)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+        rest: dict[str, Tensor] = {}
+        for group in self._groups(generator):
+            whole = {name: torch.cat([rest[name], value]) if rest else value for name, value in group.items()}
+            count = len(whole["x"]) - len(whole["x"]) % self.batch_size
+            for start in range(0, count, self.batch_size):
+                yield {name: value[start : start + self.batch_size] for name, value in whole.items()}
+            rest = {name: value[count:].clone() for name, value in whole.items()}
+        if rest and len(rest["x"]):
+            yield rest
+
+    def _groups(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+        with _open(self.path) as file:
+            count = file.num_row_groups
+            order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+            for i in order.tolist():
+                with reading(self.path):
+                    table = file.read_row_group(i, columns=[*self.columns, *self.fields], use_threads=False)
+                rows = _rows(table, self.columns, self.fields)
+                picked: Any = torch.randperm(len(rows), generator=generator) if self.shuffle else slice(None)
+                yield rows.take(picked, self.fields)
+
+
+def read(path: Path, fields: Sequence[str]) -> Rows:
+    """A whole .parquet file.
+
+    Raises:
+        ValueError, TypeError, ImportError: as `parquet`.
+    """
+    with _open(path) as file:
+        with reading(path):
+            schema, count = file.schema_arrow, file.metadata.num_rows
+        columns, fields = _choose(path, schema, None, fields)
+        _refuse(path, schema, count, [*columns, *fields])
+        names = [INDEX] if INDEX in schema.names else []
+        with reading(path):
+            table = file.read(columns=[*columns, *fields, *names], use_threads=False)
+    rows = _rows(table, columns, fields)
+    rows.columns, rows.index = columns, table.column(INDEX).to_pylist() if names else None
+    return rows
+
+
+def _open(path: Path) -> Any:
+    try:
+        from pyarrow import parquet as arrow
+    except ImportError as error:
+        raise ImportError(
+            f"pyarrow must be installed to read {path}; got {error}. Run: pip install 'pyro-vae[parquet]'."
+        ) from error
+    with reading(path):
+        return arrow.ParquetFile(path, page_checksum_verification=True)
+
+
+def _choose(
+    path: Path, schema: Any, columns: Sequence[str] | None, fields: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The names of the columns of x, and of the fields, all of them numbers."""
+    given, fields = [columns] if isinstance(columns, str) else columns, [fields] if isinstance(fields, str) else fields
+    fields = [name for name in fields if name != "x"]
+    chosen = [name for name in schema.names if name not in (*fields, INDEX)] if given is None else list(given)
+    unknown = [name for name in (*chosen, *fields) if schema.names.count(name) != 1]
+    if unknown or not chosen:
+        raise ValueError(f"columns must be in {path}, once; got {unknown or 'none'}. The columns are {schema.names}.")
+    text = [name for name in (*chosen, *fields) if not _is_number(schema.field(name).type)]
+    if text:
+        raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
+    return chosen, fields
+
+
+def _is_number(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _refuse(path: Path, schema: Any, count: int, columns: Sequence[str]) -> None:
+    size = sum(max(8, schema.field(name).type.bit_width) // 8 for name in columns)
+    refuse_bomb(path, count * size, path.stat().st_size)
+
+
+def _rows(table: Any, columns: Sequence[str], fields: Sequence[str]) -> Rows:
+    cells = [_numbers(table, name) for name in columns]
+    kind = np.result_type(*cells) if cells else np.float64
+    x = np.empty((table.num_rows, len(cells)), kind)
+    for i, column in enumerate(cells):
+        x[:, i] = column
+    return Rows(as_tensor(x), {name: as_tensor(_numbers(table, name), name) for name in fields}, columns=list(columns))
+
+
+def _numbers(table: Any, name: str) -> np.ndarray:
+    """A column; a missing cell is NaN."""
+    column: np.ndarray = table.column(name).to_numpy()
+    return np.asarray(column, np.float64) if column.dtype == object else column

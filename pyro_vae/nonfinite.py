@@ -1,0 +1,153 @@
+"""Where a number went wrong: the term, site, rows and step, the likely cause, and the module where it began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pyro_vae.elbos import Terms
+
+__all__ = ["explain", "locate"]
+
+FAR = 1e3  # times the size of the other rows: data that are likely to be the cause
+EXTREME = 1e10  # parameters of distributions beyond this, or below its inverse, likewise
+
+
+def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, rows: list[int], of: str) -> str:
+    """Say which term, site, rows and step made the loss, or which parameter's gradient, not finite, and likely why.
+
+    Args:
+        terms: of the step; None where they were finite in this process.
+        owner: the module, with the gradients of the step.
+        step: its number.
+        x: the batch.
+        rows: the numbers of its rows.
+        of: in what.
+    """
+    where = f"at step {step}"
+    kept = "The parameters are those before this step"
+    weights = None if terms is None else terms.weights
+    kinds: dict[str, dict[str, Any]] = {}
+    if weights is not None:
+        kinds = {"log p(x | z)": weights.observed, "log p(z)": weights.latent, "log q(z | x)": weights.guide}
+    for kind, sites in kinds.items():
+        for name, site in sites.items():
+            bad = ~torch.isfinite(site.log_prob)
+            if bad.any():
+                local = bad.any(0).nonzero().flatten().tolist()
+                cause = _cause(owner, x, rows, local, site.distribution)
+                return (
+                    f"The term {kind} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows"
+                    f" {_shown(rows, local)} of the {of} {where}. {cause} {kept}."
+                )
+    cause = _cause(owner, x, rows, [], None)
+    if terms is not None and not torch.isfinite(terms.objective):
+        return f"The loss must be finite; got {-terms.objective.item()} {where}. {cause} {kept}."
+    named = [n for n, p in owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return (
+        f"Gradients must be finite; got NaN or infinity for {', '.join(named) or 'the norm of all (each is finite)'}"
+        f" {where}, while the loss is finite. {cause} {kept}."
+    )
+
+
+def _shown(rows: list[int], local: list[int]) -> str:
+    """The numbers of some rows of a batch, the first few."""
+    numbers = [str(rows[i]) for i in local if i < len(rows)]
+    return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "") or "all"
+
+
+def _cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distribution: Any) -> str:
+    """The likely cause and what to do, as a sentence or two."""
+    broken = [name for name, p in owner.named_parameters() if not torch.isfinite(p).all()]
+    if broken:
+        return f"The parameters {', '.join(broken[:8])} were not finite before: start anew from finite ones."
+    sizes = x.detach().reshape(len(x), -1).double().abs().amax(1)
+    broken_rows = (~torch.isfinite(sizes)).nonzero().flatten().tolist()
+    if broken_rows:
+        return f"x itself is not finite in rows {_shown(rows, broken_rows)}: drop these, or impute the cells."
+    good = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    good[[i for i in bad if i < len(x)]] = False
+    if bad and good.any() and sizes[~good].numel() and sizes[~good].min() > FAR * sizes[good].max().clamp_min(1e-30):
+        return (
+            f"Likely cause: x reaches {sizes[~good].max():g} in these rows and at most {sizes[good].max():g} in the"
+            " others: look at them, or rescale."
+        )
+    extreme = _extreme(distribution)
+    if extreme:
+        return f"Likely cause: {extreme}: lower learning_rate, set grad_clip, or bound this parameter."
+    return "Likely cause: the step before was too long: lower learning_rate, or set grad_clip."
+
+
+def _extreme(distribution: Any) -> str:
+    """A parameter of a distribution that is not finite, or far too large or small; empty if there is none."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    for name in getattr(distribution, "arg_constraints", {}):
+        value = getattr(distribution, "__dict__", {}).get(name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if not torch.isfinite(value).all():
+                return f"{name} of {type(distribution).__name__} is not finite"
+            if value.abs().max() > EXTREME or (name in ("scale", "concentration") and value.min() < 1 / EXTREME):
+                low, high = value.min().item(), value.max().item()
+                return f"{name} of {type(distribution).__name__} runs from {low:g} to {high:g}"
+    return ""
+
+
+def locate(owner: nn.Module, run: Callable[[], Any]) -> str:
+    """Repeat a step with every module watched; says where numbers first cease to be finite.
+
+    Args:
+        owner: the module.
+        run: repeats the step, forwards and backwards, from the same random state.
+    """
+    forward: list[str] = []
+    backward: list[str] = []
+    handles: list[Any] = []
+    for name, module in owner.named_modules():
+        label = f"{name or 'the model'} ({type(module).__name__})"
+        handles.append(module.register_forward_hook(_Watch(label, forward, backward, handles)))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if forward:
+        return f"It began in the output of {forward[0]}."
+    if backward:
+        return f"It began in the gradient that went back through {backward[0]}."
+    return "It began outside of all modules: in the distributions, or the programs themselves."
+
+
+class _Watch:
+    """A hook that notes its module where what goes in is finite, and what comes out is not; both ways."""
+
+    def __init__(self, label: str, forward: list[str], backward: list[str], handles: list[Any]) -> None:
+        self.label, self.forward, self.backward, self.handles = label, forward, backward, handles
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        sent, made = _real(inputs), _real(output)
+        if _finite(sent) and _finite(module.parameters(recurse=False)) and not _finite(made):
+            self.forward.append(self.label)
+        arrived: list[Tensor] = []
+        for tensor in made:
+            if tensor.requires_grad:
+                self.handles.append(tensor.register_hook(arrived.append))
+        for tensor in [*sent, *module.parameters(recurse=False)]:
+            if tensor.requires_grad:
+                self.handles.append(tensor.register_hook(lambda gradient: self._back(arrived, gradient)))
+
+    def _back(self, arrived: list[Tensor], gradient: Tensor) -> None:
+        if arrived and _finite(arrived) and not _finite([gradient]):
+            self.backward.append(self.label)
+
+
+def _real(values: Any) -> list[Tensor]:
+    return [v for v in pytree.tree_leaves(values) if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def _finite(tensors: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -1,0 +1,154 @@
+"""The processes that train one model together: which of them this is, and what they tell each other.
+
+All of it rests on `torch.distributed`: without an initialised process group there is one process, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = [
+    "agree_on",
+    "any_of",
+    "gathered",
+    "joined",
+    "launched",
+    "mean_gradient",
+    "rank",
+    "restarted",
+    "share",
+    "size",
+    "sum_of",
+    "synchronize",
+]
+
+
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0; process 0 writes files and speaks."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def agree_on(value: Any) -> Any:
+    """What process 0 has, in all of them."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=_device())
+    return box[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process has, in the order of their numbers."""
+    if size() == 1:
+        return [value]
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def sum_of(numbers: Tensor) -> Tensor:
+    """Numbers summed over the processes."""
+    if size() > 1:
+        there = numbers.to(_device())
+        dist.all_reduce(there)
+        numbers = there.to(numbers.device)
+    return numbers
+
+
+def any_of(flag: bool) -> bool:
+    """Whether a flag is set in any of the processes."""
+    return bool(sum_of(torch.tensor(float(flag))) > 0)
+
+
+def synchronize(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors by those of process 0."""
+    if size() > 1:
+        for tensor in tensors:
+            there = tensor.detach().to(_device()).contiguous()
+            dist.broadcast(there, src=0)
+            with torch.no_grad():
+                tensor.copy_(there)
+
+
+def mean_gradient(parameters: Sequence[nn.Parameter], rows: int, numbers: Sequence[float]) -> list[float]:
+    """Replace each gradient, a mean over this process's rows, by the mean over all rows; one message for all.
+
+    Args:
+        parameters: those that are trained, the same in every process.
+        rows: how many this process has; where there are none, its gradients are not read.
+        numbers: to be summed on the way.
+
+    Returns:
+        The sums of the numbers.
+    """
+    parts = [
+        parameter.grad.reshape(-1) * rows
+        if rows and parameter.grad is not None
+        else parameter.new_zeros(parameter.numel())
+        for parameter in parameters
+    ]
+    flat = torch.cat([*parts, parts[0].new_tensor([rows, *numbers])])
+    dist.all_reduce(flat)
+    *sums, counts = flat.split([*(part.numel() for part in parts), 1 + len(numbers)])
+    for parameter, total in zip(parameters, sums, strict=True):
+        parameter.grad = (total / counts[0]).view_as(parameter).to(parameter.dtype)
+    return counts[1:].tolist()
+
+
+def _device() -> torch.device:
+    """Where messages must lie: NCCL sends from GPUs alone."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+def share(count: int) -> slice | None:
+    """Which of so many rows are this process's, every so many-th; None where all are: alone, or with too few rows."""
+    return None if size() == 1 or count < size() else slice(rank(), None, size())
+
+
+def joined(columns: Sequence[Tensor], count: int, mine: slice | None) -> list[Tensor]:
+    """Columns of numbers by row, of all rows, from those of each process's share."""
+    if mine is None:
+        return list(columns)
+    whole = [column.new_empty(count, *column.shape[1:]) for column in columns]
+    for number, others in enumerate(gathered([column.cpu() for column in columns])):
+        for column, part in zip(whole, others, strict=True):
+            column[number :: size()] = part.to(column.device)
+    return whole
+
+
+def restarted() -> bool:
+    """Whether the launcher started these processes again after one had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """Join the processes that a launcher such as `torchrun` started, which tells by environment variables."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    backend, attempt = (
+        "nccl" if torch.cuda.is_available() else "gloo",
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
+    store, number, count = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt {attempt}", store)  # else addresses of processes that died are found there
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

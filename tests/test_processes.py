@@ -1,0 +1,132 @@
+"""Two processes train as one: the same gradients, metrics and checkpoints; a killed worker costs an epoch at most."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_processes
+
+import pyro_vae as pv
+from pyro_vae import processes
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+FLOATS = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def launch(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start two processes on a port of their own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*LAUNCH, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    two_processes.fit("Adam", torch.float64, run_dir=folder / "one", epochs=2)
+    process = launch(two_processes.__file__, str(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    alone = two_processes.fit("Adam", torch.float64, run_dir=folder / "kept", resume=True, epochs=4)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) | {"alone": alone} for rank in (0, 1)]
+
+
+def same(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    for name, value in expected["parameters"].items():
+        torch.testing.assert_close(found["parameters"][name], value, rtol=tolerance, atol=tolerance)
+    assert len(found["history"]) == len(expected["history"])
+    for row, wanted in zip(found["history"], expected["history"], strict=True):
+        assert row == pytest.approx(wanted, rel=max(tolerance, 1e-9), nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("case", two_processes.CASES)
+def test_two_processes_take_the_steps_of_one(case: str, dtype: torch.dtype, both: list[dict[str, Any]]) -> None:
+    expected = two_processes.fit(case, dtype)
+    start = two_processes.Program(dtype).state_dict()
+    assert not torch.equal(expected["parameters"]["slope"], start["slope"])
+    for found in both:
+        same(found[f"{case}, {dtype}"], expected, FLOATS[dtype])
+
+
+def test_a_run_goes_on_with_another_number_of_processes(both: list[dict[str, Any]]) -> None:
+    """With the noise given, from one process to two and back nothing changes."""
+    whole = two_processes.fit("Adam", torch.float64, epochs=4)
+    for found in both:
+        same(found["resumed"], whole, 1e-10)
+    same(both[0]["alone"], whole, 1e-10)
+
+
+def test_rows_are_shared_and_every_process_has_the_whole_answer(both: list[dict[str, Any]]) -> None:
+    exact = two_processes.LinearGaussian(two_processes.E, two_processes.D).log_evidence(
+        two_processes.data(torch.float64).x
+    )
+    (estimate, error), (again, _) = (found["log-likelihood"] for found in both)
+    assert torch.equal(estimate, again) and torch.equal(estimate, both[0]["repeated"][0])
+    assert ((estimate - exact).abs() < 5 * error).all()
+    assert not torch.equal(estimate, two_processes.likelihood(seed=0)[0])  # the second process drew from its own stream
+
+
+def test_the_process_that_has_the_row_names_it_and_the_other_says_so(both: list[dict[str, Any]]) -> None:
+    messages = [found["spoiled"] for found in both]
+    (named,) = [message for message in messages if "another one" not in message]
+    (other,) = [message for message in messages if "another one" in message]
+    assert re.search("must be finite; got .* in rows 17 of the data at step", named), named
+    assert other == "The loss must be finite in every process; got NaN or infinity in another one, which says where."
+
+
+def test_what_processes_tell_each_other(both: list[dict[str, Any]]) -> None:
+    assert [found["ours"] for found in both] == [({"rank": 0}, [0, 1])] * 2
+    assert (processes.agree_on(3), processes.gathered(3), processes.share(10)) == (3, [3], None)
+
+
+@pytest.mark.slow
+def test_compiled_steps_agree_too() -> None:
+    """Of two processes, and of one that takes its steps by the interpreter."""
+    code = (
+        "import sys, torch, two_processes\n"
+        "from pyro_vae import processes\n"
+        "torch.set_num_threads(1)\n"
+        "with processes.launched():\n"
+        "    found = [two_processes.fit(case, torch.float64, compile=c)['parameters']['slope'].item()\n"
+        "             for case in ('uneven shares', 'clipped', 'Adam') for c in (True, False)]\n"
+        "    print('SLOPES', found) if processes.rank() == 0 else None\n"
+    )
+    script = Path(two_processes.__file__).parent / "compiled_in_two.py"
+    output, _ = launch(
+        "--no-python", sys.executable, "-c", f"import sys; sys.path.insert(0, {str(script.parent)!r})\n{code}"
+    ).communicate(timeout=300)
+    line = re.search(r"SLOPES \[(.*)\]", output)
+    assert line, output
+    slopes = [float(number) for number in line[1].split(",")]
+    for compiled, interpreted in zip(slopes[::2], slopes[1::2], strict=True):
+        assert compiled == pytest.approx(interpreted, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_started_again_and_the_run_completes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--epochs", "60", "--no-pictures", "--num-likelihood-particles", "20", "--hidden", "64"]
+    arguments = ["--max-restarts", "2", "-m", "pyro_vae", "train", "--no-compile", "--run-dir", str(run), *options]
+    process = launch(*arguments)
+    while process.poll() is None and not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "60 epochs in" in output
+    assert pv.load(run).training is False
+    assert len((run / "history.csv").read_text().splitlines()) == 61

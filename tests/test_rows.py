@@ -1,0 +1,139 @@
+"""Rows that are shared, mapped or picked by number act as copies of them do, and nothing of the data's size is made."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import small_vae
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae import rows as room
+from pyro_vae.batches import Batches, Rows, as_tensor, warn_of_lost_digits
+from pyro_vae.cli import commands
+
+X = torch.from_numpy(np.random.RandomState(0).randint(0, 2, (60, 6)).astype(np.float64))
+FIELDS = {"label": torch.arange(60), "mask": torch.arange(120.0).reshape(60, 2)}
+
+
+def double(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def both(monkeypatch: pytest.MonkeyPatch, index: Any, **options: Any) -> tuple[Rows, Rows]:
+    """The same rows picked by copying, and by number."""
+    rows = Rows(X, FIELDS, columns=list("abcdef"), index=[f"r{i}" for i in range(60)], **options)
+    copied = rows.subset(index)
+    monkeypatch.setattr(room, "LARGE", -1)
+    return copied, rows.subset(index)
+
+
+INDICES = {
+    "slice": slice(3, 50, 2),
+    "permutation": torch.randperm(60, generator=torch.Generator().manual_seed(0)),
+    "with repetition": torch.tensor([5, 5, 0, 59, 7]),
+    "boolean": torch.arange(60) % 3 == 0,
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_rows_picked_by_number_are_those_copied(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    copied, picked = both(monkeypatch, INDICES[name], transform=double)
+    for a, b in ((copied, picked), (copied.subset(torch.tensor([2, 0])), picked.subset(torch.tensor([2, 0])))):
+        assert b.stored()["x"][0].untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
+        assert len(a) == len(b) and a.index == b.index and a.columns == b.columns and a.event_shape == b.event_shape
+        assert torch.equal(a.x, b.x) and a.digests(["label", "mask"]) == b.digests(["label", "mask"])
+        assert a.fields.keys() == b.fields.keys() and torch.equal(a.field("mask"), b.field("mask"))
+        for index in (1, slice(0, 2), torch.tensor([1, 0]), [0, 1]):
+            assert all(map(torch.equal, a[index], b[index]))
+            one, other = a.take(index, ["label"]), b.take(index, ["label"])
+            assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+        further = {"extra": torch.arange(len(a)) * 1.0}
+        assert torch.equal(b.with_fields(further).take([1], ["extra"])["extra"], torch.tensor([1.0]))
+        assert torch.equal(b.shown(None).take(slice(None))["x"], a.x)
+        assert torch.equal(torch.cat(list(b.pieces())), a.x)
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="index must name at least one of 60 rows; got none"):
+        Rows(X).subset(slice(0, 0))
+    with pytest.raises(ValueError, match=r"fields must name fields of the data \(\['label'\]\); got 'x'"):
+        Rows(X, {"label": FIELDS["label"]}).field("x")
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_training_and_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, compile: bool) -> None:
+    found = []
+    for rows in both(monkeypatch, INDICES["permutation"][:50]):
+        vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
+        history = vae.fit(rows, epochs=3, batch_size=16, seed=0, compile=compile, progress=False, valid=rows)
+        found.append((history.rows[-1]["train_bound"], vae.log_likelihood(rows, num_particles=5, seed=0).estimate))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+
+
+def test_a_mapped_file_that_is_only_read_is_shared(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for view in (mapped, mapped[10:], mapped[:, ::2], mapped.T):
+        tensor = as_tensor(view)
+        assert tensor.data_ptr() == view.ctypes.data and torch.equal(tensor, torch.tensor(np.array(view)))
+    for view in (mapped[::-1], np.asarray(mapped)):
+        assert as_tensor(view).data_ptr() != view.ctypes.data
+    assert as_tensor(np.load(tmp_path / "x.npy", mmap_mode="r").astype(">f8")).dtype == torch.float64
+    vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
+    assert torch.equal(vae.elbo(mapped, seed=0).bound, vae.elbo(X, seed=0).bound)
+
+
+def test_what_is_not_finite_is_found_in_later_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHUNK", 12)
+    x = X.clone()
+    x[31, 2], x[50] = torch.inf, torch.nan
+    with pytest.raises(ValueError, match=r"x must be finite; got inf in row 31, column 'c' \(7 such cells\)"):
+        Rows(x, columns=list("abcdef"))
+
+
+def test_digests_are_of_type_shape_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHUNK", 12)
+    for x in (X, X.float(), X.to(torch.uint8), X.bool(), X.reshape(60, 2, 3)):
+        array = x.numpy()
+        expected = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + array.tobytes()).hexdigest()
+        assert Rows(x).digests() == {"x": expected}
+    assert Rows(X.bfloat16()).digests() != Rows(X.half()).digests()
+
+
+def test_lost_digits_are_found_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHUNK", 24)
+    x = torch.randn(60, 6, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_lost_digits(Rows(x), torch.zeros(()))
+    x[:, 3] = 1e9 + x[:, 3]
+    with pytest.warns(UserWarning, match=r"Columns 3 of x vary in digits that torch.float32 does not hold"):
+        warn_of_lost_digits(Rows(x), torch.zeros(()))
+
+
+def test_a_sample_is_all_rows_or_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(Rows(X, FIELDS), like=torch.zeros(()), fields=("label",))
+    assert batches.sample()["label"].tolist() == list(range(60))
+    assert [first for first, _ in batches.chunks()] == [0]
+    monkeypatch.setattr("pyro_vae.batches.SAMPLE", 100)
+    monkeypatch.setattr("pyro_vae.batches.WHOLE", 100)
+    monkeypatch.setattr(room, "CHUNK", 24)
+    assert Rows(X).fitting() == 4
+    sample = batches.sample()
+    assert sample["label"].tolist() == list(range(0, 60, 4)) and sample["x"].dtype == torch.float32
+    chunks = list(batches.chunks())
+    assert [first for first, _ in chunks] == list(range(0, 60, 4))
+    assert torch.equal(torch.cat([chunk["x"] for _, chunk in chunks]), X.float())
+
+
+def test_the_largest_cell_is_found_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = pv.datasets.load("digits")
+    monkeypatch.setattr(room, "CHUNK", 640)
+    assert commands._largest(digits) == 16
