@@ -89,6 +89,9 @@ class CompiledStep:
                 vars(module).clear()
                 vars(module).update(values)
             raise
+        # Batch norm moves its statistics without a trace in the record: those that the first step moves are watched.
+        self.first, others = True, self.static["others"].items()
+        self.watched = [name for name, value in others if value.is_floating_point() and value.numel() <= SMALL_BUFFER]
         self.on_cpu = rows[0].device.type == "cpu"
         if not self.on_cpu:
             self.graph = CudaGraph(self.graph, rows)
@@ -169,12 +172,7 @@ class CompiledStep:
             self.optimizer.update(static["optimizer"], gradient, finite, controls)
             static["totals"].add_(torch.where(finite, terms.per_row().double() * x.shape[0], 0.0))
             static["objective"].copy_(terms.objective / terms.rows)
-            others = static["others"]  # batch norm moves its statistics without a trace: take the small ones for moved
-            small = [
-                name for name, tensor in others.items() if tensor.is_floating_point() and tensor.numel() <= SMALL_BUFFER
-            ]
-            moved = [name for name, (_, version) in before.items() if others[name]._version != version]
-            self.moved = list(dict.fromkeys([*moved, *small]))
+            self.moved = [name for name, (_, version) in before.items() if static["others"][name]._version != version]
             for name in self.moved:
                 static["before"][name].copy_(before[name][0])
         return finite
@@ -190,6 +188,8 @@ class CompiledStep:
             return self._eager(key)
         before = scope.random_state() if self.on_cpu else None
         totals = self.static["totals"].clone() if processes.size() > 1 else None
+        others = self.static["others"]
+        statistics = {name: others[name].clone() for name in self.watched}
         self._steer()
         fine = bool(self.graph(rows))
         if totals is not None:  # the others count, too
@@ -198,10 +198,13 @@ class CompiledStep:
         if not fine:
             if totals is not None:
                 self.static["totals"].copy_(totals)
-            for name in self.moved:
-                self.static["others"][name].copy_(self.static["before"][name])
+            for name, value in ({name: self.static["before"][name] for name in self.moved} | statistics).items():
+                others[name].copy_(value)
             self.eager.leave_out(key, before)
             return 0
+        if self.first:
+            self.first = False
+            self.watched = [name for name, value in statistics.items() if not torch.equal(value, others[name])]
         (self.optimizer if totals is None else self.eager.optimizer).step()
         return len(rows[0])
 
