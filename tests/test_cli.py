@@ -404,3 +404,14 @@ def test_the_report_has_numbers_and_pictures(run: Path, capsys: pytest.CaptureFi
     assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # they go when the run is replaced
     evaluation = read(run / "evaluation.json")
     assert 0 <= evaluation["test"]["unreliable_rows"] <= 360
+
+
+def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(run, "digits", "--no-pictures") == 0
+    files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
+    assert train(run, "digits", "--no-pictures", "--overwrite", "--likelihood", "bernoulli") == 2
+    left = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
+    assert left == files
+    assert train(tmp_path / "new", "digits", "--likelihood", "bernoulli") == 2
+    assert not (tmp_path / "new").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -49,7 +50,7 @@ def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
 def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *, resume: bool) -> Iterator[None]:
     """Begin a run: the configuration is there from the start, so that it can be gone on with; files of an earlier go.
 
-    If what is within raises before there is a checkpoint, nothing is left.
+    If what is within raises before there is a checkpoint, all is left as it was.
 
     Raises:
         OSError: if the folder can't be made or written.
@@ -57,17 +58,27 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if not resume:
-            for file in [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]:
-                file.unlink(missing_ok=True)
-            storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
-        yield
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".earlier-") as aside:
+            earlier = [] if resume else [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]
+            moved = [(file, Path(aside) / file.name) for file in earlier if file.exists()]
+            try:
+                for file, place in moved:
+                    file.replace(place)
+                if not resume:
+                    storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
+                yield
+            except BaseException:
+                if moved and not list(folder.glob("checkpoints/step-*")):
+                    for file, place in moved:
+                        file.parent.mkdir(exist_ok=True)
+                        place.replace(file)
+                elif not resume and not list(folder.glob("checkpoints/step-*")):
+                    (folder / "config.json").unlink(missing_ok=True)
+                raise
     except BaseException:
-        if not list(folder.glob("checkpoints/step-*")):
-            (folder / "config.json").unlink(missing_ok=True)
-            if new:
-                with suppress(OSError):
-                    folder.rmdir()
+        if new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
         raise
 
 
