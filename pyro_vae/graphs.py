@@ -65,6 +65,7 @@ class Graph:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                _forget()
                 self.fakes = _fakes(self.static, rows)
                 with scope.isolated(), scope.preserved_rng(), self.fakes[0].fake_mode:
                     graph = make_fx(flat, _allow_non_fake_inputs=True)(*self.fakes)
@@ -175,6 +176,18 @@ def _fakes(static: list[Tensor], rows: list[Tensor]) -> list[Any]:
         return mode.from_tensor(tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
     return [*map(fake, static), *(fake(tensor, DimDynamic.DUCK) for tensor in rows)]
+
+
+def _forget() -> None:
+    """Free the shapes of earlier graphs: torch's memory of its answers holds them for as long as the process lives."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    FakeTensorMode.cache_clear()
+    for answer in vars(ShapeEnv).values():
+        while answer is not None:
+            if hasattr(answer, "cache_clear"):
+                answer.cache_clear()
+            answer = getattr(answer, "__wrapped__", None)
 
 
 def _matches(recorded: Sequence[int], shape: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 from functools import partial
 
@@ -31,6 +32,7 @@ from pyro.distributions import constraints
 from pyro.nn import PyroParam
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -486,6 +488,15 @@ def test_a_fit_compiles_once() -> None:
     assert graphs.compilations == before + 1
     assert RAN.count(10) == 16
     assert model.training_state.step == 20
+
+
+def test_graphs_that_are_gone_leave_nothing() -> None:
+    alive = []
+    for _ in range(3):
+        train(Pair, REALS, epochs=1)
+        gc.collect()
+        alive.append(sum(type(thing) is ShapeEnv for thing in gc.get_objects()))
+    assert alive[2] == alive[1]  # that of the last one; what other tests left may go with the first two
 
 
 def test_two_fits_in_turn_train_as_if_alone() -> None:
