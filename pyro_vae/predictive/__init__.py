@@ -1,7 +1,6 @@
-"""Draws and means of data and latents: `draws` has the draws, `means` the means and the sites' distributions."""
+"""Draws and means of data and latents: `draws`, `means`, and `sites`, which tells what in a program is which."""
 
 from pyro_vae.predictive.draws import (
-    check_latent,
     one_site,
     posterior_draws,
     posterior_predictive,
@@ -14,6 +13,7 @@ from pyro_vae.predictive.draws import (
     simulated_rows,
 )
 from pyro_vae.predictive.means import decode, encode, reconstruct
+from pyro_vae.predictive.sites import check_latent
 
 __all__ = [
     "check_latent",

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.distributions import constraints
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae import chunks, pareto, scope
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunks
-from pyro_vae.parts import as_path, flag, is_number, positive_integer, support
+from pyro_vae.parts import as_path, flag, is_number, positive_integer
+from pyro_vae.predictive.sites import data_of, in_rows, latents_of, num_rows_of, read_latents, trace_of
 from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
 from pyro_vae.rows import cast
 from pyro_vae.tensors import as_tensor, check_fields, check_finite
@@ -51,9 +49,9 @@ def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: An
         parts = []
         for trace in _traces(model, num_rows, fields):
             data = data_of(model, trace)
-            latents = _latents(model, trace)
+            latents = latents_of(model, trace)
             parts.append({name: site["value"].detach() for name, site in latents.items()} | data)
-            within = {name for name, site in latents.items() if _in_rows(site, model.row_plate)} | set(data)
+            within = {name for name, site in latents.items() if in_rows(site, model.row_plate)} | set(data)
     return {
         name: torch.cat([part[name] for part in parts]) if name in within else value for name, value in parts[0].items()
     }
@@ -108,31 +106,6 @@ def read_fields(model: Any, fields: dict[str, Any], num_rows: int | None = None)
     return read
 
 
-def _latents(model: Any, trace: Any) -> dict[str, Any]:
-    """The sample sites of a run without data that are not data."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name not in model.data_sites
-    }
-
-
-def _in_rows(site: Any, plate: str) -> bool:
-    return any(frame.name == plate and frame.vectorized for frame in site["cond_indep_stack"])
-
-
-def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
-    """The values, or the means, of the sites that are data."""
-    missing = [name for name in model.data_sites if name not in trace.nodes]
-    if missing:
-        raise ValueError(
-            f"data_sites must name the model's observed sites; got {model.data_sites}, but the model has no site"
-            f" {missing[0]!r}. Set the class attribute data_sites."
-        )
-    sites = {name: trace.nodes[name] for name in model.data_sites}
-    return {name: (site["fn"].mean if mean else site["value"]).detach() for name, site in sites.items()}
-
-
 def _only(values: dict[str, Any]) -> Any:
     """The value where there is one data site, else the dictionary."""
     return next(iter(values.values())) if len(values) == 1 else values
@@ -182,7 +155,7 @@ def posterior_draws(
             once = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
     whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
     return {  # outside the row plate there is no dimension of rows
-        name: value if _in_rows(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
+        name: value if in_rows(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
         for name, value in whole.items()
     }
 
@@ -215,69 +188,6 @@ def predictive(
             parts.append(drawn if count > 1 else {name: value.unsqueeze(0) for name, value in drawn.items()})
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _only(whole if quantiles is None else {name: _quantiles(value, quantiles) for name, value in whole.items()})
-
-
-def read_latents(model: Any, latents: Any, fields: dict[str, Tensor], *, means: bool = False) -> dict[str, Tensor]:
-    """Values of latents by site, checked.
-
-    Args:
-        model: the pair of programs, in evaluation mode.
-        latents: values by site, or those of the only site.
-        fields: named per-row fields.
-        means: whether they may have leading dimensions, and be means of such values.
-
-    Raises:
-        ValueError: if sites, shapes or values are not those of the model.
-    """
-    with scope.preserved_rng():
-        found = _latents(model, trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()}))
-    sites = list(found)
-    named = latents if isinstance(latents, dict) else {sites[0]: latents}
-    if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
-        got = sorted(map(str, named)) if isinstance(latents, dict) else "a tensor"
-        raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
-    values = {}
-    for name, given in named.items():
-        value, site = as_tensor(given, name), found[name]
-        real = value.is_floating_point() or site["value"].is_floating_point()
-        values[name] = value.to(model.like) if real else value.to(model.like.device)
-        _check_shape(name, value, site, model.row_plate, leading=means)
-        check_latent(f"latents at {name!r}", values[name], site["fn"], means=means)
-    return values
-
-
-def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bool) -> None:
-    """Raise unless values have the shape that the site has, for any number of rows."""
-    shape = list(site["value"].shape)
-    got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
-    rows = [frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.name == plate]
-    if len(got) == len(shape) and rows:
-        shape[rows[0]] = max(got[rows[0]], 1)
-    if got != shape:
-        expected = ["rows" if rows and i - len(shape) == rows[0] else str(size) for i, size in enumerate(shape)]
-        raise ValueError(
-            f"latents at {name!r} must have shape ({', '.join(expected)}); got {tuple(value.shape)}. Reshape them."
-        )
-
-
-HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in it
-    "Boolean()": constraints.unit_interval,
-    "OneHot()": constraints.simplex,
-    "Sphere": constraints.real_vector,
-}
-
-
-def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
-    """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
-    check_finite(what, value)
-    name = support(distribution)
-    allowed = HULLS.get(name) if means else None
-    if not name or (allowed or distribution.support).check(value).all():
-        return
-    raise ValueError(
-        f"{what} must lie in the support of the prior, {name}; got values from {value.min().item():g} up to"
-        f" {value.max().item():g}. Take them from encode or posterior_draws."
-    )
 
 
 def _streamed(
@@ -422,19 +332,3 @@ def replicate(
     latents = _guide_draws(model, batch, count) if latents is None else latents
     draws = data_of(model, run_model(model, latents, batch), mean=mean)
     return draws if count > 1 else {name: value.unsqueeze(0) for name, value in draws.items()}
-
-
-def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
-    """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
-    with scope.preserved_rng():
-        probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
-    for name, value in latents.items():
-        site = probe.nodes[name]
-        for frame in site["cond_indep_stack"]:
-            if frame.name == model.row_plate and frame.vectorized:
-                return value.shape[frame.dim - site["fn"].event_dim]
-    return 1
-
-
-def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
-    return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))

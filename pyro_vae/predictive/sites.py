@@ -1,0 +1,120 @@
+"""The sites of a run of a program: which are data, which are latent, and whether given values are such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae import scope
+from pyro_vae.parts import support
+from pyro_vae.tensors import as_tensor, check_finite
+
+__all__ = ["check_latent", "data_of", "in_rows", "latents_of", "num_rows_of", "read_latents", "trace_of"]
+
+
+def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
+    return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+
+
+def latents_of(model: Any, trace: Any) -> dict[str, Any]:
+    """The sample sites of a run without data that are not data."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and name not in model.data_sites
+    }
+
+
+def in_rows(site: Any, plate: str) -> bool:
+    return any(frame.name == plate and frame.vectorized for frame in site["cond_indep_stack"])
+
+
+def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
+    """The values, or the means, of the sites that are data."""
+    missing = [name for name in model.data_sites if name not in trace.nodes]
+    if missing:
+        raise ValueError(
+            f"data_sites must name the model's observed sites; got {model.data_sites}, but the model has no site"
+            f" {missing[0]!r}. Set the class attribute data_sites."
+        )
+    sites = {name: trace.nodes[name] for name in model.data_sites}
+    return {name: (site["fn"].mean if mean else site["value"]).detach() for name, site in sites.items()}
+
+
+def read_latents(model: Any, latents: Any, fields: dict[str, Tensor], *, means: bool = False) -> dict[str, Tensor]:
+    """Values of latents by site, checked.
+
+    Args:
+        model: the pair of programs, in evaluation mode.
+        latents: values by site, or those of the only site.
+        fields: named per-row fields.
+        means: whether they may have leading dimensions, and be means of such values.
+
+    Raises:
+        ValueError: if sites, shapes or values are not those of the model.
+    """
+    with scope.preserved_rng():
+        found = latents_of(model, trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()}))
+    sites = list(found)
+    named = latents if isinstance(latents, dict) else {sites[0]: latents}
+    if (not isinstance(latents, dict) and len(sites) > 1) or not named or set(named) - set(sites):
+        got = sorted(map(str, named)) if isinstance(latents, dict) else "a tensor"
+        raise ValueError(f"latents must be a dictionary of values at sites of {sites}; got {got}. Name the sites.")
+    values = {}
+    for name, given in named.items():
+        value, site = as_tensor(given, name), found[name]
+        real = value.is_floating_point() or site["value"].is_floating_point()
+        values[name] = value.to(model.like) if real else value.to(model.like.device)
+        _check_shape(name, value, site, model.row_plate, leading=means)
+        check_latent(f"latents at {name!r}", values[name], site["fn"], means=means)
+    return values
+
+
+def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bool) -> None:
+    """Raise unless values have the shape that the site has, for any number of rows."""
+    shape = list(site["value"].shape)
+    got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
+    rows = [frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.name == plate]
+    if len(got) == len(shape) and rows:
+        shape[rows[0]] = max(got[rows[0]], 1)
+    if got != shape:
+        expected = ["rows" if rows and i - len(shape) == rows[0] else str(size) for i, size in enumerate(shape)]
+        raise ValueError(
+            f"latents at {name!r} must have shape ({', '.join(expected)}); got {tuple(value.shape)}. Reshape them."
+        )
+
+
+HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in it
+    "Boolean()": constraints.unit_interval,
+    "OneHot()": constraints.simplex,
+    "Sphere": constraints.real_vector,
+}
+
+
+def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
+    """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
+    check_finite(what, value)
+    name = support(distribution)
+    allowed = HULLS.get(name) if means else None
+    if not name or (allowed or distribution.support).check(value).all():
+        return
+    raise ValueError(
+        f"{what} must lie in the support of the prior, {name}; got values from {value.min().item():g} up to"
+        f" {value.max().item():g}. Take them from encode or posterior_draws."
+    )
+
+
+def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
+    """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
+    with scope.preserved_rng():
+        probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
+    for name, value in latents.items():
+        site = probe.nodes[name]
+        for frame in site["cond_indep_stack"]:
+            if frame.name == model.row_plate and frame.vectorized:
+                return value.shape[frame.dim - site["fn"].event_dim]
+    return 1
