@@ -200,12 +200,12 @@ class LatentVariableModel(PyroModule):
                 them, and an epoch of nothing else raises.
             detect: whether a step that fails is repeated with every module watched, to name the one where it began.
             run_dir: a folder for checkpoints: parameters, optimiser, random states, position, history. One is written
-                at the end of each epoch, every `checkpoint_every` seconds, and before SIGTERM or Ctrl-C take effect;
-                the last two are kept.
+                at the end of each epoch (of short ones, every two seconds), every `checkpoint_every` seconds within
+                one, and before SIGTERM or Ctrl-C take effect; the last two are kept.
             resume: go on from the last checkpoint in `run_dir`, if there is one, as if the run had never been
                 interrupted: on a CPU bit for bit. Model, data and options must be those of the run; `epochs` counts
                 from where the run began, and may be larger than it was.
-            checkpoint_every: seconds between checkpoints within an epoch.
+            checkpoint_every: seconds between checkpoints.
             progress: whether a bar is shown where there is a terminal.
 
         Returns:

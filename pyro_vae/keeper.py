@@ -20,6 +20,7 @@ __all__ = ["Keeper", "keeping"]
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 SIGNAL = 1000.0  # a ballot for an end; one for a checkpoint is 1
+SHORT = 2.0  # seconds: epochs that take less have no checkpoint each, which would cost as much as they do
 
 
 @dataclass
@@ -77,11 +78,12 @@ class Keeper:
         first = self.facts.setdefault("first_epoch", len(state.history))
         return 0 if state.stopped and self.saved is not None else first + epochs - len(state.history)
 
-    def wish(self) -> float:
-        """What this process votes for: an end, a checkpoint, or neither."""
+    def wish(self, seconds: float | None = None) -> float:
+        """What this process votes for: an end, a checkpoint since the last was so many seconds ago, or neither."""
         if self.held.received is not None:
             return SIGNAL
-        return float(processes.rank() == 0 and time.monotonic() - self.last > self.every)
+        due = time.monotonic() - self.last > (self.every if seconds is None else seconds)
+        return float(processes.rank() == 0 and due)
 
     def pause(self, model: Any, state: TrainingState, step: Any) -> None:
         """Write a checkpoint within an epoch, and end there if that is what was voted for."""
@@ -106,10 +108,12 @@ class Keeper:
             self.folder.write(state.step, tensors, record)
         self.last = time.monotonic()
 
-    def end_of_epoch(self, model: Any, state: TrainingState, step: Any) -> None:
-        """Write a checkpoint, and end if a signal came."""
-        self.write(model, state, step)
-        if processes.any_of(self.held.received is not None):
+    def end_of_epoch(self, model: Any, state: TrainingState, step: Any, *, last: bool) -> None:
+        """Write a checkpoint, unless one was written a moment ago, and end if a signal came."""
+        ballot = float(processes.sum_of(torch.tensor(self.wish(min(self.every, SHORT)))))
+        if last or ballot:
+            self.write(model, state, step)
+        if ballot >= SIGNAL:
             self.held.deliver()
 
 

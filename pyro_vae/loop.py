@@ -79,7 +79,7 @@ class Loop:
                 state.stopped = processes.any_of(any(stop) or waited)
                 if keeper is not None:
                     state.position.begun = self._between(step.batches)
-                    keeper.end_of_epoch(self.model, state, step)
+                    keeper.end_of_epoch(self.model, state, step, last=state.stopped or len(state.history) >= last)
         except KeyboardInterrupt:
             state.history.interrupted = True
         finally:
@@ -96,7 +96,8 @@ class Loop:
         state.position, state.stopped = Position(), False
         if patience is not None:
             state.epochs_since_best, state.best_parameters = 0, copy.deepcopy(self.model.state_dict())
-            state.best_bound = self._validate()[0] or -math.inf
+            bound = self._validate()[0]
+            state.best_bound = -math.inf if bound is None else bound
 
     def _epoch(self, step: EagerStep | CompiledStep) -> None:
         """Train for an epoch, or what is left of it, and note it."""

@@ -415,3 +415,26 @@ def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert left == files
     assert train(tmp_path / "new", "digits", "--likelihood", "bernoulli") == 2
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_goes_on_with_its_own_options_as_one_that_was_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train(whole, "digits", "--no-pictures", "--epochs", "4") == 0
+    assert train(run, "digits", "--no-pictures") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pv.VAE, "fit", interrupted)
+        assert main(["train", "--resume", str(run), "--epochs", "4"]) == 130
+    assert main(["train", "--resume", str(run)]) == 0  # to the fourth epoch, too
+    assert main(["train", "--resume", str(run), "--batch-size", "64"]) == 2
+    assert "got batch_size 128 then and 64 now" in capsys.readouterr().err
+    ends = [(folder / "model.safetensors").read_bytes() for folder in (whole, run)]
+    assert ends[0] == ends[1]
+    tables = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (whole, run)]
+    assert len(tables[0]) == 4
+    assert [row | {"seconds": 0} for row in tables[0]] == [row | {"seconds": 0} for row in tables[1]]
+
+
+def interrupted(*args: Any, **options: Any) -> None:
+    raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from cases import BatchNormNet, small_vae
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae import checkpoints, signals, storage
+from pyro_vae import checkpoints, keeper, signals, storage
 
 DATA = (torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(3)) < 0.4).double()
 KILL = Path(__file__).parents[1] / "benchmarks" / "kill.py"
@@ -158,7 +158,10 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").glob("step-*.safetensors"), reverse=True)
 
 
-def test_the_last_two_are_kept_and_one_is_written_every_so_many_seconds(tmp_path: Path) -> None:
+def test_the_last_two_are_kept_and_one_is_written_every_so_many_seconds(tmp_path: Path, monkeypatch) -> None:
+    fit(tmp_path / "short")
+    assert [file.name for file in checkpoints_of(tmp_path / "short")] == ["step-000000000028.safetensors"]
+    monkeypatch.setattr(keeper, "SHORT", 0.0)
     fit(tmp_path / "epochs")
     assert [file.name for file in checkpoints_of(tmp_path / "epochs")] == [
         "step-000000000028.safetensors",
@@ -238,7 +241,8 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(tmp_path: 
         fit(tmp_path, resume=True)
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeper, "SHORT", 0.0)
     fit(tmp_path, 9)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

@@ -140,7 +140,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
         type=_rate,
         default=300.0,
         metavar="S",
-        help="seconds between checkpoints within an epoch; one is written at the end of each, and on SIGTERM or Ctrl-C",
+        help="seconds between checkpoints in an epoch; one is written after each (of short ones, every two seconds),"
+        " and on SIGTERM or Ctrl-C",
     )
     output.add_argument("--run-dir", metavar="DIR", help="where to write (default: runs/ and the name of the data)")
     output.add_argument(

@@ -64,7 +64,9 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
             try:
                 for file, place in moved:
                     file.replace(place)
-                if not resume:
+                if resume and (folder / "config.json").exists():
+                    _note_epochs(folder, options.epochs)
+                else:
                     storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
                 yield
             except BaseException:
@@ -80,6 +82,13 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
         raise
+
+
+def _note_epochs(folder: Path, epochs: int) -> None:
+    """Let the configuration tell how long a run is to be now, also after another interruption."""
+    config = _read_config(folder)
+    if config["options"]["epochs"] != epochs:
+        storage.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
 
 
 def write(folder: Path, vae: VAE, history: History, splits: Splits, options: argparse.Namespace) -> None:
