@@ -27,6 +27,7 @@ __all__ = [
     "outside_rows",
     "particles",
     "plate_nesting",
+    "row_dims",
     "row_plate",
     "run_programs",
 ]
@@ -213,7 +214,7 @@ def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -
         if site["type"] != "sample" or site["is_observed"] or not site["value"].requires_grad:
             continue
         value = site["value"].view_as(site["value"])
-        rows = [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate and frame.vectorized]
+        rows = row_dims(site, plate)
 
         def scale(gradient: Tensor, site: Any = site, rows: list[int] = rows) -> Tensor:
             if path.ratio is None:
@@ -242,6 +243,11 @@ def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: 
     values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
     with scope.Noise(repeat=noise), poutine.block(hide_types=["param"]), _SetValues(values):
         return scope.call_frozen(owner, lambda: trace(guide))
+
+
+def row_dims(site: Any, plate: str) -> list[int]:
+    """The batch dimension of a site that counts rows, from the right; none outside of the plate over rows."""
+    return [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate and frame.vectorized]
 
 
 def outside_rows(trace: Any, plate: str) -> bool:

@@ -12,7 +12,16 @@ from pyro.distributions import Distribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyro_vae.programs import Path, Program, ScaleRows, check_sites, plate_nesting, row_plate, run_programs
+from pyro_vae.programs import (
+    Path,
+    Program,
+    ScaleRows,
+    check_sites,
+    plate_nesting,
+    row_dims,
+    row_plate,
+    run_programs,
+)
 
 __all__ = ["LogWeights", "Site", "log_weights"]
 
@@ -197,7 +206,7 @@ def log_weights(
     particle_dim = -1 - nesting if num_particles > 1 else None
 
     def record(name: str, site: Any) -> Site:
-        rows = [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate and frame.vectorized]
+        rows = row_dims(site, plate)
 
         def per_row(terms: Tensor) -> Tensor:
             terms = scale_and_mask(terms, 1.0, site["mask"])

@@ -14,8 +14,8 @@ from pyro_vae import chunks, pareto, scope
 from pyro_vae.batches import Rows
 from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.parts import as_path, flag, is_number, positive_integer
-from pyro_vae.predictive.sites import data_of, in_rows, latents_of, num_rows_of, read_latents, trace_of
-from pyro_vae.programs import Given, outside_rows, particles, plate_nesting
+from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
+from pyro_vae.programs import Given, outside_rows, particles, plate_nesting, row_dims
 from pyro_vae.rows import cast
 from pyro_vae.tensors import as_tensor, check_fields, check_finite
 
@@ -51,7 +51,7 @@ def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: An
             data = data_of(model, trace)
             latents = latents_of(model, trace)
             parts.append({name: site["value"].detach() for name, site in latents.items()} | data)
-            within = {name for name, site in latents.items() if in_rows(site, model.row_plate)} | set(data)
+            within = {name for name, site in latents.items() if row_dims(site, model.row_plate)} | set(data)
     return {
         name: torch.cat([part[name] for part in parts]) if name in within else value for name, value in parts[0].items()
     }
@@ -155,7 +155,7 @@ def posterior_draws(
             once = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
     whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
     return {  # outside the row plate there is no dimension of rows
-        name: value if in_rows(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
+        name: value if row_dims(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
         for name, value in whole.items()
     }
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pyro_vae import scope
 from pyro_vae.parts import support
+from pyro_vae.programs import row_dims
 from pyro_vae.tensors import as_tensor, check_finite
 
-__all__ = ["check_latent", "data_of", "in_rows", "latents_of", "num_rows_of", "read_latents", "trace_of"]
+__all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents", "trace_of"]
 
 
 def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
@@ -27,10 +28,6 @@ def latents_of(model: Any, trace: Any) -> dict[str, Any]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and name not in model.data_sites
     }
-
-
-def in_rows(site: Any, plate: str) -> bool:
-    return any(frame.name == plate and frame.vectorized for frame in site["cond_indep_stack"])
 
 
 def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
@@ -78,7 +75,7 @@ def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bo
     """Raise unless values have the shape that the site has, for any number of rows."""
     shape = list(site["value"].shape)
     got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
-    rows = [frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.name == plate]
+    rows = [dim - site["fn"].event_dim for dim in row_dims(site, plate)]
     if len(got) == len(shape) and rows:
         shape[rows[0]] = max(got[rows[0]], 1)
     if got != shape:
@@ -114,7 +111,6 @@ def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     for name, value in latents.items():
         site = probe.nodes[name]
-        for frame in site["cond_indep_stack"]:
-            if frame.name == model.row_plate and frame.vectorized:
-                return value.shape[frame.dim - site["fn"].event_dim]
+        for dim in row_dims(site, model.row_plate):
+            return value.shape[dim - site["fn"].event_dim]
     return 1
