@@ -6,9 +6,10 @@ the same random state as the function itself. Whatever is not an input is a cons
 
 from __future__ import annotations
 
+import linecache
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -63,9 +64,8 @@ class Graph:
                 return [function(pytree.tree_unflatten(list(tensors[:count]), structure), list(tensors[count:]))]
 
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _forgotten():
                 warnings.simplefilter("ignore")
-                _forget()
                 self.fakes = _fakes(self.static, rows)
                 with scope.isolated(), scope.preserved_rng(), self.fakes[0].fake_mode:
                     graph = make_fx(flat, _allow_non_fake_inputs=True)(*self.fakes)
@@ -178,16 +178,28 @@ def _fakes(static: list[Tensor], rows: list[Tensor]) -> list[Any]:
     return [*map(fake, static), *(fake(tensor, DimDynamic.DUCK) for tensor in rows)]
 
 
-def _forget() -> None:
-    """Free the shapes of earlier graphs: torch's memory of its answers holds them for as long as the process lives."""
+@contextmanager
+def _forgotten() -> Iterator[None]:
+    """Leave nothing in torch's memories, which keep sources, modules and shapes for as long as the process lives."""
+    from torch._inductor.codecache import PyCodeCache
+    from torch.fx import graph_module
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    FakeTensorMode.cache_clear()
-    for answer in vars(ShapeEnv).values():
-        while answer is not None:
-            if hasattr(answer, "cache_clear"):
-                answer.cache_clear()
-            answer = getattr(answer, "__wrapped__", None)
+    sources, modules = graph_module._loader.eval_cache, PyCodeCache.modules
+    known, loaded = set(sources), len(modules)
+    try:
+        yield
+    finally:
+        for name in set(sources) - known:
+            del sources[name]
+            linecache.cache.pop(name, None)
+        del modules[loaded:]
+        FakeTensorMode.cache_clear()
+        for answer in vars(ShapeEnv).values():
+            while answer is not None:
+                if hasattr(answer, "cache_clear"):
+                    answer.cache_clear()
+                answer = getattr(answer, "__wrapped__", None)
 
 
 def _matches(recorded: Sequence[int], shape: Sequence[int]) -> bool:

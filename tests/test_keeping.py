@@ -227,7 +227,8 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, epochs=1)
 
 
-def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(tmp_path: Path, caplog) -> None:
+def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(keeper, "SHORT", 0.0)
     fit(tmp_path, 9)
     newest = checkpoints_of(tmp_path)[0]
     content = bytearray(newest.read_bytes())
