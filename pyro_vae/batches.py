@@ -138,7 +138,10 @@ def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
         ValueError: if the order is random: results could not be told apart by row.
     """
     if isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(loader.dataset, "shuffle", False):
-        raise ValueError("x must come in a fixed order; got a DataLoader with shuffle=True. Pass shuffle=False.")
+        raise ValueError(
+            "x must come in a fixed order; got a loader with shuffle=True. Pass shuffle=False to the DataLoader, or to"
+            " pv.datasets.parquet."
+        )
     items = [name_item(item, fields) for item in loader]
     if not items:
         raise ValueError("x must be at least one row; got none. Check the data set.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae import storage
+from pyro_vae import snapshot, storage
 
 __all__ = ["Checkpoints", "refuse_differences"]
 
@@ -54,13 +53,13 @@ class Checkpoints:
             return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except OSError:
             owner = os.read(self._lock, 32).decode(errors="replace") or "another one"
             os.close(self._lock)
             raise RuntimeError(
                 f"run_dir must be used by one process at a time; got {str(self.run_dir)!r}, where process {owner}"
                 " trains. Wait for it, or choose another folder."
-            ) from error
+            ) from None
         os.ftruncate(self._lock, 0)
         os.write(self._lock, str(os.getpid()).encode())
 
@@ -122,17 +121,8 @@ def refuse_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: showing every difference.
     """
-    old, new = _leaves(then), _leaves(json.loads(json.dumps(now)))
-    different = [name for name in old | new if old.get(name) != new.get(name)]
-    if different:
-        shown = "; ".join(f"{name} {old.get(name)!r} then and {new.get(name)!r} now" for name in different[:8])
-        more = f"; {len(different) - 8} more" if len(different) > 8 else ""
+    found = snapshot.differences(then, now, "then", "now")
+    if found:
         raise ValueError(
-            f"resume must go on with the same run; got {shown}{more}. Restore these, or start in another run_dir."
+            f"resume must go on with the same run; got {found}. Restore these, or start in another run_dir."
         )
-
-
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}".strip(".")).items()}
-    return {name: value}

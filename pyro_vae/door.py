@@ -10,7 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 from torch import Tensor, nn
 
-from pyro_vae import scope
+from pyro_vae import nonfinite, scope
 from pyro_vae.elbos import Estimator
 from pyro_vae.programs import check_sites
 
@@ -44,12 +44,12 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
                     _check_support(name, site)
-        for trace in traces:
+        for trace in reversed(traces):  # what the guide draws reaches the model
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
                     check_site_shape(site, float("inf"))  # type: ignore[arg-type]
-                    _check_finite(name, site)
+                    _check_finite(owner, name, site, x)
     sites: list[Any] = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
     return all(site["fn"].has_rsample for site in sites)
 
@@ -103,13 +103,14 @@ def _check_support(name: str, site: Any) -> None:
     )
 
 
-def _check_finite(name: str, site: Any) -> None:
+def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
     bad = ~torch.isfinite(site["log_prob"])
     if bad.any():
-        row = int(bad.nonzero()[0][-1]) if bad.dim() else 0
+        local = sorted(set(bad.nonzero()[:, -1].tolist())) if bad.dim() else [0]
+        why = nonfinite.cause(owner, x, list(range(len(x))), local, site["fn"], 0)
         raise ValueError(
-            f"The term of site {name!r} must be finite; got {site['log_prob'][bad][0].item()} in row {row} of the first"
-            f" batch ({int(bad.sum())} such rows). Check the parameters of {type(site['fn']).__name__} there."
+            f"The term of site {name!r} must be finite; got {site['log_prob'][bad][0].item()} in row {local[0]} of the"
+            f" first batch ({int(bad.sum())} such rows). {why}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from pyro_vae.state import TrainingState
 
 __all__ = ["Keeper", "keeping"]
 
+logger = logging.getLogger("pyro_vae")
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 SIGNAL = 1000.0  # a ballot for an end; one for a checkpoint is 1
 SHORT = 2.0  # seconds: epochs that take less have no checkpoint each, which would cost as much as they do
@@ -92,7 +94,7 @@ class Keeper:
         self.write(model, state, step)
         state.position.now = state.position.totals = None
         if step.ballot >= SIGNAL:
-            self.held.deliver()
+            self._end()
 
     def write(self, model: Any, state: TrainingState, step: Any) -> None:
         """Write a checkpoint; all processes call this at the same step."""
@@ -114,7 +116,14 @@ class Keeper:
         if last or ballot:
             self.write(model, state, step)
         if ballot >= SIGNAL:
-            self.held.deliver()
+            self._end()
+
+    def _end(self) -> None:
+        if self.folder is not None:
+            logger.warning(
+                "Training ends by a signal; the checkpoint is in %s: go on from there with resume.", self.folder.run_dir
+            )
+        self.held.deliver()
 
 
 @contextmanager

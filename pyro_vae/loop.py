@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from pyro_vae.steps import EagerStep
 
 __all__ = ["Loop", "Progress"]
 
+logger = logging.getLogger("pyro_vae")
+MORE = 1.1  # rows of an epoch over num_rows, from which on that is told: samplers may repeat a few
 VALIDATION_SEED = 0  # common random numbers: validation bounds of different epochs differ by the parameters alone
 
 
@@ -82,6 +85,8 @@ class Loop:
                     keeper.end_of_epoch(self.model, state, step, last=state.stopped or len(state.history) >= last)
         except KeyboardInterrupt:
             state.history.interrupted = True
+            if processes.rank() == 0:
+                logger.warning("Training was interrupted after %d epochs.", len(state.history))
         finally:
             step.close()
             if self.progress is not None:
@@ -123,6 +128,11 @@ class Loop:
             raise ValueError(
                 f"Some step of an epoch must be finite; got none of {at.batches} in epoch {len(state.history) + 1}."
                 " Lower learning_rate, or look at the data with on_nonfinite='raise'."
+            )
+        if rows > MORE * step.batches.num_rows and not state.history:
+            logger.warning(
+                "An epoch has %d rows where num_rows is %d: loader's workers may each read all of them.",
+                *(rows, step.batches.num_rows),
             )
         valid: list[float | None] = [None] * 4 if self.held_out is None else self._validate()
         names = ("bound", "reconstruction", "kl")
@@ -189,7 +199,12 @@ class Loop:
                     terms = unweighted.run(self.model.model, self.model.guide, x, num_rows=held_out.num_rows, **batch)
                 totals += len(x) * terms.per_row().to(totals)
                 rows += len(x)
-        return _means(processes.sum_of(totals), int(processes.sum_of(torch.tensor(rows))))
+        totals = processes.sum_of(totals)
+        if not math.isfinite(totals[0]) and processes.rank() == 0:
+            logger.warning(
+                "The bound on the validation rows is %s: elbo(valid).bound tells of which rows.", float(totals[0])
+            )
+        return _means(totals, int(processes.sum_of(torch.tensor(rows))))
 
     def _note_best(self, *, keep: bool) -> None:
         """Count epochs since the best validation bound, and keep the parameters that had it."""

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_vae.elbos import Terms
 
-__all__ = ["explain", "locate"]
+__all__ = ["cause", "explain", "locate"]
 
 FAR = 1e3  # times the size of the other rows: data that are likely to be the cause
 EXTREME = 1e10  # parameters of distributions beyond this, or below its inverse, likewise
@@ -33,24 +33,24 @@ def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, rows: l
     weights = None if terms is None else terms.weights
     kinds: dict[str, dict[str, Any]] = {}
     if weights is not None:
-        kinds = {"log p(x | z)": weights.observed, "log p(z)": weights.latent, "log q(z | x)": weights.guide}
+        kinds = {"log q(z | x)": weights.guide, "log p(z)": weights.latent, "log p(x | z)": weights.observed}
     for kind, sites in kinds.items():
         for name, site in sites.items():
             bad = ~torch.isfinite(site.log_prob)
             if bad.any():
                 local = bad.any(0).nonzero().flatten().tolist()
-                cause = _cause(owner, x, rows, local, site.distribution)
+                why = cause(owner, x, rows, local, site.distribution, step)
                 return (
                     f"The term {kind} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows"
-                    f" {_shown(rows, local)} of the {of} {where}. {cause} {kept}."
+                    f" {_shown(rows, local)} of the {of} {where}. {why} {kept}."
                 )
-    cause = _cause(owner, x, rows, [], None)
+    why = cause(owner, x, rows, [], None, step)
     if terms is not None and not torch.isfinite(terms.objective):
-        return f"The loss must be finite; got {-terms.objective.item()} {where}. {cause} {kept}."
+        return f"The loss must be finite; got {-terms.objective.item()} {where}. {why} {kept}."
     named = [n for n, p in owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     return (
         f"Gradients must be finite; got NaN or infinity for {', '.join(named) or 'the norm of all (each is finite)'}"
-        f" {where}, while the loss is finite. {cause} {kept}."
+        f" {where}, while the loss is finite. {why} {kept}."
     )
 
 
@@ -60,8 +60,17 @@ def _shown(rows: list[int], local: list[int]) -> str:
     return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "") or "all"
 
 
-def _cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distribution: Any) -> str:
-    """The likely cause and what to do, as a sentence or two."""
+def cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distribution: Any, step: int) -> str:
+    """The likely cause and what to do, as a sentence or two.
+
+    Args:
+        owner: the module.
+        x: the batch.
+        rows: the numbers of its rows.
+        bad: the places in the batch of rows that went wrong; empty where that is unknown.
+        distribution: of the site that went wrong, if known.
+        step: how many steps were taken before.
+    """
     broken = [name for name, p in owner.named_parameters() if not torch.isfinite(p).all()]
     if broken:
         return f"The parameters {', '.join(broken[:8])} were not finite before: start anew from finite ones."
@@ -70,15 +79,18 @@ def _cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distrib
     if broken_rows:
         return f"x itself is not finite in rows {_shown(rows, broken_rows)}: drop these, or impute the cells."
     good = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    good[[i for i in bad if i < len(x)]] = False
+    bad = [i for i in bad if i < len(x)] or (sizes > FAR * sizes.median()).nonzero().flatten().tolist()
+    good[bad] = False
     if bad and good.any() and sizes[~good].numel() and sizes[~good].min() > FAR * sizes[good].max().clamp_min(1e-30):
         return (
-            f"Likely cause: x reaches {sizes[~good].max():g} in these rows and at most {sizes[good].max():g} in the"
-            " others: look at them, or rescale."
+            f"Likely cause: x reaches {sizes[~good].max():g} in rows {_shown(rows, bad)} and at most"
+            f" {sizes[good].max():g} in the others: look at them, or rescale."
         )
     extreme = _extreme(distribution)
     if extreme:
         return f"Likely cause: {extreme}: lower learning_rate, set grad_clip, or bound this parameter."
+    if step == 0:
+        return "Likely cause: the programs as they begin: look for roots, logarithms, powers or divisions near zero."
     return "Likely cause: the step before was too long: lower learning_rate, or set grad_clip."
 
 

@@ -5,6 +5,7 @@ All of it rests on `torch.distributed`: without an initialised process group the
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ __all__ = [
     "size",
     "sum_of",
     "synchronize",
+    "warn_if_alone",
 ]
+
+logger = logging.getLogger("pyro_vae")
 
 
 def size() -> int:
@@ -131,6 +135,15 @@ def joined(columns: Sequence[Tensor], count: int, mine: slice | None) -> list[Te
 def restarted() -> bool:
     """Whether the launcher started these processes again after one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def warn_if_alone() -> None:
+    """Warn where a launcher started several processes and this one does not know of the others."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and size() == 1:
+        logger.warning(
+            "This is one of %s processes, and trains alone: call fit within `with pv.processes.launched():`.",
+            os.environ["WORLD_SIZE"],
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.state import Position, TrainingState
 
-__all__ = ["described", "part", "restore", "take"]
+__all__ = ["described", "differences", "part", "restore", "take"]
 
 NUMBERS = ("batches", "rows", "seconds", "skipped")  # of a position
 MOVING = ("step", "epoch")  # what `fit` sets on an estimator
@@ -113,3 +114,17 @@ def described(value: Any) -> Any:
     }
     kept = {name: part for name, part in options.items() if _is_plain(part) or is_dataclass(part) or callable(part)}
     return {"": type(value).__qualname__} | {name: described(part) for name, part in kept.items()}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], here: str, there: str) -> str:
+    """What differs between two descriptions, the first eight of it; empty where nothing does."""
+    old, new = _leaves(one), _leaves(json.loads(json.dumps(other)))
+    different = [name for name in old | new if old.get(name) != new.get(name)]
+    shown = "; ".join(f"{name} {old.get(name)!r} {here} and {new.get(name)!r} {there}" for name in different[:8])
+    return shown + (f"; {len(different) - 8} more" if len(different) > 8 else "")
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}".strip(".")).items()}
+    return {name: value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pyro_vae.history import History
 from pyro_vae.keeper import Keeper, keeping
 from pyro_vae.loop import Loop, Progress
 from pyro_vae.parts import as_path, flag, is_number, positive_integer, positive_number
-from pyro_vae.snapshot import described
+from pyro_vae.snapshot import described, differences
 from pyro_vae.state import prepared
 from pyro_vae.steps import EagerStep
 
@@ -57,18 +58,15 @@ def fit(
 ) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    processes.warn_if_alone()
     _check_options(valid, patience, grad_clip, num_rows, callbacks, compile)
     _check_keeping(on_nonfinite, run_dir, resume, checkpoint_every)
     if device is not None:
         model.to(_device(device))
     options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
     batches = Batches(data, num_rows=num_rows, **options)
-    held_out = None if valid is None else Batches(valid, shuffle=False, **options)
-    for part in (batches, held_out):
-        if part is not None and isinstance(part.data, Rows) and part.data.columns is not None:
-            model.check_columns(part.data.columns)
-        for first_row, rows in () if part is None else part.chunks():
-            model.check_rows(rows, first_row)
+    held_out = _held_out(model, valid, options)
+    _check_rows(model, batches)
     warn_of_lost_digits(batches.data, model.like)
     plan: dict[str, Any] = {
         "elbo": elbo,
@@ -78,8 +76,11 @@ def fit(
     }
     plan |= {"seed": seed, "grad_clip": grad_clip, "patience": patience, "num_rows": num_rows, "fields": batches.names}
     with scope.preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
-        if keeper is not None:
-            keeper.check(_configuration(model, batches, held_out, plan))
+        if keeper is not None or processes.size() > 1:
+            configuration = _configuration(model, batches, held_out, plan)
+            _refuse_strangers(configuration | {"epochs": epochs})
+            if keeper is not None:
+                keeper.check(configuration)
         if seed is None and processes.size() > 1:  # all must draw the same order
             seed = processes.agree_on(int(torch.randint(2**62, ())))
         with _unless_prepared(model):
@@ -87,8 +88,7 @@ def fit(
                 keeper.load(model)
             if not model.initialized:
                 with torch.no_grad(), scope.seeded(seed, 0, 1):  # a stream that no epoch has
-                    model.initialize(**batches.sample())
-                    model.initialized.fill_(True)
+                    _initialize(model, batches)
             processes.synchronize(model.state_dict().values())
             estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
             state = prepared(model, optimizer, learning_rate)
@@ -111,6 +111,44 @@ def _device(device: Any) -> torch.device:
     if found.type == "meta":
         raise ValueError("device must be one that computes; got 'meta'. Pass e.g. 'cpu'.")
     return found
+
+
+def _check_rows(model: Any, batches: Batches) -> None:
+    """Raise unless all rows, of a loader the first, are data for the model."""
+    if isinstance(batches.data, Rows) and batches.data.columns is not None:
+        model.check_columns(batches.data.columns)
+    for first_row, rows in batches.chunks():
+        model.check_rows(rows, first_row)
+
+
+def _held_out(model: Any, valid: Any, options: dict[str, Any]) -> Batches | None:
+    """The validation rows, checked."""
+    if valid is None:
+        return None
+    try:
+        held_out = Batches(valid, shuffle=False, **options)
+        _check_rows(model, held_out)
+    except ValueError as error:
+        raise ValueError(f"valid must be rows like those of data. {error}") from error
+    return held_out
+
+
+def _initialize(model: Any, batches: Batches) -> None:
+    """Let the model start from its data.
+
+    Raises:
+        ValueError: if that leaves a buffer that is not finite: a cell is too large to compute with.
+    """
+    finite = [name for name, buffer in model.named_buffers() if torch.isfinite(buffer).all()]
+    model.initialize(**batches.sample())
+    if not all(torch.isfinite(model.get_buffer(name)).all() for name in finite):
+        sizes = [(first_row, rows["x"].flatten(1).abs().amax(1)) for first_row, rows in batches.chunks()]
+        largest, row = max((float(size.max()), first_row + int(size.argmax())) for first_row, size in sizes)
+        raise ValueError(
+            f"x must be of a size that can be squared in {model.like.dtype}; got {largest:g} in row {row}."
+            " Look at that row, rescale x, or train in float64: model.double()."
+        )
+    model.initialized.fill_(True)
 
 
 @contextmanager
@@ -168,6 +206,17 @@ def _configuration(model: Any, batches: Batches, held_out: Batches | None, plan:
     }
 
 
+def _refuse_strangers(configuration: dict[str, Any]) -> None:
+    """Raise, in all processes, unless `fit` was called alike in them."""
+    first, *others = processes.gathered(json.loads(json.dumps(configuration)))
+    for number, other in enumerate(others, 1):
+        if found := differences(first, other, "in process 0", f"in process {number}"):
+            raise ValueError(
+                f"fit must be called alike in all processes; got {found}. Give each the same data and options: rows are"
+                " shared out by fit itself."
+            )
+
+
 def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
     """Check the first batch strictly; returns the estimator to train with."""
     with scope.preserved_rng():
@@ -185,6 +234,8 @@ def _step(eager: EagerStep, epochs: int, compile: bool | str, keeper: Keeper | N
     wanted = kept.get("compiled", compile)
     eager.num_threads = kept.get("num_threads", eager.num_threads)
     step: EagerStep | CompiledStep = eager
+    if compile != "auto" and wanted != compile:
+        logger.warning("The run goes on with %s steps, as it began.", "compiled" if wanted else "the interpreter's")
     if epochs > 0 and (capture.pays(eager, epochs) if wanted == "auto" else wanted):
         try:
             num_threads = kept.get("num_threads", capture.threads(eager))

@@ -429,11 +429,50 @@ def test_a_run_goes_on_with_its_own_options_as_one_that_was_not_interrupted(
     assert main(["train", "--resume", str(run)]) == 0  # to the fourth epoch, too
     assert main(["train", "--resume", str(run), "--batch-size", "64"]) == 2
     assert "got batch_size 128 then and 64 now" in capsys.readouterr().err
-    ends = [(folder / "model.safetensors").read_bytes() for folder in (whole, run)]
-    assert ends[0] == ends[1]
+    ends = [pv.load(folder).state_dict() for folder in (whole, run)]
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
     tables = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (whole, run)]
     assert len(tables[0]) == 4
     assert [row | {"seconds": 0} for row in tables[0]] == [row | {"seconds": 0} for row in tables[1]]
+
+
+def test_a_run_that_was_killed_as_it_replaced_another_leaves_that(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    code = (
+        "import os, pyro_vae as pv; from pyro_vae.cli import main;"
+        " pv.VAE.fit = lambda *args, **options: os.kill(os.getpid(), 9);"
+        f" main(['train', 'digits', '--overwrite', '--run-dir', {str(run)!r}])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not (run / "model.safetensors").exists()
+    assert train(run, "digits") == 2
+    assert "must be a folder without a run" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == before and not (run / runs.EARLIER).exists()
+    assert train(run, "digits", "--no-pictures", "--overwrite") == 0
+    assert {file.name for file in run.iterdir()} == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["mnist"], "--resume must go on with the data of the run, 'digits'; got 'mnist'"),
+        (["--overwrite"], "--resume must come without --overwrite"),
+        (["--run-dir", "elsewhere"], "--resume must come without --run-dir"),
+    ],
+)
+def test_what_cannot_go_with_resume(
+    more: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--resume", str(run), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_ended_is_not_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "model.safetensors").unlink()
+    assert main(["evaluate", str(run)]) == 2
+    assert f"Go on with it: pyro-vae train --resume {run}." in capsys.readouterr().err
 
 
 def interrupted(*args: Any, **options: Any) -> None:

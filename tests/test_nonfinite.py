@@ -13,6 +13,7 @@ from cases import small_vae
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae import nonfinite
 
 DATA = (torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(3)) < 0.4).double()
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 10, "seed": 0, "progress": False, "num_rows": 50}
@@ -134,10 +135,8 @@ def test_steps_can_be_left_out_and_are_counted(compile: bool, caplog: pytest.Log
     assert history["skipped"] == [1, 1, 1]
     assert all(math.isfinite(bound) for bound in history["train_bound"])
     assert all(torch.isfinite(tensor).all() for tensor in vae.state_dict().values())
-    assert (
-        caplog.text.count("A step is left out: The term log p(x | z) must be finite; got nan at site 'x' in rows 0, 1")
-        == 3
-    )
+    left_out = "A step is left out: The term log q(z | x) must be finite; got nan at site 'z' in rows 0, 1"
+    assert caplog.text.count(left_out) == 3
     same = small_vae(encoder=pv.nets.MLP((8,), normalization="batch"))
     with pytest.raises(ValueError, match=r"of the batch at step 2\. x itself is not finite in rows 3: drop these"):
         fit(same, loader(), compile=compile)
@@ -168,3 +167,70 @@ def test_an_epoch_of_nothing_else_raises() -> None:
         fit(vae, epochs=9, on_nonfinite="skip")
     assert len(vae.history) == 2
     assert all(torch.isfinite(parameter).all() for parameter in vae.parameters())
+
+
+class Factor(pv.LatentVariableModel):
+    """A program whose terms overflow for large cells; with a root at zero, the gradient is NaN from the first step."""
+
+    def __init__(self, *, root: bool = False) -> None:
+        super().__init__()
+        self.root, self.weight, self.loc = root, nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def model(self, x=None, *, rows=None, **batch):
+        with pyro.plate("data", len(x) if x is not None else rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            scale = 1.0 + (self.weight * 0).sqrt() if self.root else 1.0
+            pyro.sample("x", dist.Normal(z + self.weight, scale).to_event(1), obs=x)
+
+    def guide(self, x, **batch):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc + 0.1 * x, 1.0).to_event(1))
+
+
+def with_a_large_cell(value: float, row: int, columns: int = 1) -> torch.Tensor:
+    x = torch.randn(200, columns, generator=torch.Generator().manual_seed(0))
+    x[row, 0] = value
+    return x
+
+
+LARGE = {
+    "statistics": (
+        lambda: pv.VAE(likelihood=pv.likelihoods.Normal(5), prior=pv.priors.Normal(2)),
+        with_a_large_cell(1e30, 170, 5),
+        r"x must be of a size that can be squared in torch.float32; got 1e\+30 in row 170\. Look at that row",
+    ),
+    "first batch": (
+        Factor,
+        with_a_large_cell(1e30, 17),
+        r"in row 17 of the first batch .* x reaches 1e\+30 in rows 17",
+    ),
+    "later": (Factor, with_a_large_cell(1e30, 170), r"rows 170 of the data at step . .* x reaches 1e\+30 in rows 170"),
+    "first step": (
+        lambda: Factor(root=True),
+        with_a_large_cell(0, 0),
+        r"weight at step 0, .* the programs as they begin",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_cells_too_large_and_programs_that_break_at_once_are_told_apart(case: str) -> None:
+    make, x, message = LARGE[case]
+    vae = make()
+    with pytest.raises(ValueError, match=f"(?s){message.replace('step . ', 'step .*')}"):
+        fit(vae, x, batch_size=100, num_rows=None)
+    assert all(torch.isfinite(value).all() for value in vae.state_dict().values())
+
+
+def test_rows_far_from_the_others_are_the_likely_cause_of_a_gradient_that_is_too_large() -> None:
+    found = nonfinite.cause(Factor(), with_a_large_cell(1e19, 170), list(range(200)), [], None, 9)
+    assert found.startswith("Likely cause: x reaches 1e+19 in rows 170 and at most ")
+    found = nonfinite.cause(Factor(), with_a_large_cell(1, 170), list(range(200)), [], None, 9)
+    assert found.startswith("Likely cause: the step before was too long")
+
+
+def test_a_bound_on_validation_rows_that_is_not_finite_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    fit(Factor(), torch.randn(50, 1), valid=with_a_large_cell(1e25, 3), epochs=1)
+    assert "The bound on the validation rows is -inf: elbo(valid).bound tells of which rows." in caplog.text
+    with pytest.raises(ValueError, match=r"valid must be rows like those of data\. x must be finite; got nan in row 3"):
+        fit(Factor(), torch.randn(50, 1), valid=with_a_large_cell(math.nan, 3))

@@ -85,6 +85,21 @@ def test_the_process_that_has_the_row_names_it_and_the_other_says_so(both: list[
     assert other == "The loss must be finite in every process; got NaN or infinity in another one, which says where."
 
 
+def test_processes_that_are_called_differently_are_refused(both: list[dict[str, Any]]) -> None:
+    for found in both:
+        assert found["strangers"].startswith("fit must be called alike in all processes; got data.sha256.x '")
+        assert "epochs 1 in process 0 and 2 in process 1" in found["strangers"]
+
+
+def test_a_process_that_does_not_know_of_the_others_is_warned(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    two_processes.fit("one step", torch.float64)
+    assert not caplog.text
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    two_processes.fit("one step", torch.float64)
+    assert "This is one of 2 processes, and trains alone: call fit within" in caplog.text
+
+
 def test_what_processes_tell_each_other(both: list[dict[str, Any]]) -> None:
     assert [found["ours"] for found in both] == [({"rank": 0}, [0, 1])] * 2
     assert (processes.agree_on(3), processes.gathered(3), processes.share(10)) == (3, [3], None)

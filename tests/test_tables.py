@@ -92,7 +92,7 @@ def test_a_model_trains_on_groups_and_answers_in_order(table: Path) -> None:
     assert torch.equal(vae.elbo(ordered, seed=0).bound, vae.elbo(x, seed=0).bound)
     likelihoods = (vae.log_likelihood(data, num_particles=3, seed=0).estimate for data in (ordered, x))
     assert torch.equal(next(likelihoods), next(likelihoods))
-    with pytest.raises(ValueError, match="x must come in a fixed order; got a DataLoader with shuffle=True"):
+    with pytest.raises(ValueError, match="x must come in a fixed order; got a loader with shuffle=True"):
         vae.elbo(loader, seed=0)
 
 
@@ -118,6 +118,14 @@ def test_missing_and_infinite_cells_are_told(tmp_path: Path, values: list[Any]) 
         load(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"x must be finite; got (nan|inf) in row \d+, column 'a'"):
         list(parquet(tmp_path / "x.parquet", shuffle=False))
+
+
+def test_the_row_of_a_missing_cell_is_that_of_the_file(tmp_path: Path) -> None:
+    values = np.where(np.arange(100) == 77, np.nan, 1.0)
+    pandas.DataFrame({"a": values}).to_parquet(tmp_path / "x.parquet", row_group_size=30)
+    for call in (load, lambda path: list(parquet(path))):
+        with pytest.raises(ValueError, match="x must be finite; got nan in row 77, column 'a'"):
+            call(tmp_path / "x.parquet")
 
 
 def test_bombs_and_damage_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,7 +370,10 @@ class Explosive(pv.LatentVariableModel):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("term", r"The term log p\(x \| z\) must be finite; got nan at site 'x' in rows 5 of the data at step 4"),
+        (
+            "term",
+            r"The term log q\(z \| x\) must be finite; got nan at site 'z' in rows 5 of the data at step 4. .* loc of",
+        ),
         ("gradient", "Gradients must be finite; got NaN or infinity for loc at step 4, while the loss is finite"),
     ],
 )

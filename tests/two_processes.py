@@ -127,6 +127,16 @@ def spoiled() -> str:
     return ""
 
 
+def strangers() -> str:
+    """What is said where each process was given rows of its own, and other epochs."""
+    rows, own = data(torch.float64), processes.rank()
+    try:
+        Program(torch.float64).fit(pv.Rows(rows.x + own, rows.fields), fields=("noise",), epochs=1 + own)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with processes.launched():
@@ -138,6 +148,7 @@ def main(folder: Path) -> None:
         found["log-likelihood"] = likelihood(seed=0)
         found["repeated"] = likelihood(seed=0)
         found["spoiled"] = spoiled()
+        found["strangers"] = strangers()
         found["ours"] = processes.agree_on({"rank": processes.rank()}), processes.gathered(processes.rank())
         torch.save(found, folder / f"{processes.rank()}.pt")
 

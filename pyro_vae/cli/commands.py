@@ -45,8 +45,12 @@ def train(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     folder = Path(options.resume or options.run_dir or Path("runs") / Path(options.data).resolve().stem)
     resume, speaks = options.resume is not None or processes.restarted(), processes.rank() == 0
-    if speaks and not resume:
-        runs.check_folder(folder, options.data, overwrite=options.overwrite)
+    if options.resume is not None:
+        runs.check_resumed(options)
+    if speaks:
+        runs.settle(folder)
+        if not resume:
+            runs.check_folder(folder, options.data, overwrite=options.overwrite)
     binarize = None if options.binarize == "auto" else options.binarize
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
     vae, estimator = _model(options, splits), _estimator(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -17,11 +17,22 @@ import numpy as np
 import pyro_vae
 from pyro_vae import datasets, loading, saving, storage
 from pyro_vae.batches import Rows
+from pyro_vae.checkpoints import Checkpoints
 from pyro_vae.datasets import Splits
 from pyro_vae.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["FILES", "begun", "check_folder", "read_model", "read_options", "read_splits", "write"]
+__all__ = [
+    "FILES",
+    "begun",
+    "check_folder",
+    "check_resumed",
+    "read_model",
+    "read_options",
+    "read_splits",
+    "settle",
+    "write",
+]
 
 FILES = (
     *("model.safetensors", "config.json", "history.csv", "summary.json", "evaluation.json", "training.png"),
@@ -29,6 +40,7 @@ FILES = (
     *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
     *("coverage.png", "statistics.png", "traversal.png"),
 )
+EARLIER = ".earlier"  # where files of a run are that is being replaced, until the new one has a checkpoint
 
 
 def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
@@ -46,11 +58,30 @@ def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
         )
 
 
+def check_resumed(options: argparse.Namespace) -> None:
+    """Raise if options of `train` cannot go with `--resume`.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    told = read_options(options.resume)["data"]
+    if options.data != told and {options.data, told} & set(datasets.names()):
+        raise ValueError(
+            f"--resume must go on with the data of the run, {told!r}; got {options.data!r}. Leave DATA out, or begin"
+            " another run."
+        )
+    for name in ("run_dir", "overwrite"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--resume must come without --{name.replace('_', '-')}; got both. A run goes on in its own folder."
+            )
+
+
 @contextmanager
 def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *, resume: bool) -> Iterator[None]:
     """Begin a run: the configuration is there from the start, so that it can be gone on with; files of an earlier go.
 
-    If what is within raises before there is a checkpoint, all is left as it was.
+    If what is within raises before there is a checkpoint, all is left as it was; `settle` does so after a kill.
 
     Raises:
         OSError: if the folder can't be made or written.
@@ -58,30 +89,52 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".earlier-") as aside:
-            earlier = [] if resume else [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]
-            moved = [(file, Path(aside) / file.name) for file in earlier if file.exists()]
-            try:
-                for file, place in moved:
-                    file.replace(place)
-                if resume and (folder / "config.json").exists():
-                    _note_epochs(folder, options.epochs)
-                else:
-                    storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
-                yield
-            except BaseException:
-                if moved and not list(folder.glob("checkpoints/step-*")):
-                    for file, place in moved:
-                        file.parent.mkdir(exist_ok=True)
-                        place.replace(file)
-                elif not resume and not list(folder.glob("checkpoints/step-*")):
-                    (folder / "config.json").unlink(missing_ok=True)
-                raise
+        if resume and (folder / "config.json").exists():
+            _note_epochs(folder, options.epochs)
+        else:
+            _set_aside(folder)
+            storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
+        yield
     except BaseException:
+        if not resume and not _has_checkpoints(folder):
+            (folder / "config.json").unlink(missing_ok=True)
+        raise
+    finally:
+        settle(folder)
         if new:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
-        raise
+
+
+def settle(folder: Path) -> None:
+    """Let an earlier run that was set aside go if the new one has a checkpoint, else put it back.
+
+    Raises:
+        RuntimeError: if another process trains there.
+    """
+    if (folder / "checkpoints").is_dir():
+        Checkpoints(folder).close()
+    aside = folder / EARLIER
+    if not aside.is_dir():
+        return
+    if not _has_checkpoints(folder):
+        for file in [path for path in aside.rglob("*") if path.is_file()]:
+            place = folder / file.relative_to(aside)
+            place.parent.mkdir(exist_ok=True)
+            file.replace(place)
+    shutil.rmtree(aside)
+
+
+def _set_aside(folder: Path) -> None:
+    for file in [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]:
+        if file.exists():
+            place = folder / EARLIER / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/step-*"))
 
 
 def _note_epochs(folder: Path, epochs: int) -> None:
@@ -158,6 +211,11 @@ def read_model(folder: str | os.PathLike[str]) -> VAE:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"RUN must be a folder that `train` wrote; got {str(folder)!r}. Check the name.")
+    if _has_checkpoints(Path(folder)) and not (Path(folder) / "model.safetensors").exists():
+        raise FileNotFoundError(
+            f"RUN must hold a run that has ended; got {str(folder)!r}, which has no model.safetensors yet."
+            f" Go on with it: pyro-vae train --resume {folder}."
+        )
     model = loading.load(folder)
     if not isinstance(model, VAE):
         raise NotImplementedError(f"RUN must hold a VAE; got {type(model).__name__}. Use it from Python.")

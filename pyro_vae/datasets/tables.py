@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import reading
 from pyro_vae.parts import as_path, positive_integer
+from pyro_vae.rows import check_cells
 
 __all__ = ["ParquetBatches", "parquet", "read"]
 
@@ -63,6 +65,7 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
 
     Attributes:
         num_rows: N, as the file tells.
+        first_rows: the number of the first row of each group.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
         with _open(path) as file, reading(path):
             schema, about = file.schema_arrow, file.metadata
             groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-        self.num_rows = sum(groups)
+        *self.first_rows, self.num_rows = itertools.accumulate(groups, initial=0)
         self.columns, self.fields = _choose(path, schema, columns, fields)
         _refuse(path, schema, max(groups, default=0), [*self.columns, *self.fields])
         if self.num_rows == 0:
@@ -113,7 +116,7 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
             for i in order.tolist():
                 with reading(self.path):
                     table = file.read_row_group(i, columns=[*self.columns, *self.fields], use_threads=False)
-                rows = _rows(table, self.columns, self.fields)
+                rows = _rows(table, self.columns, self.fields, self.first_rows[i])
                 picked: Any = torch.randperm(len(rows), generator=generator) if self.shuffle else slice(None)
                 yield rows.take(picked, self.fields)
 
@@ -175,12 +178,13 @@ def _refuse(path: Path, schema: Any, count: int, columns: Sequence[str]) -> None
     refuse_bomb(path, count * size, path.stat().st_size)
 
 
-def _rows(table: Any, columns: Sequence[str], fields: Sequence[str]) -> Rows:
+def _rows(table: Any, columns: Sequence[str], fields: Sequence[str], first_row: int = 0) -> Rows:
     cells = [_numbers(table, name) for name in columns]
     kind = np.result_type(*cells) if cells else np.float64
     x = np.empty((table.num_rows, len(cells)), kind)
     for i, column in enumerate(cells):
         x[:, i] = column
+    check_cells([torch.from_numpy(x)], columns, first_row)
     return Rows(as_tensor(x), {name: as_tensor(_numbers(table, name), name) for name in fields}, columns=list(columns))
 
 
