@@ -174,7 +174,8 @@ class LatentVariableModel(PyroModule):
         Optimiser, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
         run and returns the history so far. The first batch is checked strictly; a loss or gradient that is not
         finite raises before the optimiser steps, and says where it came from. Within an initialised
-        `torch.distributed` process group all processes train one model: each takes its share of every batch.
+        `torch.distributed` process group all processes train one model: each is given all data, and takes its share of
+        every batch.
 
         Args:
             data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Data
@@ -187,7 +188,7 @@ class LatentVariableModel(PyroModule):
             valid: rows whose bound is reported each epoch, with every weight on the KL removed.
             patience: stop after so many epochs without a better validation bound, and restore the best parameters.
             grad_clip: the largest norm of the gradient; longer ones are shortened to it.
-            num_rows: N, for data without a length.
+            num_rows: N, for data without a length, such as an `IterableDataset`.
             seed: of the order of rows and the noise; parameters are drawn when the model is made.
             device: where to train, e.g. "cuda"; the model is moved there.
             fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
@@ -203,8 +204,8 @@ class LatentVariableModel(PyroModule):
                 at the end of each epoch (of short ones, every two seconds), every `checkpoint_every` seconds within
                 one, and before SIGTERM or Ctrl-C take effect; the last two are kept.
             resume: go on from the last checkpoint in `run_dir`, if there is one, as if the run had never been
-                interrupted: on a CPU bit for bit. Model, data and options must be those of the run; `epochs` counts
-                from where the run began, and may be larger than it was.
+                interrupted: on a CPU bit for bit. Model, data and options must be those of the run, whose steps stay
+                compiled or not; `epochs` counts from where the run began, and may be larger than it was.
             checkpoint_every: seconds between checkpoints.
             progress: whether a bar is shown where there is a terminal.
 

@@ -97,7 +97,7 @@ def quantile(level: float) -> Statistic:
 
 
 def correlation(first: int, second: int) -> Statistic:
-    """Correlation of two columns, counted through the flattened event.
+    """Correlation of two columns, counted through the flattened event; 0 where one does not vary.
 
     Example:
         >>> round(float(correlation(0, 1)(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))), 3)
