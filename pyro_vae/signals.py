@@ -36,7 +36,8 @@ class Held:
         self.release()
         if self.received is None:
             raise KeyboardInterrupt
-        signal.raise_signal(self.received)
+        number, self.received = self.received, None
+        signal.raise_signal(number)
 
     def release(self) -> None:
         """Set the earlier handlers back."""
@@ -51,8 +52,10 @@ def held(wanted: bool = True) -> Iterator[Held]:
     here = Held()
     if wanted and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            here.earlier[number] = signal.getsignal(number)
-            signal.signal(number, here.note)
+            handler = signal.getsignal(number)
+            if handler != signal.SIG_IGN:  # as of Ctrl-C in a script's background
+                here.earlier[number] = handler
+                signal.signal(number, here.note)
     try:
         yield here
     finally:

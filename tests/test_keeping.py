@@ -182,6 +182,22 @@ def test_sigterm_writes_a_checkpoint_and_then_does_what_it_did_before(tmp_path: 
     ends_alike(fit(None), fit(tmp_path, resume=True))
 
 
+def test_a_run_goes_on_after_a_signal_that_is_ignored_or_that_its_own_handler_survives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ends_alike(fit(None), fit(tmp_path / "ignored", 9))
+        assert not caplog.text
+        signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+        ends_alike(fit(None), fit(tmp_path / "survived", 9))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT] and caplog.text.count("Training ends by a signal") == 1
+
+
 def test_handlers_are_set_back_and_a_second_signal_does_not_wait() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with signals.held() as held:
