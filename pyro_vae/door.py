@@ -107,7 +107,8 @@ def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
     bad = ~torch.isfinite(site["log_prob"])
     if bad.any():
         local = sorted(set(bad.nonzero()[:, -1].tolist())) if bad.dim() else [0]
-        why = nonfinite.cause(owner, x, list(range(len(x))), local, site["fn"], 0)
+        state = getattr(owner, "training_state", None)
+        why = nonfinite.cause(owner, x, list(range(len(x))), local, site["fn"], 0 if state is None else state.step)
         raise ValueError(
             f"The term of site {name!r} must be finite; got {site['log_prob'][bad][0].item()} in row {local[0]} of the"
             f" first batch ({int(bad.sum())} such rows). {why}"

@@ -120,10 +120,10 @@ class Keeper:
 
     def _end(self) -> None:
         if self.folder is not None:
-            logger.warning(
-                "Training ends by a signal; the checkpoint is in %s: go on from there with resume.", self.folder.run_dir
-            )
+            logger.warning("A signal came; a checkpoint is in %s: go on from there with resume.", self.folder.run_dir)
         self.held.deliver()
+        if processes.size() > 1:  # where an own handler survives it here, others have ended
+            raise KeyboardInterrupt
 
 
 @contextmanager

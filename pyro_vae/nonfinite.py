@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,8 @@ def cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distribu
     if broken_rows:
         return f"x itself is not finite in rows {_shown(rows, broken_rows)}: drop these, or impute the cells."
     good = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    bad = [i for i in bad if i < len(x)] or (sizes > FAR * sizes.median()).nonzero().flatten().tolist()
+    typical = float(sizes.median())
+    bad = [i for i in bad if i < len(x)] or (sizes > (FAR * typical or math.inf)).nonzero().flatten().tolist()
     good[bad] = False
     if bad and good.any() and sizes[~good].numel() and sizes[~good].min() > FAR * sizes[good].max().clamp_min(1e-30):
         return (

@@ -20,6 +20,7 @@ __all__ = [
     "any_of",
     "gathered",
     "joined",
+    "launch",
     "launched",
     "mean_gradient",
     "rank",
@@ -135,6 +136,14 @@ def joined(columns: Sequence[Tensor], count: int, mine: slice | None) -> list[Te
 def restarted() -> bool:
     """Whether the launcher started these processes again after one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def launch() -> str | None:
+    """What tells this launch of processes from others: the identifier it was given, else the launcher's process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    given = os.environ["TORCHELASTIC_RUN_ID"]
+    return f"process {os.getppid()}" if given == "none" else given
 
 
 def warn_if_alone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,26 +13,11 @@ from torch.utils.data import Dataset
 
 from pyro_vae.tensors import as_names, as_tensor, check_fields
 
-__all__ = ["Batch", "Rows", "cast", "check_cells"]
+__all__ = ["Batch", "Rows", "cast"]
 
 Batch = dict[str, Tensor]
 CHUNK = 2**22  # cells that are looked at at once
 LARGE = 2**26  # bytes of a tensor from which on picked rows are their numbers, not copies
-
-
-def check_cells(pieces: Iterable[Tensor], columns: Sequence[str] | None, first_row: int = 0) -> None:
-    """Raise a ValueError that names the first cell of all pieces, whose rows come first, that is not finite."""
-    found, count, start = "", 0, first_row
-    for piece in pieces:
-        part = piece.reshape(len(piece), -1)
-        bad = ~torch.isfinite(part)
-        if bad.any() and not found:
-            row, column = (int(i) for i in bad.nonzero()[0])
-            where = f"row {start + row}" + (f", column {columns[column]!r}" if columns else "")
-            found = f"{part[row, column].item()} in {where}"
-        count, start = count + int(bad.sum()), start + len(part)
-    if found:
-        raise ValueError(f"x must be finite; got {found} ({count} such cells). Drop those rows or impute the cells.")
 
 
 class Rows(Dataset[tuple[Tensor, ...]]):
@@ -49,6 +34,7 @@ class Rows(Dataset[tuple[Tensor, ...]]):
             for a fresh binarisation.
         columns: names of the columns of `x`.
         index: names of the rows.
+        first_row: the number of the first of them, where they are a part of others, for messages.
 
     Raises:
         ValueError: if there are no rows, a field has another number of rows, or x is not finite.
@@ -67,6 +53,7 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         transform: Callable[[Tensor], Tensor] | None = None,
         columns: Sequence[str] | None = None,
         index: Sequence[Any] | None = None,
+        first_row: int = 0,
     ) -> None:
         x = as_tensor(x)
         if x.dim() == 0 or len(x) == 0:
@@ -81,8 +68,23 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         self.transform = transform
         self.columns = None if columns is None else _as_many("columns", as_names(columns, "columns"), x[0].numel())
         self.index = None if index is None else _as_many("index", index, len(x))
-        if self.dtype.is_floating_point:
-            check_cells(self.pieces(), self.columns)
+        self._check_finite(first_row)
+
+    def _check_finite(self, start: int) -> None:
+        if not self.dtype.is_floating_point:
+            return
+        found, count = "", 0
+        for part in self.pieces():
+            bad = ~torch.isfinite(part.reshape(len(part), -1))
+            if bad.any() and not found:
+                row, column = (int(i) for i in bad.nonzero()[0])
+                where = f"row {start + row}" + (f", column {self.columns[column]!r}" if self.columns else "")
+                found = f"{part.reshape(len(part), -1)[row, column].item()} in {where}"
+            count, start = count + int(bad.sum()), start + len(part)
+        if found:
+            raise ValueError(
+                f"x must be finite; got {found} ({count} such cells). Drop those rows or impute the cells."
+            )
 
     @property
     def x(self) -> Tensor:

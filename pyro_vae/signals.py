@@ -31,13 +31,23 @@ class Held:
     def deliver(self) -> None:
         """Give the signal to its earlier handler: as a rule Ctrl-C raises KeyboardInterrupt, SIGTERM ends the process.
 
-        Without a signal (another process got it) this raises KeyboardInterrupt.
+        Without a signal (another process got it) this raises KeyboardInterrupt. If the handler returns, later signals
+        are held again.
         """
-        self.release()
-        if self.received is None:
-            raise KeyboardInterrupt
         number, self.received = self.received, None
+        self.release()
+        if number is None:
+            raise KeyboardInterrupt
         signal.raise_signal(number)
+        self.hold()
+
+    def hold(self) -> None:
+        """Let signals wait, those apart that are ignored, as Ctrl-C is in a script's background."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler != signal.SIG_IGN:
+                self.earlier[number] = handler
+                signal.signal(number, self.note)
 
     def release(self) -> None:
         """Set the earlier handlers back."""
@@ -51,11 +61,7 @@ def held(wanted: bool = True) -> Iterator[Held]:
     """Hold SIGINT and SIGTERM back; outside of the main thread, which Python gives no signals, nothing is done."""
     here = Held()
     if wanted and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if handler != signal.SIG_IGN:  # as of Ctrl-C in a script's background
-                here.earlier[number] = handler
-                signal.signal(number, here.note)
+        here.hold()
     try:
         yield here
     finally:

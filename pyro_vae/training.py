@@ -65,8 +65,8 @@ def fit(
         model.to(_device(device))
     options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
     batches = Batches(data, num_rows=num_rows, **options)
-    held_out = _held_out(model, valid, options)
     _check_rows(model, batches)
+    held_out = _held_out(model, valid, options)
     warn_of_lost_digits(batches.data, model.like)
     plan: dict[str, Any] = {
         "elbo": elbo,
@@ -75,10 +75,13 @@ def fit(
         "batch_size": batch_size,
     }
     plan |= {"seed": seed, "grad_clip": grad_clip, "patience": patience, "num_rows": num_rows, "fields": batches.names}
+    _refuse_strangers(
+        {"epochs": epochs, "on_nonfinite": on_nonfinite, "compile": compile, "run_dir": run_dir is not None}
+    )
     with scope.preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
         if keeper is not None or processes.size() > 1:
             configuration = _configuration(model, batches, held_out, plan)
-            _refuse_strangers(configuration | {"epochs": epochs})
+            _refuse_strangers(configuration)
             if keeper is not None:
                 keeper.check(configuration)
         if seed is None and processes.size() > 1:  # all must draw the same order
@@ -137,18 +140,23 @@ def _initialize(model: Any, batches: Batches) -> None:
     """Let the model start from its data.
 
     Raises:
-        ValueError: if that leaves a buffer that is not finite: a cell is too large to compute with.
+        ValueError: if that leaves a buffer that is not finite, and a cell is too large to compute with.
     """
     finite = [name for name, buffer in model.named_buffers() if torch.isfinite(buffer).all()]
     model.initialize(**batches.sample())
     if not all(torch.isfinite(model.get_buffer(name)).all() for name in finite):
-        sizes = [(first_row, rows["x"].flatten(1).abs().amax(1)) for first_row, rows in batches.chunks()]
-        largest, row = max((float(size.max()), first_row + int(size.argmax())) for first_row, size in sizes)
-        raise ValueError(
-            f"x must be of a size that can be squared in {model.like.dtype}; got {largest:g} in row {row}."
-            " Look at that row, rescale x, or train in float64: model.double()."
-        )
+        _refuse_large(batches, model.like.dtype)
     model.initialized.fill_(True)
+
+
+def _refuse_large(batches: Batches, dtype: torch.dtype) -> None:
+    for first_row, rows in batches.chunks():
+        sizes = rows["x"].reshape(len(rows["x"]), -1).abs().amax(1)
+        if sizes.max() > torch.finfo(dtype).max ** 0.5:
+            raise ValueError(
+                f"x must be of a size that can be squared in {dtype}; got {float(sizes.max()):g} in row"
+                f" {first_row + int(sizes.argmax())}. Look at that row, rescale x, or train in float64: model.double()."
+            )
 
 
 @contextmanager

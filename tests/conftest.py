@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyro
 import pytest
 import torch
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background leaves Ctrl-C ignored
 torch.set_num_threads(1)  # tests are small: threads would wait for each other more than they compute
 
 

@@ -730,7 +730,7 @@ def exploding(step: int) -> float:
 
 
 EXPLOSIONS = {
-    "the loss": (Pair, r"The term log p\(x \| z\) must be", exploding),
+    "the loss": (Pair, r"The term log p\(z\) must be", exploding),
     "the gradient": (Edge, "Gradients must be finite; got NaN or infinity for level at step", 1e-2),
 }
 

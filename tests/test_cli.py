@@ -430,7 +430,7 @@ def test_a_run_goes_on_with_its_own_options_as_one_that_was_not_interrupted(
     assert main(["train", "--resume", str(run), "--batch-size", "64"]) == 2
     assert "got batch_size 128 then and 64 now" in capsys.readouterr().err
     ends = [pv.load(folder).state_dict() for folder in (whole, run)]
-    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
     tables = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (whole, run)]
     assert len(tables[0]) == 4
     assert [row | {"seconds": 0} for row in tables[0]] == [row | {"seconds": 0} for row in tables[1]]
@@ -454,9 +454,41 @@ def test_a_run_that_was_killed_as_it_replaced_another_leaves_that(
     assert {file.name for file in run.iterdir()} == NUMBERS
 
 
+def test_a_run_that_is_interrupted_as_it_sets_another_aside_puts_that_back(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
+    move, moved = runs._move, []
+
+    def stop_at_the_fourth(file: Path, place: Path) -> None:
+        moved.append(file)
+        if len(moved) == 4:
+            raise KeyboardInterrupt
+        move(file, place)
+
+    monkeypatch.setattr(runs, "_move", stop_at_the_fourth)
+    assert train(run, "digits", "--overwrite") == 130
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"} == files
+
+
+def test_processes_started_again_go_on_with_the_run_of_their_own_launch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    assert train(run, "digits", "--no-pictures") == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train(run, "digits", "--no-pictures", "--epochs", "3") == 0
+    assert read(run / "summary.json")["epochs"] == 3
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
+    assert train(run, "digits") == 2
+    assert "must be a folder without a run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--batch-size", "64", "--epochs", "50"], "got batch_size 128 then and 64 now"),
         (["mnist"], "--resume must go on with the data of the run, 'digits'; got 'mnist'"),
         (["--overwrite"], "--resume must come without --overwrite"),
         (["--run-dir", "elsewhere"], "--resume must come without --run-dir"),
@@ -465,8 +497,10 @@ def test_a_run_that_was_killed_as_it_replaced_another_leaves_that(
 def test_what_cannot_go_with_resume(
     more: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = (run / "config.json").read_bytes()
     assert main(["train", "--resume", str(run), *more]) == 2
     assert message in capsys.readouterr().err
+    assert (run / "config.json").read_bytes() == before
 
 
 def test_a_run_that_has_not_ended_is_not_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def test_loaders_in_evaluation() -> None:
     ):
         assert torch.equal(vae.elbo(data, num_particles=3, seed=0).bound, expected)
     assert torch.equal(random, torch.get_rng_state())
-    with pytest.raises(ValueError, match="x must come in a fixed order; got a DataLoader with shuffle=True"):
+    with pytest.raises(ValueError, match="x must come in a fixed order; got a loader with shuffle=True"):
         vae.elbo(DataLoader(TensorDataset(x), shuffle=True))
     with pytest.raises(ValueError, match=r"batches must have \('x',\); got a dictionary of \('y',\)"):
         vae.fit(DataLoader([{"y": row} for row in x]), epochs=1, progress=False)

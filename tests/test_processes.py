@@ -87,8 +87,14 @@ def test_the_process_that_has_the_row_names_it_and_the_other_says_so(both: list[
 
 def test_processes_that_are_called_differently_are_refused(both: list[dict[str, Any]]) -> None:
     for found in both:
-        assert found["strangers"].startswith("fit must be called alike in all processes; got data.sha256.x '")
-        assert "epochs 1 in process 0 and 2 in process 1" in found["strangers"]
+        rows, epochs, folder = found["strangers"]
+        assert rows.startswith("fit must be called alike in all processes; got data.sha256.x '")
+        assert "got epochs 1 in process 0 and 2 in process 1. Give each" in epochs
+        assert "got run_dir True in process 0 and False in process 1. Give each" in folder
+
+
+def test_processes_end_together(both: list[dict[str, Any]]) -> None:
+    assert [found["ended"] for found in both] == [[True, 1]] * 2
 
 
 def test_a_process_that_does_not_know_of_the_others_is_warned(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

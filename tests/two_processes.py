@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 tests/two_processes.py FOLDER
 
 from __future__ import annotations
 
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -127,14 +128,31 @@ def spoiled() -> str:
     return ""
 
 
-def strangers() -> str:
-    """What is said where each process was given rows of its own, and other epochs."""
+def strangers() -> list[str]:
+    """What is said where each process was given rows of its own, other epochs, and no folder but in one."""
     rows, own = data(torch.float64), processes.rank()
-    try:
-        Program(torch.float64).fit(pv.Rows(rows.x + own, rows.fields), fields=("noise",), epochs=1 + own)
-    except ValueError as error:
-        return str(error)
-    return ""
+    said = []
+    for added, options in ((own, {}), (0, {"epochs": 1 + own}), (0, {"run_dir": None if own else "nowhere"})):
+        try:
+            Program(torch.float64).fit(pv.Rows(rows.x + added, rows.fields), fields=("noise",), **options)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def ended(folder: Path) -> list[Any]:
+    """What is left where one process gets a signal, which its own handler survives."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    def rate(step: int) -> float:
+        if step == 8 and processes.rank() == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return 0.01
+
+    options = {"epochs": 4, "batch_size": 8, "fields": ("noise",), "compile": False, "progress": False}
+    history = Program(torch.float64).fit(data(torch.float64), learning_rate=rate, run_dir=folder / "ended", **options)
+    signal.signal(signal.SIGTERM, before)
+    return [history.interrupted, len(history)]
 
 
 def main(folder: Path) -> None:
@@ -149,6 +167,7 @@ def main(folder: Path) -> None:
         found["repeated"] = likelihood(seed=0)
         found["spoiled"] = spoiled()
         found["strangers"] = strangers()
+        found["ended"] = ended(folder)
         found["ours"] = processes.agree_on({"rank": processes.rank()}), processes.gathered(processes.rank())
         torch.save(found, folder / f"{processes.rank()}.pt")
 

@@ -44,13 +44,15 @@ def train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     folder = Path(options.resume or options.run_dir or Path("runs") / Path(options.data).resolve().stem)
-    resume, speaks = options.resume is not None or processes.restarted(), processes.rank() == 0
-    if options.resume is not None:
+    resume, speaks = options.resume is not None, processes.rank() == 0
+    if resume:
         runs.check_resumed(options)
     if speaks:
         runs.settle(folder)
+        resume = resume or (processes.restarted() and runs.begun_here(folder))
         if not resume:
             runs.check_folder(folder, options.data, overwrite=options.overwrite)
+    resume = processes.agree_on(resume)
     binarize = None if options.binarize == "auto" else options.binarize
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
     vae, estimator = _model(options, splits), _estimator(options)

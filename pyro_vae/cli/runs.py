@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import pyro_vae
-from pyro_vae import datasets, loading, saving, storage
+from pyro_vae import datasets, loading, processes, saving, storage
 from pyro_vae.batches import Rows
 from pyro_vae.checkpoints import Checkpoints
 from pyro_vae.datasets import Splits
@@ -25,6 +25,7 @@ from pyro_vae.vae import VAE
 __all__ = [
     "FILES",
     "begun",
+    "begun_here",
     "check_folder",
     "check_resumed",
     "read_model",
@@ -40,6 +41,7 @@ FILES = (
     *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
     *("coverage.png", "statistics.png", "traversal.png"),
 )
+CHECKPOINTS = "checkpoints/step-*"
 EARLIER = ".earlier"  # where files of a run are that is being replaced, until the new one has a checkpoint
 
 
@@ -86,18 +88,24 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
     Raises:
         OSError: if the folder can't be made or written.
     """
-    new = not folder.exists()
+    new, config = not folder.exists(), folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
+    known, earlier = set(folder.glob(CHECKPOINTS)), None
     try:
-        if resume and (folder / "config.json").exists():
-            _note_epochs(folder, options.epochs)
+        if resume and config.exists():
+            earlier = _read_config(folder)
+            _note_epochs(folder, earlier, options.epochs)
         else:
             _set_aside(folder)
-            storage.write_json(folder / "config.json", saving.configuration(vae) | _facts(vae, splits, options))
+            storage.write_json(config, saving.configuration(vae) | _facts(vae, splits, options))
         yield
-    except BaseException:
-        if not resume and not _has_checkpoints(folder):
-            (folder / "config.json").unlink(missing_ok=True)
+        if (folder / EARLIER).exists() and not _has_checkpoints(folder):
+            raise KeyboardInterrupt  # what there is does not replace a run
+    except BaseException as error:
+        if earlier is not None and isinstance(error, Exception) and known == set(folder.glob(CHECKPOINTS)):
+            storage.write_json(config, earlier)  # it was refused
+        elif earlier is None and not _has_checkpoints(folder):
+            config.unlink(missing_ok=True)
         raise
     finally:
         settle(folder)
@@ -117,29 +125,37 @@ def settle(folder: Path) -> None:
     aside = folder / EARLIER
     if not aside.is_dir():
         return
-    if not _has_checkpoints(folder):
-        for file in [path for path in aside.rglob("*") if path.is_file()]:
-            place = folder / file.relative_to(aside)
-            place.parent.mkdir(exist_ok=True)
-            file.replace(place)
+    if not (folder / "config.json").exists() or not _has_checkpoints(folder):
+        (folder / "config.json").unlink(missing_ok=True)
+        files = [path for path in aside.rglob("*") if path.is_file()]
+        for file in sorted(files, key=lambda path: path.name == "config.json"):
+            _move(file, folder / file.relative_to(aside))
     shutil.rmtree(aside)
 
 
 def _set_aside(folder: Path) -> None:
-    for file in [*(folder / name for name in FILES), *folder.glob("checkpoints/step-*")]:
+    """Move the files of a run, its configuration first: where that is absent, the move is to be undone."""
+    for file in [folder / "config.json", *(folder / name for name in FILES), *folder.glob(CHECKPOINTS)]:
         if file.exists():
-            place = folder / EARLIER / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
+            _move(file, folder / EARLIER / file.relative_to(folder))
+
+
+def _move(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(place)
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/step-*"))
+    return any(folder.glob(CHECKPOINTS))
 
 
-def _note_epochs(folder: Path, epochs: int) -> None:
+def begun_here(folder: Path) -> bool:
+    """Whether the run in this folder was begun by the launch that these processes were started again by."""
+    return (folder / "config.json").exists() and _read_config(folder).get("launch") == processes.launch()
+
+
+def _note_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
     """Let the configuration tell how long a run is to be now, also after another interruption."""
-    config = _read_config(folder)
     if config["options"]["epochs"] != epochs:
         storage.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
 
@@ -165,7 +181,8 @@ def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, A
     elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
     kept = {name: value for name, value in vars(options).items() if name not in elsewhere}
     versions = saving.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
-    return {"versions": versions, "data": data, "options": kept, "seed": options.seed}
+    told = {"versions": versions, "data": data, "options": kept, "seed": options.seed}
+    return told | {"launch": processes.launch()}
 
 
 def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -174,6 +191,8 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: if they can't be read.
     """
+    if "RANK" not in os.environ:  # one process
+        settle(Path(folder))
     config = _read_config(folder)
     data, options = config.get("data"), config.get("options")
     if not isinstance(data, dict) or not isinstance(options, dict):

@@ -16,7 +16,6 @@ from pyro_vae.batches import Rows, as_tensor
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import reading
 from pyro_vae.parts import as_path, positive_integer
-from pyro_vae.rows import check_cells
 
 __all__ = ["ParquetBatches", "parquet", "read"]
 
@@ -116,6 +115,8 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
             for i in order.tolist():
                 with reading(self.path):
                     table = file.read_row_group(i, columns=[*self.columns, *self.fields], use_threads=False)
+                if table.num_rows == 0:
+                    continue
                 rows = _rows(table, self.columns, self.fields, self.first_rows[i])
                 picked: Any = torch.randperm(len(rows), generator=generator) if self.shuffle else slice(None)
                 yield rows.take(picked, self.fields)
@@ -184,8 +185,8 @@ def _rows(table: Any, columns: Sequence[str], fields: Sequence[str], first_row: 
     x = np.empty((table.num_rows, len(cells)), kind)
     for i, column in enumerate(cells):
         x[:, i] = column
-    check_cells([torch.from_numpy(x)], columns, first_row)
-    return Rows(as_tensor(x), {name: as_tensor(_numbers(table, name), name) for name in fields}, columns=list(columns))
+    named = {name: as_tensor(_numbers(table, name), name) for name in fields}
+    return Rows(as_tensor(x), named, columns=list(columns), first_row=first_row)
 
 
 def _numbers(table: Any, name: str) -> np.ndarray:
