@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_vae.parts import positive_integer
 from pyro_vae.tensors import as_names, as_tensor, check_fields
 
 __all__ = ["Batch", "Rows", "cast"]
@@ -68,7 +69,7 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         self.transform = transform
         self.columns = None if columns is None else _as_many("columns", as_names(columns, "columns"), x[0].numel())
         self.index = None if index is None else _as_many("index", index, len(x))
-        self._check_finite(first_row)
+        self._check_finite(positive_integer("first_row", first_row, 0))
 
     def _check_finite(self, start: int) -> None:
         if not self.dtype.is_floating_point:
