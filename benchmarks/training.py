@@ -45,12 +45,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyro_vae as pv
-from pyro_vae import capture, door, scope
-from pyro_vae.batches import Batches
-from pyro_vae.capture import CompiledStep
+from pyro_vae.data.batches import Batches
 from pyro_vae.parts import positive
-from pyro_vae.state import prepared
-from pyro_vae.steps import EagerStep
+from pyro_vae.runtime import scope
+from pyro_vae.training import first_batch
+from pyro_vae.training.compiled import step as capture
+from pyro_vae.training.compiled.step import CompiledStep
+from pyro_vae.training.eager import EagerStep
+from pyro_vae.training.state import prepared
 
 
 def optional(module: str) -> Any:
@@ -178,7 +180,7 @@ def eager_step(case: Case) -> EagerStep:
     estimator = pv.elbos.ELBO() if case.particles == 1 else pv.elbos.IWAE(num_particles=case.particles)
     batches = Batches(case.data, like=model.like, batch_size=case.batch)
     x = batches.read(batches.first())["x"]
-    door.check_gradients(model, estimator, x, num_rows=ROWS)  # as `fit` does; plates are counted here
+    first_batch.check_gradients(model, estimator, x, num_rows=ROWS)  # as `fit` does; plates are counted here
     return EagerStep(model, estimator, prepared(model, None, None).optimizer, batches)
 
 

@@ -43,7 +43,7 @@ def truth(z: Tensor) -> dist.TorchDistribution:
     return dist.ZeroInflatedNegativeBinomial(2.0, logits=log_mean - math.log(2.0), gate=lost).to_event(1)
 
 
-def describe(rows: pv.batches.Rows) -> Tensor:
+def describe(rows: pv.Rows) -> Tensor:
     """Ink, width of the stroke (standard deviation across, in cells), slant (cells to the right per cell up), label."""
     ink = rows.x[:, 0].float()
     share, cells = ink / ink.sum((1, 2), keepdim=True), torch.arange(8.0)

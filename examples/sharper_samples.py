@@ -12,8 +12,7 @@ distance of two normals, |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), is that of
 classifier, for half the test digits and as many pictures; the other half of the test digits gives the floor.
 
 What to look for
-- Draws, which are what a model claims data to be, show the noise that means hide; a learned deviation shrinks it and
-  gains tens of nats. Means are smoother, and further from data than draws are.
+- Draws, which are what a model claims data to be, show the noise that means hide; a learned deviation shrinks it.
 - Nats and distance differ: the PixelCNN is first in nats, the VampPrior in distance, which forgives the baseline noise.
 
 Run it: `python sharper_samples.py` (four minutes); `--smoke` only tries whether it runs.
@@ -33,7 +32,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import plots, scope
+from pyro_vae import plots
+from pyro_vae.runtime import scope
 
 SHAPE, FACES, STANDARD = (1, 8, 8), 24, pv.priors.Normal(16)
 NETS = {name: pv.nets.MLP(hidden=(256, 256), dropout=0.1) for name in ("encoder", "decoder")}

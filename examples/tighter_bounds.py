@@ -30,7 +30,8 @@ import matplotlib.pyplot as plt
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae import bounds, scope
+from pyro_vae import bounds
+from pyro_vae.runtime import scope
 
 POINTS = (0.0, 0.05, 0.15, 0.4)
 CURVES = {

@@ -4,31 +4,27 @@ from typing import Any
 
 from pyro_vae import (
     bounds,
-    calibration,
-    checks,
     datasets,
-    disentanglement,
     elbos,
     evaluation,
     guides,
-    latents,
     likelihoods,
     nets,
     priors,
     schedules,
-    statistics,
 )
-from pyro_vae.base import LatentVariableModel
-from pyro_vae.batches import Rows
-from pyro_vae.checks import check
-from pyro_vae.comparison import compare
-from pyro_vae.diagnosis import diagnose
-from pyro_vae.exchange import draws
-from pyro_vae.hierarchies import HierarchicalVAE
-from pyro_vae.history import History
+from pyro_vae.criticism import calibration, checks, disentanglement, latents, statistics
+from pyro_vae.criticism.arviz import draws
+from pyro_vae.criticism.checks import check
+from pyro_vae.criticism.comparison import compare
+from pyro_vae.criticism.diagnosis import diagnose
+from pyro_vae.data.batches import Rows
+from pyro_vae.hierarchical import HierarchicalVAE
+from pyro_vae.inference.weights import log_weights
 from pyro_vae.loading import load
+from pyro_vae.model import LatentVariableModel
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
-from pyro_vae.weights import log_weights
 
 __version__ = "0.1.0"
 

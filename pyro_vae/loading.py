@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae import scope, storage
-from pyro_vae.base import LatentVariableModel
-from pyro_vae.bounded import Bounded
-from pyro_vae.hierarchies import HierarchicalVAE
+from pyro_vae.hierarchical import HierarchicalVAE
+from pyro_vae.model import LatentVariableModel
 from pyro_vae.parts import as_path
-from pyro_vae.saving import rebuild
+from pyro_vae.runtime import scope
+from pyro_vae.saving import files
+from pyro_vae.saving.description import rebuild
+from pyro_vae.saving.limits import Bounded
 from pyro_vae.vae import VAE
 
 __all__ = ["load"]
@@ -49,7 +50,7 @@ def load(
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.exists() and file.suffix != ".safetensors":
         file = file / "model.safetensors"
-    tensors, config = storage.load_tensors(file)
+    tensors, config = files.load_tensors(file)
     with scope.preserved_rng():  # initial parameters are drawn, and replaced
         loaded = model if isinstance(model, LatentVariableModel) else _construct(file, config, tensors, model, parts)
     try:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae import aggregate, guides, likelihoods, nets, predictive, priors, scope
-from pyro_vae.base import LatentVariableModel, keep_parameters
+from pyro_vae import guides, likelihoods, nets, predictive, priors
+from pyro_vae.data.tensors import as_tensor
+from pyro_vae.inference.programs import num_rows
+from pyro_vae.inference.refinement import Refinement
+from pyro_vae.model import LatentVariableModel, keep_parameters
 from pyro_vae.parts import check_kind, positive_integer, support
-from pyro_vae.programs import num_rows
-from pyro_vae.refinement import Refinement
-from pyro_vae.tensors import as_tensor
+from pyro_vae.priors import aggregate
+from pyro_vae.runtime import scope
 
 __all__ = ["VAE"]
 

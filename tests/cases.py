@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import elbos, guides, likelihoods, nets, priors
 from pyro_vae.parts import support
+from pyro_vae.runtime import scope
 
 EVENT = (2, 3)
 IMAGE = (1, 8, 8)
@@ -242,7 +243,7 @@ def small_vae(**parts: Any) -> pv.VAE:
 
 def draw_data(likelihood: likelihoods.Likelihood, rows: int, seed: int = 0) -> Tensor:
     """Rows that the likelihood itself draws, so that they lie in its support."""
-    with pv.scope.seeded(seed), torch.no_grad():
+    with scope.seeded(seed), torch.no_grad():
         return likelihood(torch.randn(rows, *likelihood.output_shape).to(next(likelihood.buffers()))).sample()
 
 

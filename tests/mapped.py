@@ -56,7 +56,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
     import torch
 
     import pyro_vae as pv
-    from pyro_vae import batches
+    from pyro_vae.data import batches
 
     if sample is not None:
         batches.SAMPLE = batches.WHOLE = sample

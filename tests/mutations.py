@@ -198,10 +198,10 @@ def hostile_models(folder: Path, good: Path) -> Iterator[tuple[str, bytes]]:
     import torch
     from safetensors.torch import save
 
-    from pyro_vae import storage
+    from pyro_vae.saving import files
 
     data = good.read_bytes()
-    tensors, config = storage.load_tensors(good)
+    tensors, config = files.load_tensors(good)
     pickled = pickle.dumps(Canary(str(folder)))
     zipped, archive = io.BytesIO(), io.BytesIO()
     torch.save({"weight": Canary(str(folder))}, zipped)
@@ -247,9 +247,9 @@ def signed(text: str, tensors: dict[str, Any]) -> bytes:
     """A model file of this description with the right checksum."""
     from safetensors.torch import save
 
-    from pyro_vae import storage
+    from pyro_vae.saving import files
 
-    return save(tensors, metadata={"pyro_vae": text, "sha256": storage._checksum(text, tensors)})
+    return save(tensors, metadata={"pyro_vae": text, "sha256": files._checksum(text, tensors)})
 
 
 def data_files(folder: Path) -> dict[str, Path]:
@@ -366,10 +366,10 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
     import torch
 
     import pyro_vae as pv
-    from pyro_vae import storage
+    from pyro_vae.saving import files
 
-    files = models(folder)
-    wholes = {name: (path.read_bytes(), *storage.load_tensors(path)) for name, path in files.items()}
+    saved = models(folder)
+    wholes = {name: (path.read_bytes(), *files.load_tensors(path)) for name, path in saved.items()}
     path = folder / "trial.safetensors"
 
     def read(name: str) -> str:
@@ -378,19 +378,19 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
         same = state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
         return "the same" if same else "other numbers"
 
-    for name in files:  # what is loaded once
+    for name in saved:  # what is loaded once
         path.write_bytes(wholes[name][0])
         yield attempt(name, "checked", lambda name=name: read(name))  # type: ignore[misc]
-    for title, data in hostile_models(folder, files["plain"]):
+    for title, data in hostile_models(folder, saved["plain"]):
         path.write_bytes(data)
         yield attempt(title, "hostile", lambda: read("plain"))
     for i in range(count):
-        name = draw.choice(list(files))
+        name = draw.choice(list(saved))
         data, tensors, config = wholes[name]
         way = draw.choice((*DAMAGE, *DAMAGE, header_length, "edit", "signed", "signed", "signed", "swap"))
         if way in ("edit", "signed"):
             text = json.dumps(edited(config, draw))
-            sound = storage._checksum(json.dumps(config), tensors)
+            sound = files._checksum(json.dumps(config), tensors)
             from safetensors.torch import save
 
             path.write_bytes(

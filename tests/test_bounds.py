@@ -11,7 +11,7 @@ import torch
 from exact import LinearGaussian
 
 from pyro_vae import bounds
-from pyro_vae.gradients import baselines, curvature, slope
+from pyro_vae.inference.gradients import baselines, curvature, slope
 
 LOG_W = 3 * torch.randn(6, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 POINTS = (0.0, 0.1, 0.3, 0.7)
@@ -106,7 +106,8 @@ def test_bounds_grow_with_particles_in_expectation_toward_the_evidence() -> None
 
 
 def program_weights(program, x, num_particles):
-    from pyro_vae import log_weights, scope
+    from pyro_vae import log_weights
+    from pyro_vae.runtime import scope
 
     with scope.isolated(), scope.seeded(0):
         return log_weights(program.model, program.guide, x, num_particles=num_particles).log_w

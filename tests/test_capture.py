@@ -37,10 +37,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae import capture, elbos, graphs, nets, scope
-from pyro_vae.batches import Batches
+from pyro_vae import elbos, nets
+from pyro_vae.data.batches import Batches
+from pyro_vae.runtime import scope
 from pyro_vae.schedules import Cosine, Linear
-from pyro_vae.steps import EagerStep
+from pyro_vae.training.compiled import graph as graphs
+from pyro_vae.training.compiled import step as capture
+from pyro_vae.training.eager import EagerStep
 
 DATA = draw_data(LIKELIHOODS["Bernoulli"]().double(), 50)
 REALS = torch.randn(50, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

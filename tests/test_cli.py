@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import loop
 from pyro_vae.cli import commands, main, options, runs
+from pyro_vae.training import loop
 
 SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", "--num-likelihood-particles", "20"]
 PICTURES = {"training", "reconstructions", "prior_means", "prior_draws", "interpolation", "latents"}

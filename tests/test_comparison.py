@@ -17,7 +17,8 @@ from test_hard_cases import Conditional
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import comparison, evaluation
+from pyro_vae import evaluation
+from pyro_vae.criticism import comparison
 
 X = LinearGaussian().draw(200)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae.datasets
-from pyro_vae.batches import Batches, Rows
+from pyro_vae.data.batches import Batches, Rows
 from pyro_vae.datasets import Splits, load, names
 
 MNIST_LIKE = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}

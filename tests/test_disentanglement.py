@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from pyro_vae.disentanglement import dci, factor_vae_score, mig, sap
+from pyro_vae.criticism.disentanglement import dci, factor_vae_score, mig, sap
 
 V = 4  # values of a factor, unless told otherwise
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import likelihoods
-from pyro_vae.batches import as_rows
+from pyro_vae.data.batches import as_rows
 
 GOOD = torch.bernoulli(torch.full((12, 2, 3), 0.5))
 
@@ -222,12 +222,12 @@ def test_the_door_leaves_no_trace() -> None:
     x = draw_data(vae.likelihood, 10)
     random = torch.get_rng_state()
     statistics = vae.encoder.module[2].running_mean.clone()
-    from pyro_vae import door
     from pyro_vae.elbos import ELBO
+    from pyro_vae.training import first_batch
 
     vae.train()
-    door.check_programs(vae, x, {})
-    door.check_gradients(vae, ELBO(), x)
+    first_batch.check_programs(vae, x, {})
+    first_batch.check_gradients(vae, ELBO(), x)
     assert torch.equal(random, torch.get_rng_state())
     assert torch.equal(statistics, vae.encoder.module[2].running_mean)
     assert int(vae.encoder.module[2].num_batches_tracked) == 0

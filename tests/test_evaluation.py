@@ -18,9 +18,10 @@ from test_training import resident
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import chunks, evaluation
+from pyro_vae import evaluation
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import AIS, UnreliableWarning
+from pyro_vae.inference import chunks
 
 
 def test_log_likelihood_is_exact_under_the_exact_posterior() -> None:

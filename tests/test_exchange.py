@@ -21,7 +21,9 @@ from test_predictive import TwoLayers
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import chunks, exchange, likelihoods, nets
+from pyro_vae import likelihoods, nets
+from pyro_vae.criticism.arviz import Draws
+from pyro_vae.inference import chunks
 
 GROUPS = ["posterior", "posterior_predictive", "prior", "prior_predictive", "log_likelihood", "observed_data"]
 
@@ -60,7 +62,7 @@ class Blocks(pv.LatentVariableModel):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
 
-def shapes(found: exchange.Draws) -> dict[str, dict[str, tuple[int, ...]]]:
+def shapes(found: Draws) -> dict[str, dict[str, tuple[int, ...]]]:
     return {group: {name: tuple(value.shape) for name, value in sites.items()} for group, sites in found.groups.items()}
 
 
@@ -401,7 +403,7 @@ def test_evaluation_changes_nothing() -> None:
     before, modes = copy.deepcopy(vae.state_dict()), [part.training for part in vae.modules()]
     random, store = torch.get_rng_state(), sorted(pyro.get_param_store())
 
-    def call(seed: int | None) -> exchange.Draws:
+    def call(seed: int | None) -> Draws:
         return pv.draws(vae, x, num_samples=3, num_particles=5, seed=seed)
 
     first, again = call(0), call(0)

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import storage
-from pyro_vae.bounded import Bounded
 from pyro_vae.cli import runs
 from pyro_vae.datasets import arrays, bombs
+from pyro_vae.saving import files
+from pyro_vae.saving.limits import Bounded
 
 MODELS = int(os.environ.get("PYRO_VAE_MODEL_MUTATIONS", "100"))
 DATA = int(os.environ.get("PYRO_VAE_DATA_MUTATIONS", "50"))
@@ -67,8 +67,8 @@ def test_the_checks_on_damage_can_fail(tmp_path: Path) -> None:
 
 def test_a_file_of_the_first_format_loads_and_its_checksum_counts_if_there(tmp_path: Path) -> None:
     small_vae().save(tmp_path)
-    tensors, config = storage.load_tensors(tmp_path / "model.safetensors")
-    assert config["format"] == storage.FORMAT == 2
+    tensors, config = files.load_tensors(tmp_path / "model.safetensors")
+    assert config["format"] == files.FORMAT == 2
     text = json.dumps(config | {"format": 1})
     save_file(tensors, tmp_path / "old.safetensors", metadata={"pyro_vae": text})
     assert isinstance(pv.load(tmp_path / "old.safetensors"), pv.VAE)
@@ -80,8 +80,8 @@ def test_a_file_of_the_first_format_loads_and_its_checksum_counts_if_there(tmp_p
 
 def test_loaded_tensors_have_memory_of_their_own(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    storage.save_tensors(file, {"a": torch.arange(3.0), "b": torch.tensor(True), "c": torch.zeros(0, 2)}, {"n": np.nan})
-    tensors, config = storage.load_tensors(file)
+    files.save_tensors(file, {"a": torch.arange(3.0), "b": torch.tensor(True), "c": torch.zeros(0, 2)}, {"n": np.nan})
+    tensors, config = files.load_tensors(file)
     assert np.isnan(config["n"]) and all(tensor.data_ptr() % 16 == 0 for tensor in tensors.values())
     file.write_bytes(bytes(file.stat().st_size))
     assert tensors["a"].tolist() == [0.0, 1.0, 2.0] and tensors["b"].item() and tensors["c"].shape == (0, 2)
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_leaves_the_earlier_file(
 
     small_vae().save(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(storage.os, call, fail)
+    monkeypatch.setattr(files.os, call, fail)
     message = rf"path must be a file that can be written; got {os.strerror(number)} for '.*'\. Make room, or"
     with pytest.raises(type(OSError(number, "")), match=message) as told:
         small_vae().save(tmp_path)
@@ -107,7 +107,7 @@ def test_what_cannot_be_written_leaves_the_earlier_file(
 
 def test_more_than_can_be_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config must have at most 4000000 values .*; got 5000002 values"):
-        storage.save_tensors(tmp_path / "a.safetensors", {}, {"a": [[]] * 2_500_000})
+        files.save_tensors(tmp_path / "a.safetensors", {}, {"a": [[]] * 2_500_000})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,10 +148,10 @@ def test_large_models_and_your_own_modules_load(tmp_path: Path) -> None:
 
 def test_a_description_that_was_made_up_is_told_with_the_file(tmp_path: Path) -> None:
     small_vae().save(tmp_path)
-    tensors, config = storage.load_tensors(tmp_path / "model.safetensors")
+    tensors, config = files.load_tensors(tmp_path / "model.safetensors")
     for role, value in (("prior", {"class": "priors.Normal", "arguments": {"x": 1}}), ("encoder", [[]]), ("seed", {})):
         made_up = config | {"arguments": config["arguments"] | {role: value}}
-        storage.save_tensors(tmp_path / "made.safetensors", tensors, made_up)
+        files.save_tensors(tmp_path / "made.safetensors", tensors, made_up)
         with pytest.raises(ValueError, match=r"The saved arguments must fit 'VAE'; got .*made.safetensors'"):
             pv.load(tmp_path / "made.safetensors")
 
@@ -204,7 +204,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         expected = pv.datasets.load(tmp_path / f"{name}.npy").train.x
         with monkeypatch.context() as patch:
             patch.setattr(arrays, "LARGE", 0)
-            patch.setattr("pyro_vae.rows.LARGE", 0)
+            patch.setattr("pyro_vae.data.rows.LARGE", 0)
             assert isinstance(arrays.read_array(tmp_path / f"{name}.npy"), np.memmap)
             data = pv.datasets.load(tmp_path / f"{name}.npy")
         assert torch.equal(data.train.x, expected)

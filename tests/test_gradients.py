@@ -276,7 +276,7 @@ def test_dropout_and_statistics_in_the_second_run_of_the_guide() -> None:
 
     program = Dropped()
     x = program.draw(6)
-    from pyro_vae.programs import Path
+    from pyro_vae.inference.programs import Path
 
     before = torch.get_rng_state()
     plain = pv.log_weights(program.model, program.guide, x, num_particles=2)

@@ -8,8 +8,9 @@ from cases import EVENT, draw_data
 from test_capture import assert_same, both, recorded  # noqa: F401
 
 import pyro_vae as pv
-from pyro_vae import elbos, hierarchies, likelihoods, nets, priors, scope
-from pyro_vae.weights import log_weights
+from pyro_vae import elbos, hierarchical, likelihoods, nets, priors
+from pyro_vae.inference.weights import log_weights
+from pyro_vae.runtime import scope
 
 
 def make(inference: str = "top_down", **options) -> pv.HierarchicalVAE:
@@ -46,7 +47,7 @@ def linear(inference: str) -> pv.HierarchicalVAE:
 
 def evidence(vae: pv.HierarchicalVAE, x: torch.Tensor) -> torch.Tensor:
     down, out = vae.down[0].module[0], vae.decoder.module[0]
-    loc, scale = hierarchies._moments(down(torch.zeros(1, 1).double()))
+    loc, scale = hierarchical._moments(down(torch.zeros(1, 1).double()))
     weight = down.weight[:2]
     covariance = out.weight @ (weight @ weight.T + scale[0].square().diag()) @ out.weight.T + 0.49 * torch.eye(3)
     return torch.distributions.MultivariateNormal(out(loc[0]), covariance).log_prob(x)
@@ -69,7 +70,7 @@ def test_the_log_likelihood_of_a_linear_hierarchy_is_its_closed_form(inference: 
 
 def test_a_precision_weighted_product_is_that_of_the_densities() -> None:
     one, two = torch.distributions.Normal(0.3, 0.8), torch.distributions.Normal(-1.0, 0.5)
-    mean, scale = hierarchies._product((one.loc, one.scale), (two.loc, two.scale))
+    mean, scale = hierarchical._product((one.loc, one.scale), (two.loc, two.scale))
     product = torch.distributions.Normal(mean, scale)
     z = torch.linspace(-2, 2, 9)
     ratio = product.log_prob(z) - one.log_prob(z) - two.log_prob(z)
@@ -83,7 +84,7 @@ def test_the_ladder_merges_what_the_data_and_the_model_say() -> None:
     q, p = (weights.guide["z1"].distribution.base_dist, weights.latent["z1"].distribution.base_dist)
     assert (q.scale < p.scale).all()  # a product is narrower than its factors
     features = [vae.encoder(DATA)]
-    loc, scale = hierarchies._moments(vae.heads[0](features[0]))
+    loc, scale = hierarchical._moments(vae.heads[0](features[0]))
     precision = scale**-2 + p.scale**-2
     torch.testing.assert_close(q.loc, (loc * scale**-2 + p.loc * p.scale**-2) / precision)
     torch.testing.assert_close(q.scale, precision**-0.5)

@@ -18,7 +18,10 @@ from cases import BatchNormNet, small_vae
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae import checkpoints, keeper, signals, storage
+from pyro_vae.saving import files
+from pyro_vae.training.checkpoints import folder as checkpoints
+from pyro_vae.training.checkpoints import signals
+from pyro_vae.training.checkpoints import writer as keeper
 
 DATA = (torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(3)) < 0.4).double()
 KILL = Path(__file__).parents[1] / "benchmarks" / "kill.py"
@@ -134,7 +137,7 @@ def test_it_does_with_compiled_steps(tmp_path: Path) -> None:
 def test_the_choice_to_compile_and_the_threads_are_kept(tmp_path: Path) -> None:
     fit(tmp_path, 9, compile=False)
     ends_alike(fit(None), fit(tmp_path, resume=True, compile="auto", epochs=4))
-    (record,) = [storage.load_tensors(checkpoints_of(tmp_path)[0])[1]["checkpoint"]]
+    (record,) = [files.load_tensors(checkpoints_of(tmp_path)[0])[1]["checkpoint"]]
     assert record["facts"]["compiled"] is False and record["facts"]["num_threads"] == 1
 
 

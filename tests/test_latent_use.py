@@ -20,7 +20,9 @@ from test_predictive import TwoLayers
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import chunks, evaluation, latents, likelihoods, nets, priors, scope
+from pyro_vae import evaluation, latents, likelihoods, nets, priors
+from pyro_vae.inference import chunks
+from pyro_vae.runtime import scope
 
 
 class Coded(pv.LatentVariableModel):

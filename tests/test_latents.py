@@ -14,8 +14,10 @@ from cases import EVENT, GUIDES, PRIORS, draw_data, small_vae
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae import distributions, elbos, flows, guides, likelihoods, nets, priors, scope
+from pyro_vae import distributions, elbos, guides, likelihoods, nets, priors
+from pyro_vae.nets import flows
 from pyro_vae.parts import support
+from pyro_vae.runtime import scope
 
 FAILURE_RATE = 1e-3  # of each goodness-of-fit test, were its seed not fixed
 DIM = {"Real()": 2, "Simplex()": 3, "Sphere": 3, "Boolean()": 3, "OneHot()": 3}

@@ -16,8 +16,10 @@ from scipy.special import expit
 from torch.distributions import constraints
 
 import pyro_vae as pv
-from pyro_vae import distributions, likelihoods, saving
+from pyro_vae import distributions, likelihoods
 from pyro_vae.likelihoods.proportions import inverse_mean
+from pyro_vae.runtime import scope
+from pyro_vae.saving import description
 
 ALL = LIKELIHOODS | UNSAVED
 DRAWS, ALPHA = 20_000, 1e-3  # of each goodness-of-fit test
@@ -293,7 +295,7 @@ def test_constants_follow_the_device_and_no_value_is_looked_at(name: str) -> Non
     likelihood = ALL[name]().to("meta")  # where tensors have no values, and those of other devices are refused
     outputs = torch.empty(4, 5, *likelihood.output_shape, device="meta")
     x = torch.empty(5, *likelihood.event_shape, device="meta")
-    with pv.scope.isolated():
+    with scope.isolated():
         log_prob = likelihood(outputs).log_prob(x)
     assert log_prob.shape == (4, 5)
     assert log_prob.device.type == "meta"
@@ -488,7 +490,7 @@ def test_blocks_keep_their_order_and_any_name() -> None:
     product = likelihoods.Product(
         {"b": likelihoods.Normal(1), "class": likelihoods.Poisson(2), "a.b": likelihoods.Beta(1)}
     )
-    again = saving.rebuild(saving.describe(product))
+    again = description.rebuild(description.describe(product))
     assert again.names == ["b", "class", "a.b"]
     assert [type(part).__name__ for part in again.parts] == ["Normal", "Poisson", "Beta"]
 

@@ -15,7 +15,8 @@ from cases import NETS, small_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import likelihoods, nets, saving
+from pyro_vae import likelihoods, nets
+from pyro_vae.saving import description
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)
@@ -34,7 +35,7 @@ def test_nets_map_shapes_and_take_any_leading_dimensions(case) -> None:
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)
 def test_a_recipe_comes_back_from_plain_values(case) -> None:
     recipe = case[0]()
-    again = saving.rebuild(json.loads(json.dumps(saving.describe(recipe))))
+    again = description.rebuild(json.loads(json.dumps(description.describe(recipe))))
     assert again == recipe
     assert hash(again) == hash(recipe)
 

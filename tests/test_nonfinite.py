@@ -13,7 +13,7 @@ from cases import small_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import nonfinite
+from pyro_vae.training import nonfinite
 
 DATA = (torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(3)) < 0.4).double()
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 10, "seed": 0, "progress": False, "num_rows": 50}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from pyro_vae import pareto
+from pyro_vae.inference import pareto
 
 
 def pareto_weights(shape: float, count: int, rows: int) -> torch.Tensor:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from cases import GUIDES, LIKELIHOODS, PRIORS, UNSAVED, small_vae
 
-from pyro_vae import guides, likelihoods, priors, saving
+from pyro_vae import guides, likelihoods, priors
+from pyro_vae.saving import description
 
 ROOMS = {"priors": (priors, PRIORS), "guides": (guides, GUIDES), "likelihoods": (likelihoods, LIKELIHOODS | UNSAVED)}
 PARTS = {f"{room}: {name}": make for room, (_, table) in ROOMS.items() for name, make in table.items()}
@@ -25,10 +26,10 @@ def test_every_part_has_a_case(room: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(PARTS) - YOURS))
 def test_a_part_is_rebuilt_from_plain_values(name: str) -> None:
     part = PARTS[name]()
-    text = json.dumps(saving.describe(part))
-    again = saving.rebuild(json.loads(text))
+    text = json.dumps(description.describe(part))
+    again = description.rebuild(json.loads(text))
     assert type(again) is type(part)
-    assert json.dumps(saving.describe(again)) == text
+    assert json.dumps(description.describe(again)) == text
     assert {name: value.shape for name, value in again.state_dict().items()} == {
         name: value.shape for name, value in part.state_dict().items()
     }
@@ -37,12 +38,12 @@ def test_a_part_is_rebuilt_from_plain_values(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(YOURS))
 def test_a_part_that_holds_an_object_of_yours_is_named_only(name: str) -> None:
     part = PARTS[name]()
-    assert saving.describe(part) == {"yours": type(part).__name__}
+    assert description.describe(part) == {"yours": type(part).__name__}
     if isinstance(part, likelihoods.Likelihood):
         around = likelihoods.Product(
             {"a": likelihoods.Custom(2, torch.distributions.Poisson), "b": likelihoods.Normal(1)}
         )
-        assert saving.describe(around) == {"yours": "Product"}
+        assert description.describe(around) == {"yours": "Product"}
 
 
 BAD = {

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 
 from pyro_vae import History, plots
-from pyro_vae.latents import principal_components
+from pyro_vae.criticism.latents import principal_components
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from cases import LIKELIHOODS, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae import chunks
+from pyro_vae.inference import chunks
 
 
 def test_the_prior_predictive_has_the_marginals_moments_noise_included() -> None:

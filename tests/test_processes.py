@@ -16,7 +16,7 @@ import torch
 import two_processes
 
 import pyro_vae as pv
-from pyro_vae import processes
+from pyro_vae.runtime import processes
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 FLOATS = {torch.float32: 1e-6, torch.float64: 1e-12}

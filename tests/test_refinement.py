@@ -11,8 +11,10 @@ from cases import ELBOS, draw_data, small_vae
 from test_capture import assert_same, both, recorded  # noqa: F401
 
 import pyro_vae as pv
-from pyro_vae import guides, likelihoods, nets, priors, scope
-from pyro_vae.refinement import Refinement
+from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.inference.refinement import Refinement
+from pyro_vae.parts import raw_of
+from pyro_vae.runtime import scope
 
 
 def linear_vae(guide: guides.Guide) -> pv.VAE:
@@ -64,7 +66,7 @@ def test_refinement_leaves_the_exact_posterior_where_it_is() -> None:
         factor = torch.linalg.cholesky(covariance)
         encoder = vae.encoder.module[0]
         encoder.weight[:2], encoder.bias[:2] = gain, -gain @ out.bias
-        encoder.bias[2:4], encoder.bias[4] = pv.parts.raw_of(factor.diagonal()), factor[1, 0]
+        encoder.bias[2:4], encoder.bias[4] = raw_of(factor.diagonal()), factor[1, 0]
     exact = evidence(vae, x)
     torch.testing.assert_close(vae.elbo(x, num_particles=5, seed=0).bound, exact, atol=1e-6, rtol=0)
     with vae.refined(steps=20):

@@ -14,9 +14,9 @@ from cases import small_vae
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae import rows as room
-from pyro_vae.batches import Batches, Rows, as_tensor, warn_of_lost_digits
 from pyro_vae.cli import commands
+from pyro_vae.data import rows as room
+from pyro_vae.data.batches import Batches, Rows, as_tensor, warn_of_lost_digits
 
 X = torch.from_numpy(np.random.RandomState(0).randint(0, 2, (60, 6)).astype(np.float64))
 FIELDS = {"label": torch.arange(60), "mask": torch.arange(120.0).reshape(60, 2)}
@@ -122,8 +122,8 @@ def test_a_sample_is_all_rows_or_evenly_spaced(monkeypatch: pytest.MonkeyPatch) 
     batches = Batches(Rows(X, FIELDS), like=torch.zeros(()), fields=("label",))
     assert batches.sample()["label"].tolist() == list(range(60))
     assert [first for first, _ in batches.chunks()] == [0]
-    monkeypatch.setattr("pyro_vae.batches.SAMPLE", 100)
-    monkeypatch.setattr("pyro_vae.batches.WHOLE", 100)
+    monkeypatch.setattr("pyro_vae.data.batches.SAMPLE", 100)
+    monkeypatch.setattr("pyro_vae.data.batches.WHOLE", 100)
     monkeypatch.setattr(room, "CHUNK", 24)
     assert Rows(X).fitting() == 4
     sample = batches.sample()

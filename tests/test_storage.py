@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import elbos, nets, storage
+from pyro_vae import elbos, nets
+from pyro_vae.saving import files
 
 
 @pytest.mark.parametrize("parts", each_once([PRIORS, GUIDES, LIKELIHOODS], fits))
@@ -110,15 +111,15 @@ def test_saving_over_a_model_replaces_it_and_leaves_no_litter(tmp_path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    storage.write_text(tmp_path / "a.txt", "old")
+    files.write_text(tmp_path / "a.txt", "old")
 
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     message = r"path must be a file that can be written; got No space left .*a.txt'\. Make"
     with pytest.raises(OSError, match=message) as told:
-        storage.write_text(tmp_path / "a.txt", "new")
+        files.write_text(tmp_path / "a.txt", "new")
     assert told.value.errno == errno.ENOSPC
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
@@ -130,7 +131,7 @@ def damaged(folder):
     whole = (folder / "good" / "model.safetensors").read_bytes()
     flipped = bytearray(whole)
     flipped[20] ^= 255
-    config = storage.load_tensors(folder / "good" / "model.safetensors")[1]
+    config = files.load_tensors(folder / "good" / "model.safetensors")[1]
     save_file({"a": torch.zeros(1)}, folder / "foreign.safetensors")
     save_file(
         {"a": torch.zeros(1)}, folder / "newer.safetensors", metadata={"pyro_vae": json.dumps(config | {"format": 99})}
@@ -138,9 +139,9 @@ def damaged(folder):
     evil = config | {
         "arguments": config["arguments"] | {"prior": {"class": "os.system", "arguments": {"command": "true"}}}
     }
-    storage.save_tensors(folder / "evil.safetensors", {"a": torch.zeros(1)}, evil)
+    files.save_tensors(folder / "evil.safetensors", {"a": torch.zeros(1)}, evil)
     base = config | {"arguments": config["arguments"] | {"prior": {"class": "priors.torch", "arguments": {}}}}
-    storage.save_tensors(folder / "module.safetensors", {"a": torch.zeros(1)}, base)
+    files.save_tensors(folder / "module.safetensors", {"a": torch.zeros(1)}, base)
     (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     (folder / "flipped.safetensors").write_bytes(flipped)
     (folder / "pickle.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))

@@ -13,7 +13,7 @@ import torch
 from cases import small_vae
 
 import pyro_vae as pv
-from pyro_vae.batches import Batches
+from pyro_vae.data.batches import Batches
 from pyro_vae.datasets import load, parquet
 
 X = np.random.RandomState(0).randint(0, 2, (100, 6))

@@ -220,7 +220,7 @@ def test_the_order_of_rows_is_random_and_every_row_is_seen_once() -> None:
 
 
 def test_a_last_row_alone_joins_the_batch_before() -> None:
-    from pyro_vae.batches import Batches
+    from pyro_vae.data.batches import Batches
 
     def sizes(rows: int, batch_size: int) -> list[int]:
         return [len(batch["x"]) for batch in Batches(DATA[:rows], like=DATA, batch_size=batch_size)]

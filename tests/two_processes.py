@@ -18,7 +18,7 @@ from exact import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import processes
+from pyro_vae.runtime import processes, scope
 
 N, D, E = 41, 2, 5
 
@@ -42,7 +42,7 @@ class Program(pv.LatentVariableModel):
 
     def __init__(self, dtype: torch.dtype, *, ridge: bool = False) -> None:
         super().__init__()
-        with pv.scope.seeded(0):
+        with scope.seeded(0):
             self.decoder, self.encoder = nn.Linear(D, E), nn.Linear(E, D)
         self.slope = nn.Parameter(torch.ones(()))
         self.ridge = ridge

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae import datasets, elbos, likelihoods, nets, priors, processes, reporting, scope, storage
-from pyro_vae.batches import Rows
+from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting
 from pyro_vae.cli import results, runs
+from pyro_vae.criticism.diagnosis import diagnose
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
-from pyro_vae.diagnosis import diagnose
-from pyro_vae.history import History
+from pyro_vae.runtime import processes, scope
+from pyro_vae.saving import files
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["ESTIMATORS", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
@@ -88,7 +90,7 @@ def _finish(
     folder: Path, vae: VAE, splits: Splits, history: History, summary: dict[str, Any], options: argparse.Namespace
 ) -> None:
     """Write numbers and pictures, and say what and where they are."""
-    storage.write_json(folder / "summary.json", summary)
+    files.write_json(folder / "summary.json", summary)
     if not options.no_pictures:
         from pyro_vae.cli import pictures  # matplotlib is slow to import
 
@@ -105,15 +107,15 @@ def evaluate(options: argparse.Namespace) -> int:
         if processes.rank() > 0:
             return 0
     evaluation = results.flatten(vae, numbers) | {"seed": options.seed, "test": numbers}
-    storage.write_json(Path(options.run) / "evaluation.json", evaluation)
+    files.write_json(Path(options.run) / "evaluation.json", evaluation)
     print(results.report(evaluation))
     written = [Path(options.run) / "evaluation.json"]
     if options.report:
         from pyro_vae.cli import pictures
 
         found = diagnose(vae, splits.test, seed=options.seed, num_particles=options.num_particles)
-        storage.write_text(Path(options.run) / "report.txt", f"{found}\n")
-        storage.write_json(Path(options.run) / "report.json", results.as_plain(found))
+        files.write_text(Path(options.run) / "report.txt", f"{found}\n")
+        files.write_json(Path(options.run) / "report.json", results.as_plain(found))
         written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]
         written += pictures.of_report(Path(options.run), vae, splits.test, found)
     _say_where(written)

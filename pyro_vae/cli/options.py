@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pyro_vae
 from pyro_vae.cli import commands
-from pyro_vae.gradients import GRADIENTS
+from pyro_vae.inference.gradients import GRADIENTS
 
 __all__ = ["parser"]
 

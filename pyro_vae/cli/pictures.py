@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.batches import Rows
-from pyro_vae.diagnosis import Diagnosis
-from pyro_vae.history import History
-from pyro_vae.latents import principal_components, traverse
+from pyro_vae.criticism.diagnosis import Diagnosis
+from pyro_vae.criticism.latents import principal_components, traverse
+from pyro_vae.data.batches import Rows
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "training"]

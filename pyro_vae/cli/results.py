@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from pyro_vae import reporting, scope
-from pyro_vae.batches import Rows
+from pyro_vae import reporting
+from pyro_vae.criticism.diagnosis import Diagnosis
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
-from pyro_vae.diagnosis import Diagnosis
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation import Mean, UnreliableWarning
-from pyro_vae.history import History
+from pyro_vae.runtime import scope
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["as_plain", "evaluate", "flatten", "report", "summarize"]

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 import pyro_vae
-from pyro_vae import datasets, loading, processes, saving, storage
-from pyro_vae.batches import Rows
-from pyro_vae.checkpoints import Checkpoints
+from pyro_vae import datasets, loading
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
-from pyro_vae.history import History
+from pyro_vae.runtime import processes
+from pyro_vae.saving import description, files
+from pyro_vae.training.checkpoints.folder import Checkpoints
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = [
@@ -97,13 +99,13 @@ def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *
             _note_epochs(folder, earlier, options.epochs)
         else:
             _set_aside(folder)
-            storage.write_json(config, saving.configuration(vae) | _facts(vae, splits, options))
+            files.write_json(config, description.configuration(vae) | _facts(vae, splits, options))
         yield
         if (folder / EARLIER).exists() and not _has_checkpoints(folder):
             raise KeyboardInterrupt  # what there is does not replace a run
     except BaseException as error:
         if earlier is not None and isinstance(error, Exception) and known == set(folder.glob(CHECKPOINTS)):
-            storage.write_json(config, earlier)  # it was refused
+            files.write_json(config, earlier)  # it was refused
         elif earlier is None and not _has_checkpoints(folder):
             config.unlink(missing_ok=True)
         raise
@@ -157,13 +159,13 @@ def begun_here(folder: Path) -> bool:
 def _note_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
     """Let the configuration tell how long a run is to be now, also after another interruption."""
     if config["options"]["epochs"] != epochs:
-        storage.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
+        files.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
 
 
 def write(folder: Path, vae: VAE, history: History, splits: Splits, options: argparse.Namespace) -> None:
     """Write model, configuration and history."""
-    saving.save(vae, folder, **_facts(vae, splits, options))
-    storage.write_text(folder / "history.csv", history.to_csv())
+    description.save(vae, folder, **_facts(vae, splits, options))
+    files.write_text(folder / "history.csv", history.to_csv())
 
 
 def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, A
     }
     elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
     kept = {name: value for name, value in vars(options).items() if name not in elsewhere}
-    versions = saving.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
+    versions = description.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
     told = {"versions": versions, "data": data, "options": kept, "seed": options.seed}
     return told | {"launch": processes.launch()}
 

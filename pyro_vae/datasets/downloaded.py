@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.batches import Rows
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets.folders import decode
 from pyro_vae.datasets.splits import Parts, Request, Splits, hold_out, images
 

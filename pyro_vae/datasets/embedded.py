@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pyro_vae.batches import Rows
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets.splits import Request, Splits, describe, images, shuffle
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.batches import Rows
+from pyro_vae.data.batches import Rows
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import Request, Splits, enough, images, reading, tenths
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.batches import Rows
+from pyro_vae.data.batches import Rows
 
 _STREAMS = {"train": 1, "valid": 2, "test": 3}  # seeds of what is binarised once
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from pyro_vae.batches import Rows, as_tensor
+from pyro_vae.data.batches import Rows, as_tensor
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import reading
 from pyro_vae.parts import as_path, positive_integer

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pyro_vae.inference.programs import Path, Program
+from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.parts import positive_integer
-from pyro_vae.programs import Path, Program
 from pyro_vae.schedules import value_at
-from pyro_vae.weights import LogWeights, log_weights
 
 __all__ = ["Estimator", "Terms"]
 
@@ -200,7 +200,7 @@ class Estimator(pyro.infer.ELBO):
         return float(loss.detach())
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("Estimators read log-weights, not traces. Use pyro_vae.weights.log_weights.")
+        raise NotImplementedError("Estimators read log-weights, not traces. Use pv.log_weights.")
 
 
 SCORE = ("rloo", "vimco", "score")  # gradient estimators that make constants of the draws

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.elbos.evidence import ELBO, MeanFieldELBO
 from pyro_vae.elbos.weighted import Renyi
-from pyro_vae.programs import Path, Program, ScaleRows, row_plate
-from pyro_vae.weights import LogWeights
+from pyro_vae.inference.programs import Path, Program, ScaleRows, row_plate
+from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["PyroEstimator", "from_pyro"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
+from pyro_vae.inference.programs import Path
+from pyro_vae.inference.weights import LogWeights, Site
 from pyro_vae.parts import is_number, number
-from pyro_vae.programs import Path
-from pyro_vae.weights import LogWeights, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pyro_vae import bounds
 from pyro_vae.elbos.base import Estimator, Terms
-from pyro_vae.gradients import GRADIENTS, Bound, baselines, curvature, slope
+from pyro_vae.inference.gradients import GRADIENTS, Bound, baselines, curvature, slope
+from pyro_vae.inference.programs import Path, Program
+from pyro_vae.inference.weights import LogWeights
 from pyro_vae.parts import is_number, positive_integer
-from pyro_vae.programs import Path, Program
-from pyro_vae.weights import LogWeights
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
 
@@ -29,7 +29,7 @@ class WeightBound(Estimator):
 
     Args:
         num_particles: K.
-        gradient: "reparameterized", "stl", "dreg", "rloo" or "vimco" (`pyro_vae.gradients` has the formulas); the last
+        gradient: "reparameterized", "stl", "dreg", "rloo" or "vimco" (`inference.gradients` has the formulas); the last
             two also work for discrete latents.
         num_rows: N, if a call sees only B of N rows.
         max_particles_at_once: bounds memory; larger K run in chunks.

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyro_vae import scope
-from pyro_vae.chunks import facts, fields_of, row_chunks
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Method, Summary, observed_log_prob, result_of, summarize
 from pyro_vae.evaluation.results import Sandwich, upper_of
+from pyro_vae.inference.chunks import facts, fields_of, row_chunks
+from pyro_vae.inference.programs import given
+from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.parts import positive_integer
 from pyro_vae.predictive import simulated_rows
-from pyro_vae.programs import given
-from pyro_vae.weights import LogWeights, Site, log_weights
+from pyro_vae.runtime import scope
 
 __all__ = ["AIS", "sandwich"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae import scope
-from pyro_vae.batches import Rows
-from pyro_vae.chunks import chunk_weights, particle_counts, row_chunks
+from pyro_vae.data.batches import Rows
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
 from pyro_vae.evaluation.results import BoundResult, check_told
+from pyro_vae.inference.chunks import chunk_weights, particle_counts, row_chunks
+from pyro_vae.inference.weights import LogWeights
 from pyro_vae.parts import positive_integer
-from pyro_vae.weights import LogWeights
+from pyro_vae.runtime import scope
 
 __all__ = ["elbo"]
 

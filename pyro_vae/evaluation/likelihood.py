@@ -11,14 +11,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae import bounds, pareto, processes, scope
-from pyro_vae.batches import Rows, as_tensor
-from pyro_vae.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
+from pyro_vae import bounds
+from pyro_vae.data.batches import Rows, as_tensor
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning, check_told
+from pyro_vae.inference import pareto
+from pyro_vae.inference.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.weights import LogWeights
 from pyro_vae.parts import positive_integer, positive_number
-from pyro_vae.programs import Program
-from pyro_vae.weights import LogWeights
+from pyro_vae.runtime import processes, scope
 
 __all__ = [
     "Importance",

@@ -12,11 +12,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, transform_to
 
-from pyro_vae.chunks import chunk_weights, fields_of
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Importance, Method
-from pyro_vae.programs import Program, given
-from pyro_vae.refinement import Refinement
-from pyro_vae.weights import LogWeights, log_weights
+from pyro_vae.inference.chunks import chunk_weights, fields_of
+from pyro_vae.inference.programs import Program, given
+from pyro_vae.inference.refinement import Refinement
+from pyro_vae.inference.weights import LogWeights, log_weights
 
 __all__ = ["SemiAmortized"]
 

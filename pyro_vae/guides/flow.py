@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_vae import flows
 from pyro_vae.guides.base import Guide
+from pyro_vae.nets import flows
 from pyro_vae.parts import positive, positive_integer
 
 __all__ = ["Flow"]

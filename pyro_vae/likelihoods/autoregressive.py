@@ -9,10 +9,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae import distributions, scope
+from pyro_vae import distributions
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.nets import PixelCNN, Rowwise
 from pyro_vae.parts import positive_integer
+from pyro_vae.runtime import scope
 
 __all__ = ["Autoregressive"]
 

@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae.tensors import as_tensor
+from pyro_vae.data.tensors import as_tensor
 
 Array = ArrayLike | Tensor
 

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import chunks, pareto, scope
-from pyro_vae.batches import Rows
-from pyro_vae.chunks import chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.data.batches import Rows
+from pyro_vae.data.rows import cast
+from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
+from pyro_vae.inference import chunks, pareto
+from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.inference.programs import Given, outside_rows, particles, plate_nesting, row_dims
 from pyro_vae.parts import as_path, flag, is_number, positive_integer
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
-from pyro_vae.programs import Given, outside_rows, particles, plate_nesting, row_dims
-from pyro_vae.rows import cast
-from pyro_vae.tensors import as_tensor, check_fields, check_finite
+from pyro_vae.runtime import scope
 
 __all__ = [
     "one_site",

@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import scope
-from pyro_vae.batches import Rows
-from pyro_vae.chunks import fields_of, particle_counts, row_chunks
+from pyro_vae.data.batches import Rows
+from pyro_vae.data.tensors import check_fields
+from pyro_vae.inference.chunks import fields_of, particle_counts, row_chunks
 from pyro_vae.parts import positive_integer
 from pyro_vae.predictive.draws import Draws, joined, read_fields, replicate
 from pyro_vae.predictive.sites import data_of, num_rows_of, read_latents, trace_of
-from pyro_vae.tensors import check_fields
+from pyro_vae.runtime import scope
 
 __all__ = ["decode", "encode", "reconstruct"]
 

@@ -9,10 +9,10 @@ from pyro.distributions import constraints
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae import scope
+from pyro_vae.data.tensors import as_tensor, check_finite
+from pyro_vae.inference.programs import row_dims
 from pyro_vae.parts import support
-from pyro_vae.programs import row_dims
-from pyro_vae.tensors import as_tensor, check_finite
+from pyro_vae.runtime import scope
 
 __all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents", "trace_of"]
 

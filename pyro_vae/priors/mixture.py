@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import scope
 from pyro_vae.parts import event, flag, positive, positive_integer
 from pyro_vae.priors.base import Prior
+from pyro_vae.runtime import scope
 
 __all__ = ["Mixture", "VampPrior"]
 

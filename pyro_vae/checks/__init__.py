@@ -1,8 +1,0 @@
-"""Predictive checks: could the model have made these data? `tails` has tail probabilities of statistics and the whole
-check, `transforms` PIT values and coverage.
-"""
-
-from pyro_vae.checks.tails import Checks, StatisticCheck, check
-from pyro_vae.checks.transforms import PIT, pit
-
-__all__ = ["PIT", "Checks", "StatisticCheck", "check", "pit"]

@@ -1,0 +1,1 @@
+"""Questions about a fitted model: calibration, checks, comparison, latents."""

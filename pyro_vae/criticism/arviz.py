@@ -1,0 +1,172 @@
+"""Draws by group, as plain dictionaries or in ArviZ's exchange format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation, predictive
+from pyro_vae.data.batches import Rows
+from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.model import check_model
+from pyro_vae.parts import positive_integer
+from pyro_vae.runtime import scope
+
+__all__ = ["Draws", "draws"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of latents and data of given rows, by group and site.
+
+    Attributes:
+        groups: "posterior", "posterior_predictive", "prior", "prior_predictive": draws (S, N, ...);
+            "log_likelihood": log p(x) with the latents integrated out, (N,); "observed_data": (N, *E), the values at
+            the data sites. A global latent has no dimension of rows, and its "log_likelihood" is one number.
+        columns: names of the cells of a row, if they have names.
+        index: names of the rows, if they have names.
+        attributes: what else is known: numbers of draws, rows with k-hat above the threshold.
+        in_rows: for each site whether it has a dimension of rows.
+    """
+
+    groups: dict[str, dict[str, Tensor]]
+    columns: list[str] | None
+    index: list[Any] | None
+    attributes: dict[str, Any]
+    in_rows: dict[str, bool] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, dict[str, np.ndarray]]:
+        """Arrays by group and site."""
+        return {
+            group: {name: value.cpu().numpy() for name, value in sites.items()} for group, sites in self.groups.items()
+        }
+
+    def to_datatree(self) -> Any:
+        """An `xarray.DataTree` in ArviZ's schema (needs xarray): dimensions chain, draw, row and those of the site.
+
+        The group log_likelihood holds log p(x) with the latents integrated out, the same in every draw, since
+        parameters do not vary: its sum is the log predictive density of these rows. `arviz.loo` returns that sum; the
+        k that it prints is that of constant draws and means nothing, `log_likelihood(x).khat` does.
+
+        Raises:
+            ImportError: if xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError(
+                "xarray must be installed for to_datatree; got none. Run pip install 'pyro-vae[arviz]'."
+            ) from error
+        tree = {}
+        for group, sites in self.groups.items():
+            variables = {name: self._variable(group, name, value) for name, value in sites.items()}
+            dims = {dim for names, _ in variables.values() for dim in names}
+            coords: dict[str, Any] = {}
+            if "row" in dims and self.index is not None:
+                coords["row"] = self.index
+            if "column" in dims and self.columns is not None:
+                coords["column"] = self.columns
+            for names, value in variables.values():
+                for dim, size in zip(names, value.shape, strict=True):
+                    coords.setdefault(dim, np.arange(size))
+            tree[f"/{group}"] = xarray.Dataset(variables, coords, attrs=self.attributes)
+        return xarray.DataTree.from_dict(tree)
+
+    def _variable(self, group: str, name: str, value: Tensor) -> tuple[list[str], np.ndarray]:
+        """Names of dimensions and numbers of one site."""
+        array = value.cpu().numpy()
+        if group == "log_likelihood":
+            array = np.broadcast_to(array, (self.attributes["num_samples"], *array.shape))
+        lead = [] if group == "observed_data" else ["chain", "draw"]
+        array = array if group == "observed_data" else array[None]
+        rows = ["row"] if self.in_rows.get(name, True) and array.ndim > len(lead) else []
+        rest = array.ndim - len(lead) - len(rows)
+        is_data = group in ("posterior_predictive", "prior_predictive", "observed_data")
+        named = is_data and rest == 1 and self.columns is not None and array.shape[-1] == len(self.columns)
+        return [*lead, *rows, *(["column"] if named else [f"{name}_dim_{i}" for i in range(rest)])], array
+
+
+def draws(
+    model: Any,
+    x: Any,
+    *,
+    num_samples: int = 100,
+    resample: int | None = None,
+    num_particles: int = 1000,
+    seed: int | None = None,
+    **fields: Any,
+) -> Draws:
+    """Draws of latents and data for the rows of x, their log-likelihood, and the rows: see `Draws`.
+
+    Args:
+        model: the fitted model.
+        x: rows (N, *E), in any form that `fit` takes.
+        num_samples: S, draws of each kind.
+        resample: as in `posterior_predictive`.
+        num_particles: for the log-likelihood.
+        seed: of the draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    References:
+        *ArviZ: a unified library for exploratory analysis of Bayesian models* (Kumar et al., 2019), JOSS 4(33)
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(3), prior=pv.priors.Normal(2), seed=0)
+        >>> found = pv.draws(vae, torch.ones(4, 3), num_samples=5, num_particles=10, seed=0)
+        >>> found.groups["posterior"]["z"].shape, found.groups["prior_predictive"]["x"].shape
+        (torch.Size([5, 4, 2]), torch.Size([5, 4, 3]))
+    """
+    positive_integer("num_samples", num_samples)
+    rows, names = check_model(model)._rows(x, fields)
+    with scope.evaluating(model, seed=seed):
+        rows = rows.drawn(model.like)
+        batch = rows.take(slice(None), names, like=model.like)
+        simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
+        prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
+        latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
+        latents = {name: value.reshape(prior[name].shape) for name, value in latents.items() if name in prior}
+        replicated = [_by_site(model, one) for one in predictive.replicates(model, rows, latents, names)]
+        predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
+        observed, in_rows = _observed(model, rows, names)
+        score = evaluation.log_likelihood(model, rows, num_particles=num_particles, fields=names)
+    known = facts(model, rows, names)
+    data = list(model.data_sites)
+    site = data[0] if len(data) == 1 else "x"
+    return Draws(
+        groups={
+            "posterior": latents,
+            "posterior_predictive": predicted,
+            "prior": {name: value for name, value in prior.items() if name not in data},
+            "prior_predictive": {name: prior[name] for name in data},
+            "log_likelihood": {site: score.estimate.squeeze(0) if known.joint else score.estimate},
+            "observed_data": observed,
+        },
+        columns=rows.columns,
+        index=rows.index,
+        attributes={
+            "inference_library": "pyro_vae",
+            "num_samples": num_samples,
+            "num_particles": num_particles,
+            "unreliable_rows": int(score.unreliable.sum()),
+        },
+        in_rows=in_rows,
+    )
+
+
+def _by_site(model: Any, values: Any) -> dict[str, Tensor]:
+    return values if isinstance(values, dict) else {model.data_sites[0]: values}
+
+
+def _observed(model: Any, rows: Rows, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    """The values at the data sites, and for every site of the model whether it has a dimension of rows."""
+    parts = []
+    for batch in row_chunks(model, rows, 1, fields):
+        record = chunk_weights(model, batch, 1)
+        parts.append({name: record.observed[name].value.squeeze(0) for name in model.data_sites})
+        in_rows = {name: site.in_rows for name, site in [*record.latent.items(), *record.observed.items()]}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, in_rows

@@ -1,0 +1,373 @@
+"""Is the encoder calibrated? Ranks and coverage on simulated rows, the amortisation gap, NUTS on a few rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae import predictive
+from pyro_vae.data.tensors import check_finite
+from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
+from pyro_vae.inference.chunks import facts, row_chunks
+from pyro_vae.model import check_model
+from pyro_vae.parts import is_number, positive_integer
+from pyro_vae.runtime import scope
+
+__all__ = [
+    "AgainstNUTS",
+    "AmortizationGap",
+    "Calibration",
+    "against_nuts",
+    "amortization_gap",
+    "band_of_uniform_ecdf",
+    "simulation_based_calibration",
+]
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of the latents behind simulated rows among draws of the guide given these rows: uniform if q is exact.
+
+    A U shape says that q is too narrow, a hump too wide, a slope shifted.
+
+    Attributes:
+        ranks: (N, C), from 0 to L; C coordinates of all latent sites.
+        num_draws: L.
+        names: of the coordinates, as "z[0]".
+        p_values: of uniform ranks, coordinate by coordinate, (C,): chi-square.
+    """
+
+    ranks: Tensor
+    num_draws: int
+    names: list[str]
+    p_values: Tensor
+
+    @property
+    def miscalibrated(self) -> list[str]:
+        """Coordinates whose ranks are not uniform at 0.01 over all of them (Bonferroni)."""
+        return [name for name, p in zip(self.names, self.p_values.tolist(), strict=True) if p < 0.01 / len(self.names)]
+
+    def coverage(self, levels: tuple[float, ...] = LEVELS) -> Tensor:
+        """Share of rows whose latents lie in central intervals of the guide's draws, (levels, C)."""
+        distance = ((self.ranks.double() + 0.5) / (self.num_draws + 1) - 0.5).abs()
+        return torch.stack([(distance <= level / 2).double().mean(0) for level in levels])
+
+    def shape(self) -> Tensor:
+        """What is wrong, coordinate by coordinate, (C,): variance of the ranks over that of uniform ones, less 1.
+
+        Above 0 (a U): the guide is too narrow; below: too wide. The standard error is about sqrt(0.8 / N).
+        """
+        variance = self.ranks.double().var(0, correction=0)
+        return variance / ((self.num_draws + 1) ** 2 - 1) * 12 - 1
+
+    def __str__(self) -> str:
+        count, total = len(self.miscalibrated), len(self.names)
+        covered = ", ".join(
+            f"{level:.0%}: {share:.1%}" for level, share in zip(LEVELS, self.coverage().mean(1).tolist(), strict=True)
+        )
+        return (
+            f"{count} of {total} coordinates have ranks that are not uniform. Coverage of central intervals {covered}."
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """ECDF of the ranks less that of uniform ones, with a simultaneous 95 % band; returns matplotlib axes."""
+        from pyro_vae import plots
+
+        points, lower, upper = band_of_uniform_ecdf(len(self.ranks), self.num_draws)
+        return plots.rank_ecdf(self.ranks, self.num_draws, lower, upper, points, self.names, ax=ax)
+
+    def plot_coverage(self, ax: Any = None) -> Any:
+        """Nominal against observed coverage, by coordinate up to eight, else on average; returns matplotlib axes."""
+        from pyro_vae import plots
+
+        many = len(self.names) > 8
+        covered = self.coverage().mean(1) if many else self.coverage()
+        ax = plots.coverage(LEVELS, covered, names=None if many else self.names, ax=ax)
+        ax.set_title("intervals of the guide, simulated rows")
+        return ax
+
+
+def simulation_based_calibration(
+    model: Any, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
+) -> Calibration:
+    """Draw latents and rows from the model, and rank each latent among draws of the guide given its row.
+
+    Args:
+        model: the fitted model, of one data site and independent rows.
+        num_rows: N, rows to simulate.
+        num_draws: L, draws from the guide per row.
+        seed: of all draws.
+        **fields: named per-row fields to simulate under, one entry per row.
+
+    Raises:
+        NotImplementedError: if x is made of several data sites or a latent is global.
+
+    References:
+        *Validating Bayesian Inference Algorithms with Simulation-Based Calibration* (Talts et al., 2018), arXiv
+        1804.06788; bands: *Graphical Test for Discrete Uniformity and its Applications* (Sailynoja, Buerkner, Vehtari,
+        2022), arXiv 2103.10522
+    """
+    from scipy.stats import chisquare
+
+    positive_integer("num_draws", num_draws, 3)
+    with scope.seeded(seed):
+        drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
+        if facts(model, rows, tuple(fields)).joint:
+            raise NotImplementedError("Rows must be independent to be ranked each; got a global latent.")
+        draws = predictive.posterior_draws(model, rows, num_samples=num_draws, fields=tuple(fields))
+        ranks, names = [], []
+        for name, value in drawn.items():
+            truth, samples = value.reshape(num_rows, -1), draws[name].reshape(num_draws, num_rows, -1)
+            equal = (samples == truth).sum(0)
+            ties = (torch.rand(equal.shape) * (equal + 1)).floor().long()  # of discrete latents, at random
+            ranks.append((samples < truth).sum(0) + ties)
+            width = truth.shape[1]
+            names += coordinates(name, width)
+    whole = torch.cat(ranks, 1)
+    bins = next(b for b in range(min(20, max(2, num_rows // 10)), 1, -1) if (num_draws + 1) % b == 0 or b == 2)
+    counts = [torch.bincount(column * bins // (num_draws + 1), minlength=bins) for column in whole.T]
+    sizes = torch.bincount(torch.arange(num_draws + 1) * bins // (num_draws + 1), minlength=bins)
+    expected = (num_rows * sizes / (num_draws + 1)).double().numpy()
+    p_values = [float(chisquare(count.double().numpy(), expected).pvalue) for count in counts]
+    return Calibration(whole, num_draws, names, torch.tensor(p_values, dtype=torch.float64))
+
+
+def coordinates(site: str, width: int) -> list[str]:
+    """Names of a site's coordinates."""
+    return [f"{site}[{i}]" for i in range(width)] if width > 1 else [site]
+
+
+def band_of_uniform_ecdf(
+    num_rows: int, num_draws: int, *, level: float = 0.95, simulations: int = 2000, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points in (0, 1), and lower and upper ends of a band that holds the whole ECDF of uniform ranks, less the
+    diagonal, with probability `level`: pointwise binomial intervals, widened until they hold jointly by simulation.
+
+    Args:
+        num_rows: N.
+        num_draws: L; ranks are 0 to L.
+        level: of the band.
+        simulations: how many sets of ranks to draw.
+        seed: of these.
+    """
+    from scipy.stats import binom
+
+    positive_integer("num_rows", num_rows)
+    positive_integer("num_draws", num_draws)
+    positive_integer("simulations", simulations)
+    positive_integer("seed", seed, 0)
+    if not is_number(level) or not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; got {level!r}. Pass e.g. level=0.95.")
+    count = min(num_draws, 100)
+    cuts = np.unique(np.linspace(1, num_draws, count).astype(int))  # ranks below a cut
+    points = cuts / (num_draws + 1)
+    draws = np.random.default_rng(seed).integers(0, num_draws + 1, (simulations, num_rows))
+    below = np.stack([(draws < cut).sum(1) for cut in cuts], 1)
+    tails = np.minimum(binom.cdf(below, num_rows, points), binom.sf(below - 1, num_rows, points))
+    tail = float(np.quantile(tails.min(1), 1 - level))
+    lower = binom.ppf(tail, num_rows, points) / num_rows - points
+    upper = binom.isf(tail, num_rows, points) / num_rows - points
+    return torch.from_numpy(points), torch.from_numpy(lower), torch.from_numpy(upper)
+
+
+@dataclass(frozen=True)
+class AmortizationGap:
+    """What per-row optimisation of q gains over the encoder, in nats, each (B,); (1,) if joint over the rows.
+
+    Attributes:
+        amortized: the ELBO with the encoder's q.
+        optimized: the ELBO with q optimised row by row, in the same family.
+        gap: their mean difference, with errors.
+    """
+
+    amortized: Tensor
+    optimized: Tensor
+    gap: Mean
+
+    def __str__(self) -> str:
+        return f"amortisation gap {self.gap} nats per row"
+
+
+def amortization_gap(
+    model: Any,
+    x: Any,
+    *,
+    steps: int = 100,
+    learning_rate: float = 0.05,
+    num_particles: int = 200,
+    seed: int | None = None,
+    **fields: Any,
+) -> AmortizationGap:
+    """ELBO of the encoder's q(z | x) beside that of the best q of the same family, found row by row.
+
+    The search has noise of its own: a gap that is slightly negative says that the encoder leaves nothing to gain.
+
+    Args:
+        model: the fitted model.
+        x: rows (B, *E).
+        steps: gradient steps per row.
+        learning_rate: of the first of them.
+        num_particles: draws for both bounds, at least 2.
+        seed: of the draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        NotImplementedError: if the guide cannot be refined.
+
+    References:
+        *Inference Suboptimality in Variational Autoencoders* (Cremer, Li, Duvenaud, 2018), arXiv 1801.03558
+    """
+    positive_integer("num_particles", num_particles, 2)
+    rows, names = check_model(model)._rows(x, fields)
+    ways, bounds = (Importance(), SemiAmortized(steps, learning_rate)), []
+    with scope.evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, names):
+            draws = [way.log_weights(model, batch, num_particles)[0].double() for way in ways]
+            bounds.append([part.mean(0) for part in draws] + [part.std(0) / num_particles**0.5 for part in draws])
+    amortized, optimized, *errors = (torch.cat(column) for column in zip(*bounds, strict=True))
+    for bound in (amortized, optimized):
+        check_finite("The ELBO", bound)
+    error = (errors[0].square() + errors[1].square()).sqrt()
+    return AmortizationGap(amortized, optimized, mean_of(optimized - amortized, error))
+
+
+@dataclass(frozen=True)
+class AgainstNUTS:
+    """Moments of the latents under the guide and under the posterior by NUTS, for a few rows, each (B, C).
+
+    Attributes:
+        guide_mean: under q(z | x).
+        guide_scale: standard deviations under q(z | x).
+        nuts_mean: under p(z | x).
+        nuts_scale: standard deviations under p(z | x).
+        rhat: split R-hat of the NUTS draws; above 1.05 these are no reference.
+        names: of the coordinates.
+        guide_draws: (S, B, C).
+        nuts_draws: (S, B, C).
+    """
+
+    guide_mean: Tensor
+    guide_scale: Tensor
+    nuts_mean: Tensor
+    nuts_scale: Tensor
+    rhat: Tensor
+    names: list[str]
+    guide_draws: Tensor
+    nuts_draws: Tensor
+
+    @property
+    def scale_ratio(self) -> Tensor:
+        """Deviations under the guide over those under the posterior, (B, C); below 1: too narrow."""
+        return self.guide_scale / self.nuts_scale
+
+    @property
+    def shift(self) -> Tensor:
+        """Differences of means in posterior deviations, (B, C)."""
+        return (self.guide_mean - self.nuts_mean) / self.nuts_scale
+
+    def __str__(self) -> str:
+        return (
+            f"guide against NUTS on {len(self.shift)} rows: ratio of deviations {float(self.scale_ratio.median()):.2f}"
+            f" (median), means apart by {float(self.shift.abs().median()):.2f} posterior deviations (median),"
+            f" largest R-hat {float(self.rhat.max()):.3f}"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Guide's moments against NUTS's; returns matplotlib axes."""
+        from pyro_vae import plots
+
+        return plots.moments(self.guide_mean, self.guide_scale, self.nuts_mean, self.nuts_scale, ax=ax)
+
+
+def against_nuts(
+    model: Any,
+    x: Any,
+    *,
+    num_samples: int = 300,
+    warmup: int = 200,
+    max_tree_depth: int = 6,
+    seed: int | None = None,
+    **fields: Any,
+) -> AgainstNUTS:
+    """Draw the latents of a few rows from their posterior by the No-U-Turn Sampler, one row after the other.
+
+    Takes seconds to a minute a row: pass two or three. A global latent is drawn given all rows at once.
+
+    Args:
+        model: the fitted model.
+        x: a few rows (B, *E).
+        num_samples: draws kept per row.
+        warmup: draws before these.
+        max_tree_depth: of NUTS.
+        seed: of all draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        NotImplementedError: if a latent is discrete.
+
+    References:
+        *The No-U-Turn Sampler* (Hoffman, Gelman, 2014), arXiv 1111.4246
+    """
+    from pyro.infer import MCMC, NUTS
+    from pyro.ops.stats import split_gelman_rubin
+
+    positive_integer("num_samples", num_samples, 4)
+    positive_integer("warmup", warmup)
+    positive_integer("max_tree_depth", max_tree_depth)
+    rows, names = check_model(model)._rows(x, fields)
+    known = facts(model, rows, names)
+    first = rows.take(slice(0, 1), names, like=model.like)
+    sites = predictive.encode(model, seed=0, **first)
+    summed = sorted(name for name, q in sites.items() if not q.has_rsample)
+    if summed:
+        raise NotImplementedError(f"NUTS needs latents with densities; got discrete {summed}. Sum them out by hand.")
+    by_row: list[tuple[Tensor, Tensor, Tensor]] = []
+    labels: list[str] = []
+    with scope.seeded(seed):
+        draws = predictive.posterior_draws(model, rows, num_samples=max(1000, num_samples), fields=names)
+        for part in [slice(None)] if known.joint else [slice(i, i + 1) for i in range(len(rows))]:
+            batch = rows.take(part, names, like=model.like)
+            with _sampling(model):
+                kernel = NUTS(model.model, max_tree_depth=max_tree_depth)
+                chain = MCMC(kernel, num_samples, warmup_steps=warmup, disable_progbar=True, num_chains=1)
+                try:
+                    chain.run(batch.pop("x"), **batch)
+                except ValueError as error:
+                    raise ValueError(
+                        f"log p(x, z) must be finite somewhere near z = 0; got none at row {part.start} ({error})."
+                        " Check the row and the parameters."
+                    ) from error
+            found = chain.get_samples()
+            own = {name: value if known.joint else value[:, part] for name, value in draws.items() if name in found}
+            flat, mine = (
+                torch.cat([values[name].reshape(len(values[name]), -1) for name in own], 1) for values in (found, own)
+            )
+            labels = [label for name in own for label in coordinates(name, found[name][0].numel())]
+            rhat = split_gelman_rubin(flat.unsqueeze(0), chain_dim=0, sample_dim=1)
+            by_row.append((mine, flat, rhat))
+    guide, nuts = (torch.stack([part[i] for part in by_row], 1) for i in (0, 1))
+    rhat = torch.stack([part[2] for part in by_row])
+    return AgainstNUTS(guide.mean(0), guide.std(0), nuts.mean(0), nuts.std(0), rhat, labels, guide, nuts)
+
+
+@contextlib.contextmanager
+def _sampling(model: Any) -> Iterator[None]:
+    """As in evaluation, but with gradients; the parameters are held fixed."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with scope.evaluating(model), torch.enable_grad(), poutine.block(hide_types=["param"]):
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,163 @@
+"""Models compared by what they say of held-out rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyro_vae.data.batches import Rows
+from pyro_vae.data.tensors import check_finite
+from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
+from pyro_vae.model import check_model
+from pyro_vae.runtime import scope
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Expected log predictive density of models on the same rows, in nats per row, the best first.
+
+    Attributes:
+        names: of the models.
+        scores: mean log p(x) of each, with its Monte Carlo and its sampling error.
+        differences: to the best, paired by row: at most 0, exactly 0 for the best; with both errors.
+        bias: about how much each score is too low on average because the guide is not exact.
+        within_bias: whether a difference is no larger than twice its Monte Carlo error and the larger bias of the two
+            together: it may be due to the guides.
+        unreliable: rows of each model with a k-hat above the threshold.
+        results: the log-likelihoods by row.
+    """
+
+    names: list[str]
+    scores: list[Mean]
+    differences: list[Mean]
+    bias: list[float]
+    within_bias: list[bool]
+    unreliable: list[int]
+    results: dict[str, LogLikelihood]
+
+    def _note(self, i: int) -> str:
+        if self.unreliable[i] > 0.05 * len(self.results[self.names[i]].khat):
+            return "k-hat high: too low by more than is stated"
+        return "within Monte Carlo bias" if self.within_bias[i] else ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line for each model, as plain values; "-" where too few particles tell no k-hat."""
+        lines = []
+        for i, name in enumerate(self.names):
+            score, difference = self.scores[i], self.differences[i]
+            lines.append(
+                {
+                    "model": name,
+                    "elpd": score.estimate,
+                    "sampling error": score.sampling_error,
+                    "Monte Carlo error": score.monte_carlo_error,
+                    "difference": difference.estimate,
+                    "its error": math.hypot(difference.sampling_error, difference.monte_carlo_error),
+                    "bias": self.bias[i],
+                    "k-hat flags": "-" if self.results[name].khat.isnan().all() else str(self.unreliable[i]),
+                    "note": self._note(i),
+                }
+            )
+        return lines
+
+    def __str__(self) -> str:
+        from pyro_vae import reporting
+
+        count = len(next(iter(self.results.values())).estimate)
+        return f"{reporting.table(self.rows())}\nnats per row, {count} rows; differences paired by row."
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas frame (needs pandas)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows()).set_index("model")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Differences to the best; returns matplotlib axes."""
+        from pyro_vae import plots
+
+        errors = [math.hypot(mean.sampling_error, mean.monte_carlo_error) for mean in self.differences]
+        return plots.comparison(self.names, [d.estimate for d in self.differences], errors, self.within_bias, ax=ax)
+
+
+def compare(
+    models: Mapping[str, Any],
+    x: Any,
+    *,
+    num_particles: int = 1000,
+    method: str | Method = "importance",
+    seed: int | None = None,
+    **fields: Any,
+) -> Comparison:
+    """Compare models by log p(x) of the same held-out rows, paired by row.
+
+    Every score is too low by about Var(w) / 2K at mean weight 1, more for the model whose guide fits worse: a
+    difference no larger than twice that and its Monte Carlo error together is flagged; more particles, or
+    `method="ais"`, lower both.
+
+    Args:
+        models: at least two models by name, of the same data.
+        x: rows (N, *E), in any form that `fit` takes, that no model was trained on.
+        num_particles: K, as in `log_likelihood`.
+        method: as in `log_likelihood`.
+        seed: of the draws.
+        **fields: named per-row fields; every model receives all of them.
+
+    Raises:
+        ValueError: if there are fewer than two models, one gives densities and another probabilities, or a latent is
+            global, so that there is one number for all rows.
+
+    References:
+        *Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC* (Vehtari, Gelman, Gabry,
+        2017), arXiv 1507.04544, on differences paired by row
+    """
+    if not isinstance(models, Mapping) or len(models) < 2:
+        got = len(models) if isinstance(models, Mapping) else type(models).__name__
+        raise ValueError(
+            f"models must be a dictionary of two models or more; got {got}. Pass {{'a': vae, 'b': other}}."
+        )
+    for model in models.values():
+        check_model(model)
+    first = next(iter(models.values()))
+    data = x if isinstance(x, Rows) else first._rows(x, {"fields": fields.get("fields", ())})[0]
+    with scope.seeded(seed):
+        data = data.drawn(first.like)
+    results = {
+        str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
+        for name, model in models.items()
+    }
+    for name, result in results.items():
+        check_finite(f"log p(x) under {name!r}", result.estimate)
+    kinds = {name: "probabilities" if result.discrete else "densities" for name, result in results.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"models must all give probabilities, or all densities, of x; got {kinds}. Do not compare.")
+    if any(result.joint for result in results.values()):
+        raise ValueError("models must have independent rows to be paired; got a global latent. Compare by hand.")
+    names = sorted(results, key=lambda name: -float(results[name].estimate.mean()))
+    best = results[names[0]]
+    differences, within = [], []
+    bias = {name: float(result.bias.mean()) for name, result in results.items()}
+    for name in names:
+        result = results[name]
+        error = torch.zeros_like(best.estimate)
+        if name != names[0]:
+            error = (result.standard_error.square() + best.standard_error.square()).sqrt()
+        difference = mean_of(result.estimate - best.estimate, error)
+        differences.append(difference)
+        margin = 2 * (difference.monte_carlo_error - min(bias[name], bias[names[0]]))
+        within.append(name != names[0] and not -difference.estimate > margin)  # unknown for one particle: flagged
+    return Comparison(
+        names=names,
+        scores=[results[name].mean() for name in names],
+        differences=differences,
+        bias=[bias[name] for name in names],
+        within_bias=within,
+        unreliable=[int(results[name].unreliable.sum()) for name in names],
+        results={name: results[name] for name in names},
+    )

@@ -1,0 +1,248 @@
+"""One call that asks a fitted model all the questions, and says what to do about the answers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pyro_vae.criticism import calibration, checks, latents
+from pyro_vae.criticism.calibration import AmortizationGap, Calibration
+from pyro_vae.criticism.checks import Checks
+from pyro_vae.criticism.latents import LatentUse
+from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
+from pyro_vae.model import check_model
+from pyro_vae.parts import flag, positive_integer
+from pyro_vae.runtime import scope
+
+__all__ = ["Diagnosis", "Finding", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: what was looked at, what was found, and what to do about it (nothing where all is well)."""
+
+    about: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The report on a model and rows; printed as text, each part also by itself.
+
+    Attributes:
+        findings: in the order of the report.
+        bound: the ELBO and its parts.
+        log_likelihood: log p(x) with k-hat.
+        use: how the latents are used; None where a latent is global.
+        calibration: ranks on simulated rows; None where the model does not allow them.
+        gap: of the encoder; None where its guide cannot be refined.
+        checks: predictive checks; None where x is made of several data sites.
+        num_rows: how many rows were looked at.
+    """
+
+    findings: list[Finding]
+    bound: BoundResult
+    log_likelihood: LogLikelihood
+    use: LatentUse | None
+    calibration: Calibration | None
+    gap: AmortizationGap | None
+    checks: Checks | None
+    num_rows: int
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def concerns(self) -> list[Finding]:
+        """The findings that call for something."""
+        return [finding for finding in self.findings if finding.advice]
+
+    def __str__(self) -> str:
+        lines = [f"Diagnosis on {self.num_rows} rows: {len(self.concerns)} of {len(self.findings)} findings to act on"]
+        for finding in self.findings:
+            lines.append(f"{'!' if finding.advice else ' '} {finding.about}: {finding.found}")
+            lines += [f"    {finding.advice}"] if finding.advice else []
+        lines += [f"- {what}: not done, {why}" for what, why in self.skipped.items()]
+        if self.checks is not None:
+            lines += ["", str(self.checks)]
+        return "\n".join(lines)
+
+    def plot(self) -> Any:
+        """The figures of the report in one; returns an array of matplotlib axes."""
+        from pyro_vae import plots
+
+        sites = {} if self.use is None else self.use.sites
+        sites = {name: site for name, site in sites.items() if site.kl_per_dimension is not None}
+        drawn = [self.log_likelihood.plot, *(site.plot for site in sites.values())]
+        if self.calibration is not None:
+            drawn += [self.calibration.plot, self.calibration.plot_coverage]
+        count = 0 if self.checks is None else len(self.checks.statistics) + 2
+        axes = plots.grid(len(drawn) + count)
+        for draw, ax in zip(drawn, axes, strict=False):
+            draw(ax=ax)
+        if self.checks is not None:
+            self.checks.plot(axes[len(drawn) :])
+        return axes
+
+
+def diagnose(
+    model: Any,
+    x: Any,
+    *,
+    statistics: Mapping[str, Statistic] | None = None,
+    max_rows: int = 500,
+    num_particles: int = 1000,
+    num_samples: int = 100,
+    seed: int | None = 0,
+    verbose: bool = True,
+    **fields: Any,
+) -> Diagnosis:
+    """Ask a fitted model everything: evidence, encoder, latents, predictive checks; print the report and return it.
+
+    Args:
+        model: the fitted model.
+        x: rows (N, *E), in any form that `fit` takes; those that were not trained on tell most.
+        statistics: for `pv.check`.
+        max_rows: the first so many rows are looked at.
+        num_particles: draws per row for log-likelihood and k-hat.
+        num_samples: replicated data sets for the checks.
+        seed: of all draws; None for the global stream.
+        verbose: whether the report is printed.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        ValueError: if the data are not data for the model.
+    """
+    flag("verbose", verbose)
+    rows, names = check_model(model)._rows(x, fields)
+    rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
+    named: dict[str, Any] = {"fields": ("x", *names)} if names else {}
+    skipped: dict[str, str] = {}
+
+    def attempt(what: str, call: Any) -> Any:
+        try:
+            return call()
+        except NotImplementedError as error:
+            skipped[what] = str(error)
+            return None
+
+    with scope.seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreliableWarning)  # what it would say is in the report
+        rows = rows.drawn(model.like)
+        bound = model.elbo(rows, **named)
+        score = model.log_likelihood(rows, num_particles=num_particles, **named)
+        use = attempt("use of latents", lambda: latents.use(model, rows, **named))
+        batch = rows.take(slice(None), names, like=model.like)
+        covariates = {name: batch[name] for name in names}
+        size = len(rows) if covariates else 500
+        sbc = attempt(
+            "calibration", lambda: calibration.simulation_based_calibration(model, num_rows=size, **covariates)
+        )
+        few = rows if score.joint else rows.subset(slice(0, 100))
+        gap = attempt("amortisation gap", lambda: calibration.amortization_gap(model, few, steps=50, **named))
+        checked = attempt(
+            "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
+        )
+    findings = [
+        _about_score(score, bound),
+        *_about_latents(use),
+        *_about_encoder(sbc, gap, score.joint),
+        *_about_checks(checked, score.joint),
+    ]
+    result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped)
+    if verbose:
+        from pyro_vae import reporting
+
+        reporting.show(str(result))
+    return result
+
+
+def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:
+    mean, share = score.mean(), float(score.unreliable.double().mean())
+    gap = mean.estimate - bound.mean().estimate
+    unit = "for all rows together" if score.joint else "per row"
+    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"k-hat above the threshold in {share:.0%} of rows"
+    text = f"log p(x) {mean} nats {unit}, {gap:.2f} above the ELBO; {flagged}"
+    advice = ""
+    if share > 0.05:
+        advice = (
+            "Log p(x) is too low there: use log_likelihood(method='ais') or 'semi_amortized', more particles, a richer"
+            " guide (guides.MultivariateNormal, guides.Flow), or train by elbos.IWAE."
+        )
+    return Finding("evidence", text, advice)
+
+
+def _about_latents(use: LatentUse | None) -> list[Finding]:
+    if use is None:
+        return []
+    findings = []
+    for name, site in use.sites.items():
+        active, total = int(site.active.sum()), len(site.active)
+        advice = f"Collapsed: {latents.REMEDIES}." if active == 0 else ""
+        found = f"{active} of {total} units active, KL {site.kl.estimate:.2f} nats"
+        findings.append(Finding(f"latents at {name}", found, advice))
+    excess, limit = use.aggregate_kl, math.log(use.information_rows)
+    information = use.mutual_information.estimate
+    capped = (
+        f", too near its limit of {limit:.2f} to be told: more rows would raise it" if information > limit - 2 else ""
+    )
+    at_most = "at most " if capped else ""
+    found = f"I(row; z) {information:.2f} nats{capped}; KL(aggregate || prior) {at_most}{excess:.2f} nats"
+    advice = ""
+    if excess > max(1.0, 0.2 * use.kl.estimate) and not capped:
+        advice = (
+            "Draws from the prior fall where no row is: use priors.VampPrior, priors.Mixture or priors.Flow, or"
+            " vae.prior = vae.fit_aggregate_posterior(x) after training."
+        )
+    return [*findings, Finding("information", found, advice)]
+
+
+def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None, joint: bool) -> list[Finding]:
+    findings = []
+    if sbc is not None:
+        wrong = len(sbc.miscalibrated)
+        advice, excess = "", float(sbc.shape().mean())
+        if wrong:
+            shape = "too narrow (ranks form a U)" if excess > 0.05 else "too wide" if excess < -0.05 else "shifted"
+            advice = f"On rows from the model q(z | x) is {shape}: use a guide with correlations, or a larger encoder."
+        covered = float(sbc.coverage((0.9,)).mean())
+        text = f"{wrong} of {len(sbc.names)} coordinates miscalibrated; 90 % intervals cover {covered:.1%}"
+        findings.append(Finding("encoder on simulated rows", text, advice))
+    if gap is not None:
+        advice = ""
+        if gap.gap.estimate > max(1.0, 3 * gap.gap.monte_carlo_error):
+            advice = "A larger encoder, longer training, or refinement (method='semi_amortized') would save that."
+        unit = "for all rows together" if joint else "per row"
+        findings.append(Finding("amortisation gap", f"{gap.gap} nats {unit}", advice))
+    return findings
+
+
+def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
+    if found is None:
+        return []
+    worst = []
+    for one in found.statistics.values():
+        if one.of_rows:
+            bad = one.uniformity is not None and one.uniformity < 0.001
+        else:  # tail probabilities of S replicates are 1 / (S + 1) at least
+            tail = torch.minimum(one.prior, 1 - one.prior)
+            bad = bool((tail < 1.5 / (found.num_samples + 1)).double().mean() > 0.1)
+        worst += [one.name] if bad else []
+    advice = ""
+    if worst:
+        advice = "The model does not make such data: look at check(...).plot(), and at another likelihood or decoder."
+    nominal = found.pit.overall((0.9,))[0]
+    off = abs(nominal["coverage"] - 0.9)
+    text = (
+        f"{len(worst)} of {len(found.statistics)} statistics off"
+        + (f" ({', '.join(worst)})" if worst else "")
+        + f"; 90 % predictive intervals cover {nominal['coverage']:.1%} +- {nominal['its error']:.1%}"
+    )
+    if not advice and not joint and off > max(0.02, 4 * nominal["its error"]):
+        advice = "Predictive intervals have the wrong width: look at the likelihood's dispersion."
+    return [Finding("predictive checks", text, advice)]

@@ -1,0 +1,247 @@
+"""How much of the latents is used: active units, KL, mutual information, aggregate posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.distributions import cells_of
+from pyro_vae.elbos.evidence import closed_forms_hold
+from pyro_vae.evaluation import Mean, mean_of
+from pyro_vae.inference import chunks
+from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.inference.programs import given
+from pyro_vae.inference.weights import LogWeights, Site, log_weights
+from pyro_vae.model import check_model
+from pyro_vae.parts import positive_integer
+from pyro_vae.runtime import scope
+
+__all__ = ["REMEDIES", "LatentUse", "SiteUse", "use"]
+
+ACTIVE = 0.01  # variance of the posterior mean over rows above which a unit is active (Burda et al., 2015)
+REMEDIES = (
+    "anneal the KL weight from 0 (kl_weight=schedules.Linear(...)), give bits for free (elbos.FreeBitsELBO), use a"
+    " weaker decoder, or fewer latents"
+)
+
+
+@dataclass(frozen=True)
+class SiteUse:
+    """How the rows given use one latent site, with D coordinates.
+
+    Attributes:
+        kl: KL(q(z | x) || p(z)) on average over the rows, in nats, given the sites before it; where the guide draws
+            sites in another order than the model, E log q / p at this site, and only the sum over sites is a KL.
+        kl_per_dimension: that of each coordinate, (D,); None where coordinates depend on each other.
+        mean_variance: variance over rows of the mean of q(z | x), (D,); less the noise of means taken of draws.
+        active: whether that is above 0.01, (D,).
+    """
+
+    kl: Mean
+    kl_per_dimension: Tensor | None
+    mean_variance: Tensor
+    active: Tensor
+
+    def plot(self, ax: Any = None) -> Any:
+        """KL of each coordinate; returns matplotlib axes.
+
+        Raises:
+            ValueError: if coordinates depend on each other.
+        """
+        if self.kl_per_dimension is None:
+            raise ValueError("Coordinates must be independent given x to have a KL each; got a joint distribution.")
+        from pyro_vae import plots
+
+        return plots.kl_per_dimension(self.kl_per_dimension, self.active, ax=ax)
+
+
+@dataclass(frozen=True)
+class LatentUse:
+    """How the rows given use the latents; in nats.
+
+    Attributes:
+        sites: by name, each latent site by itself.
+        kl: KL(q(z | x) || p(z)) of all sites together on average over the rows.
+        mutual_information: I(row; z), what z tells about which row it is; at most log `information_rows`, and
+            underestimated near that.
+        aggregate_kl: KL(q(z) || p(z)) of the average q(z) over these rows: their KL less `mutual_information`.
+        information_rows: how many rows these two are of.
+    """
+
+    sites: dict[str, SiteUse]
+    kl: Mean
+    mutual_information: Mean
+    aggregate_kl: float
+    information_rows: int
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Sites without an active unit."""
+        return [name for name, site in self.sites.items() if not site.active.any()]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {int(site.active.sum())} of {len(site.active)} units active, KL {site.kl.estimate:.2f} nats"
+            for name, site in self.sites.items()
+        ]
+        lines.append(
+            f"KL {self.kl.estimate:.2f} = mutual information {self.mutual_information.estimate:.2f} + KL(aggregate ||"
+            f" prior) {self.aggregate_kl:.2f} nats; {self.information_rows} rows, whose log is"
+            f" {math.log(self.information_rows):.2f} (where the information is near that it is more, and the rest less)"
+        )
+        if self.collapsed:
+            lines.append(f"Collapsed: {', '.join(self.collapsed)}. {REMEDIES}")
+        return "\n".join(lines)
+
+
+def use(
+    model: Any,
+    x: Any,
+    *,
+    num_particles: int = 64,
+    information_rows: int = 1000,
+    seed: int | None = None,
+    **fields: Any,
+) -> LatentUse:
+    """Active units, KL by dimension, mutual information, aggregate posterior against prior.
+
+    I(row; z) = E log q(z | x) / q(z), where q(z) is the average over the rows: the part of the KL that is information.
+    The other part, KL(q(z) || p(z)), is what a better prior could save.
+
+    Args:
+        model: the fitted model.
+        x: rows (N, *E), in any form that `fit` takes.
+        num_particles: draws from the guide per row, at least 2.
+        information_rows: the first so many rows are compared with each other; time grows with their square.
+        seed: of the draws.
+        **fields: named per-row fields, as in `elbo`.
+
+    Raises:
+        NotImplementedError: if a latent is global.
+
+    References:
+        *Importance Weighted Autoencoders* (Burda et al., 2015), arXiv 1509.00519; *ELBO Surgery* (Hoffman, Johnson,
+        2016)
+    """
+    positive_integer("num_particles", num_particles, 2)
+    positive_integer("information_rows", information_rows)
+    rows, names = check_model(model)._rows(x, fields)
+    if len(rows) < 2:
+        raise ValueError(f"x must be at least two rows, to be compared; got {len(rows)}. Pass more rows.")
+    if facts(model, rows, names).joint:
+        raise NotImplementedError("The use of latents is told row by row; got a global latent.")
+    parts = []
+    with scope.evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, names, at_once=num_particles):
+            parts.append(_measured(chunk_weights(model, batch, num_particles)))
+        sites = {name: _joined([part.sites[name] for part in parts]) for name in parts[0].sites}
+        kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
+        information = _information(model, rows.take(slice(0, information_rows), names, like=model.like))
+    return LatentUse(
+        sites=sites,
+        kl=mean_of(kl, error),
+        mutual_information=mean_of(information.mean(0), information.std(0) / math.sqrt(2)),
+        aggregate_kl=float(kl[:information_rows].mean() - information.mean()),
+        information_rows=information.shape[1],
+    )
+
+
+class _Site(NamedTuple):
+    """One site and chunk of B rows."""
+
+    kl: Tensor  # (B,)
+    error: Tensor  # (B,)
+    by_cell: Tensor | None  # (B, D)
+    mean: Tensor  # (B, D)
+    noise: Tensor  # (B, D), the variance of these means
+
+
+class _Measures(NamedTuple):
+    """All sites of a chunk of B rows."""
+
+    sites: dict[str, _Site]
+    kl: Tensor  # (B,)
+    error: Tensor  # (B,)
+
+
+def _measured(record: LogWeights) -> _Measures:
+    def averaged(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        return log_ratio.double().mean(0), log_ratio.double().std(0) / math.sqrt(record.num_particles)
+
+    sites, ordered = {}, closed_forms_hold(record)
+    for name, p in record.latent.items():
+        q = record.guide[name]
+        mean = _mean(q.distribution)
+        mean = _by_row(q, q.value if mean is None else mean)
+        by_cell = _kl_by_cell(q.distribution, p.distribution, q.value, ordered)
+        kept = None if by_cell is None else _by_row(q, by_cell).mean(0)
+        noise = mean.var(0) / record.num_particles
+        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean.mean(0), noise)
+    return _Measures(sites, *averaged(record.log_guide - record.log_prior))
+
+
+def _by_row(site: Site, terms: Tensor) -> Tensor:
+    """Terms that broadcast to the site's value, one for each of its cells: (K, B, D)."""
+    terms = terms.double().expand(site.value.shape).movedim(_rows_of(site), 1)
+    return terms.reshape(*terms.shape[:2], -1)
+
+
+def _mean(distribution: Any) -> Tensor | None:
+    try:
+        mean: Tensor = distribution.mean
+        return None if torch.isnan(mean).any() else mean
+    except NotImplementedError:
+        return None
+
+
+def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
+    """KL of each coordinate, by draws where no closed form holds; None where coordinates are dependent."""
+    try:
+        q, p = (cells_of(one).expand(value.shape) for one in (q, p))
+    except NotImplementedError:
+        return None
+    try:
+        if ordered:
+            return kl_divergence(q, p)
+    except NotImplementedError:
+        pass
+    terms: Tensor = q.log_prob(value) - p.log_prob(value)
+    return terms
+
+
+def _joined(parts: list[_Site]) -> SiteUse:
+    mean = torch.cat([part.mean for part in parts])
+    variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
+    variance = (variance - torch.cat([part.noise for part in parts]).mean(0)).clamp_min(0)
+    cells = [part.by_cell for part in parts if part.by_cell is not None]
+    kl = mean_of(torch.cat([part.kl for part in parts]), torch.cat([part.error for part in parts]))
+    return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
+
+
+def _information(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N)."""
+    n = len(batch["x"])
+    record = chunk_weights(model, batch, 2)
+    width = sum(site.value[0].numel() for site in record.guide.values())
+    mixture = []
+    for some in torch.arange(2 * n).split(max(2, chunks.CELLS // width // 2 * 2)):  # never one: particles have a plate
+        values = {  # each of these draws, seen from every row
+            name: site.value.movedim(_rows_of(site), 1)
+            .flatten(0, 1)[some]
+            .unsqueeze(_rows_of(site))
+            .expand(len(some), *site.value.shape[1:])
+            for name, site in record.guide.items()
+        }
+        program = given(model.guide, values)
+        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(some), **fields_of(batch)).log_guide
+        mixture.append(torch.logsumexp(pairs.double(), 1) - math.log(n))
+    return record.log_guide.double() - torch.cat(mixture).reshape(2, n)
+
+
+def _rows_of(site: Site) -> int:
+    return -1 if site.row_dim is None else site.row_dim

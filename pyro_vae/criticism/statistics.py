@@ -1,0 +1,146 @@
+"""Statistics for predictive checks: functions of rows of data.
+
+A function whose result has one entry for each row is a statistic of a row; any other is one of the data set: a number,
+or an array such as one number for each column. Write your own as a function of x (N, *E); these are ready.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.tensors import as_tensor
+from pyro_vae.parts import is_number, positive_integer
+
+__all__ = [
+    "Statistic",
+    "correlation",
+    "largest",
+    "mean",
+    "on_cells",
+    "quantile",
+    "row_largest",
+    "row_mean",
+    "row_standard_deviation",
+    "row_total",
+    "variance",
+    "zero_fraction",
+]
+
+Statistic = Callable[[Tensor], Tensor]
+
+
+def _of_rows(function: Statistic) -> Statistic:
+    """The function of rows in any form: real numbers, at least one row and one column."""
+
+    @functools.wraps(function)
+    def checked(x: Any) -> Tensor:
+        values = as_tensor(x)
+        if values.dim() == 0 or values.numel() == 0:
+            raise ValueError(f"x must be at least one row; got shape {tuple(values.shape)}. Pass rows of data.")
+        return function(values if values.dtype in (torch.float32, torch.float64) else values.double())
+
+    return checked
+
+
+@_of_rows
+def mean(x: Tensor) -> Tensor:
+    """Mean of each column, (*E)."""
+    return x.mean(0)
+
+
+@_of_rows
+def variance(x: Tensor) -> Tensor:
+    """Variance of each column, (*E)."""
+    if len(x) < 2:
+        raise ValueError(f"x must be at least two rows to vary; got {len(x)}. Pass more rows.")
+    return x.var(0)
+
+
+@_of_rows
+def zero_fraction(x: Tensor) -> Tensor:
+    """Share of zeros in each column, (*E)."""
+    return (x == 0).to(x).mean(0)
+
+
+@_of_rows
+def largest(x: Tensor) -> Tensor:
+    """Largest value of each column, (*E)."""
+    return x.amax(0)
+
+
+def quantile(level: float) -> Statistic:
+    """A quantile of each column, (*E), at a level from 0 to 1.
+
+    Raises:
+        ValueError: if the level is outside.
+
+    Example:
+        >>> quantile(0.5)(torch.tensor([[1.0], [2.0], [9.0]]))
+        tensor([2.])
+    """
+    if not is_number(level) or not 0 <= level <= 1:
+        raise ValueError(f"level must be a number from 0 to 1; got {level!r}. E.g. 0.9.")
+
+    @_of_rows
+    def statistic(x: Tensor) -> Tensor:
+        ordered = x.sort(0).values
+        place = level * (len(x) - 1)
+        low = int(place)
+        return ordered[low].lerp(ordered[min(low + 1, len(x) - 1)], place - low)
+
+    return statistic
+
+
+def correlation(first: int, second: int) -> Statistic:
+    """Correlation of two columns, counted through the flattened event; 0 where one does not vary.
+
+    Example:
+        >>> round(float(correlation(0, 1)(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))), 3)
+        1.0
+    """
+    first, second = positive_integer("first", first, 0), positive_integer("second", second, 0)
+
+    @_of_rows
+    def statistic(x: Tensor) -> Tensor:
+        cells = x.reshape(len(x), -1)
+        if max(first, second) >= cells.shape[1]:
+            raise ValueError(f"first and second must be below {cells.shape[1]}; got {first} and {second}. Lower them.")
+        columns = cells[:, [first, second]]
+        return torch.corrcoef(columns.T)[0, 1].nan_to_num()
+
+    return statistic
+
+
+@_of_rows
+def row_total(x: Tensor) -> Tensor:
+    """Sum of each row, (N,)."""
+    return x.reshape(len(x), -1).sum(1)
+
+
+@_of_rows
+def row_mean(x: Tensor) -> Tensor:
+    """Mean of each row, (N,)."""
+    return x.reshape(len(x), -1).mean(1)
+
+
+@_of_rows
+def row_standard_deviation(x: Tensor) -> Tensor:
+    """Standard deviation within each row, (N,)."""
+    return x.reshape(len(x), -1).std(1, correction=0)
+
+
+@_of_rows
+def row_largest(x: Tensor) -> Tensor:
+    """Largest value of each row, (N,)."""
+    return x.reshape(len(x), -1).amax(1)
+
+
+@_of_rows
+def on_cells(x: Tensor) -> Tensor:
+    """Number of cells above zero in each row, (N,): pixels that are on."""
+    return (x > 0).to(x).reshape(len(x), -1).sum(1)

@@ -1,0 +1,1 @@
+"""The user's data, on their way in: tensors, rows, batches."""

@@ -1,0 +1,320 @@
+"""Data in: whatever the user holds becomes named per-row tensors, and batches come out.
+
+A batch is a dictionary: `x` of shape (B, *E) and named per-row fields of shape (B, ...).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
+
+from pyro_vae.data.rows import Batch, Rows, cast
+from pyro_vae.data.tensors import as_names, as_tensor
+from pyro_vae.runtime import processes, scope
+
+__all__ = ["Batches", "Rows", "as_rows"]
+
+SAMPLE = 2**24  # cells from which a model starts where there are more than WHOLE
+WHOLE = 2**26
+
+
+def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
+    """Read a tensor, array, frame, tuple, data set or loader; in memory where that is what it is.
+
+    Args:
+        data: a tensor or array (N, *E), a pandas frame, a tuple of them, `Rows`, a `Dataset` or a `DataLoader`.
+        fields: names of a tuple's elements, `"x"` among them; of a frame's columns that are fields, not data.
+
+    Raises:
+        TypeError: for anything else, and for cells that are not numbers.
+    """
+    fields = as_names(fields)
+    if isinstance(data, Rows | DataLoader):
+        return data
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, tuple):
+        named = name_elements([as_tensor(element) for element in data], fields)
+        return Rows(named.pop("x"), named)
+    if type(data).__module__.startswith("pandas"):
+        return _from_frame(data, fields)
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size=256)
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size=256)
+    return Rows(as_tensor(data))
+
+
+def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
+    """Warn where columns vary less than the digits that the cast to the parameters' dtype keeps of them."""
+    if not isinstance(data, Rows) or torch.finfo(data.dtype if data.dtype.is_floating_point else like.dtype).eps >= (
+        torch.finfo(like.dtype).eps
+    ):
+        return
+    mean, deviation = _moments(data)
+    lost = ((deviation > 0) & (deviation < 1e3 * torch.finfo(like.dtype).eps * mean.abs())).nonzero().flatten()
+    if len(lost):
+        names = [data.columns[i] if data.columns else str(i) for i in lost.tolist()]
+        warnings.warn(
+            f"Columns {', '.join(names[:8])} of x vary in digits that {like.dtype} does not hold. Subtract a constant,"
+            " or train a model in float64: model.double().",
+            stacklevel=4,
+        )
+
+
+def _moments(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each cell over rows, merged from pieces."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in rows.pieces():
+        part = part.reshape(len(part), -1)
+        total, own = count + len(part), part.mean(0)
+        squares = squares + (part - own).square().sum(0) + (own - mean).square() * count * len(part) / total
+        mean = mean + (own - mean) * len(part) / total
+        count = total
+    return mean, (squares / count).sqrt()
+
+
+def _from_frame(frame: Any, fields: Sequence[str]) -> Rows:
+    frame = frame.to_frame() if frame.ndim == 1 else frame
+    names = [str(column) for column in frame.columns]
+    unknown = [name for name in fields if name != "x" and name not in names]
+    if unknown:
+        raise ValueError(f"fields must be columns of the frame; got {unknown}. The columns are {names}.")
+    text = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind not in "biuf"]
+    if text:
+        raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
+    keep = [name not in fields for name in names]
+    taken = {name: as_tensor(frame.iloc[:, i].to_numpy(), name) for i, name in enumerate(names) if not keep[i]}
+    columns = [name for name, kept in zip(names, keep, strict=True) if kept]
+    x = as_tensor((frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64))
+    return Rows(x, taken, columns=columns, index=frame.index.tolist())
+
+
+def name_elements(elements: Sequence[Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
+    """Name a tuple's elements: the first is x unless `fields` names them all.
+
+    Raises:
+        ValueError: if `fields` is given and does not name every element, `"x"` included.
+    """
+    if not fields:
+        return {"x": elements[0]}
+    if len(fields) != len(elements) or "x" not in fields:
+        raise ValueError(
+            f"fields must name all {len(elements)} elements, 'x' among them; got {tuple(fields)}."
+            " E.g. fields=('x', 'label')."
+        )
+    return dict(zip(fields, elements, strict=True))
+
+
+def name_item(item: Any, fields: Sequence[str]) -> Batch:
+    """A batch from what a loader yields: a tensor, a tuple or a dictionary with `"x"`.
+
+    Raises:
+        ValueError: if a dictionary lacks a name.
+    """
+    if isinstance(item, Tensor):
+        return {"x": item}
+    if isinstance(item, Mapping):
+        names = tuple(dict.fromkeys(("x", *fields)))
+        missing = [name for name in names if name not in item]
+        if missing:
+            raise ValueError(f"batches must have {names}; got a dictionary of {tuple(item)}. Rename its entries.")
+        return {name: item[name] for name in names}
+    return name_elements(list(item), fields)
+
+
+def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
+    """All rows of a loader in memory, in its order.
+
+    Raises:
+        ValueError: if the order is random: results could not be told apart by row.
+    """
+    if isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(loader.dataset, "shuffle", False):
+        raise ValueError(
+            "x must come in a fixed order; got a loader with shuffle=True. Pass shuffle=False to the DataLoader, or to"
+            " pv.datasets.parquet."
+        )
+    items = [name_item(item, fields) for item in loader]
+    if not items:
+        raise ValueError("x must be at least one row; got none. Check the data set.")
+    named = {name: torch.cat([item[name] for item in items]) for name in items[0]}
+    return Rows(named.pop("x"), named)
+
+
+class Batches:
+    """Batches of a data set, in a new random order each epoch, cast to suit the parameters.
+
+    Args:
+        data: what `as_rows` returns, or takes.
+        like: a tensor whose dtype and device the batches take.
+        fields: names of the fields that reach the programs.
+        batch_size: rows per batch; a last row that would stand alone joins the batch before. A `DataLoader` brings its
+            own.
+        shuffle: whether the order is random (drawn from torch's global stream).
+        num_rows: N, needed where the data cannot tell.
+
+    Raises:
+        ValueError: if the size of the data is unknown and `num_rows` is not given.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        like: Tensor,
+        fields: Sequence[str] = (),
+        batch_size: int = 128,
+        shuffle: bool = True,
+        num_rows: int | None = None,
+    ) -> None:
+        if isinstance(data, Dataset) and not isinstance(data, Rows | TensorDataset | IterableDataset):
+            data = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+        elif isinstance(data, IterableDataset):
+            data = DataLoader(data, batch_size=batch_size)
+        fields = as_names(fields)
+        self.data = as_rows(data, fields)
+        self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle
+        self.num_rows = self._count() if num_rows is None else num_rows
+        self._first: Any = None
+
+    def _count(self) -> int:
+        try:
+            data = self.data if isinstance(self.data, Rows) else self.data.dataset
+            told = getattr(data, "num_rows", None)
+            count = told if isinstance(told, int) else len(data)  # type: ignore[arg-type]
+        except TypeError:
+            raise ValueError(
+                "num_rows must be given for data without a length; got None. Pass fit(num_rows=N)."
+            ) from None
+        if count == 0:
+            raise ValueError("x must be at least one row; got none. Check the data set.")
+        return count
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch; as if rows came `batch_size` at a time where a loader can't tell."""
+        if isinstance(self.data, Rows):
+            return -(-len(self.data) // self.batch_size)
+        try:
+            return len(self.data)
+        except TypeError:
+            return -(-self.num_rows // self.batch_size)
+
+    @property
+    def row_size(self) -> int:
+        """The cells of one row; 1 where they are not in memory."""
+        return math.prod(self.data.event_shape) if isinstance(self.data, Rows) else 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.read, self.order())
+
+    def order(self, epoch: int = 0) -> Iterator[Any]:
+        """What stands for each batch of an epoch: the numbers of its rows, or the loader's item.
+
+        Whatever is random about the order has been drawn when this returns.
+        """
+        if not isinstance(self.data, Rows):
+            if hasattr(self.data.sampler, "set_epoch"):
+                self.data.sampler.set_epoch(epoch)
+            items = iter(self.data)
+            return itertools.chain(list(itertools.islice(items, 1)), items)
+        order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
+        parts = list(order.split(self.batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
+            parts[-2:] = [torch.cat(parts[-2:])]  # batch statistics need two rows
+        return iter(parts)
+
+    def read(self, key: Any) -> Batch:
+        """The batch that a key stands for."""
+        if isinstance(self.data, Rows):
+            return self.data.take(key, self.names, like=self.like)
+        return cast(name_item(key, self.fields), self.like)
+
+    def share(self, key: Any) -> Batch:
+        """This process's rows of the batch that a key stands for: all, or every so many-th where several train."""
+        if isinstance(self.data, Rows):
+            return self.read(self.mine(key))
+        return {name: self.mine(value) for name, value in self.read(key).items()}
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """This process's of some rows."""
+        return rows if self._is_shared() else rows[processes.rank() :: processes.size()]
+
+    def row_numbers(self, key: Any) -> list[int]:
+        """The numbers of the rows of `share(key)`: in the data, or, where these are not in memory, in the batch."""
+        numbers = key if isinstance(self.data, Rows) else torch.arange(len(self.read(key)["x"]))
+        return self.mine(numbers).tolist()  # type: ignore[no-any-return]
+
+    def _is_shared(self) -> bool:
+        """Whether what is read are this process's rows already."""
+        return processes.size() == 1 or isinstance(getattr(self.data, "sampler", None), DistributedSampler)
+
+    def sample(self) -> Batch:
+        """All rows; where they are very many a fixed sample, evenly spaced; of a loader the first batch.
+
+        Random state is left alone.
+        """
+        with scope.preserved_rng():
+            if not isinstance(self.data, Rows):
+                return self.read(self.first())
+            fitting = len(self.data) if len(self.data) <= self.data.fitting(WHOLE) else self.data.fitting(SAMPLE)
+            step = -(-len(self.data) // fitting)
+            return self.data.take(slice(None, None, step), self.names, like=self.like)
+
+    def chunks(self) -> Iterator[tuple[int, Batch]]:
+        """The number of its first row and a chunk of rows, for all rows; of a loader the first batch.
+
+        Random state is left alone.
+        """
+        with scope.preserved_rng():
+            if not isinstance(self.data, Rows):
+                yield 0, self.read(self.first())
+                return
+            size = self.data.fitting()
+            for start in range(0, len(self.data), size):
+                yield start, self.data.take(slice(start, start + size), self.names, like=self.like)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Random generators of their own that a loader and its sampler draw from."""
+        owners = () if isinstance(self.data, Rows) else (self.data, self.data.sampler)
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list(dict.fromkeys(generator for generator in found if generator is not None))
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these data from others, as plain values: digests of rows; of a loader what it says of itself."""
+        if isinstance(self.data, Rows):
+            transform = self.data.transform
+            name = None if transform is None else getattr(getattr(transform, "func", transform), "__qualname__", "")
+            return {"rows": len(self.data), "transform": name, "sha256": self.data.digests(self.names)}
+        kind = type(self.data.dataset).__qualname__
+        return {"rows": self.num_rows, "dataset": kind, "batch_size": self.data.batch_size}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields that reach the programs."""
+        return [name for name in self.fields if name != "x"]
+
+    def first(self) -> Any:
+        """What stands for the first rows, in the order of the data: what is checked at the door.
+
+        A loader is read for it once only, since reading may change what comes next.
+
+        Raises:
+            ValueError: if there are no rows.
+        """
+        if self._first is None:
+            if isinstance(self.data, Rows):
+                self._first = torch.arange(min(self.batch_size, len(self.data)))
+            else:
+                self._first = next(iter(self.data), None)
+        if self._first is None:
+            raise ValueError("x must be at least one row; got none. Check the data set.")
+        return self._first

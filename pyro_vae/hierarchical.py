@@ -1,0 +1,168 @@
+"""Variational autoencoders with several stochastic layers, as Pyro programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vae import likelihoods, nets, priors
+from pyro_vae.inference.programs import num_rows
+from pyro_vae.model import LatentVariableModel
+from pyro_vae.parts import check_kind, positive, positive_integer, support
+from pyro_vae.runtime import scope
+
+__all__ = ["HierarchicalVAE"]
+
+
+class HierarchicalVAE(LatentVariableModel):
+    """z_L ~ prior, z_l | z_{l+1} ~ Normal for l = L - 1, ..., 1, and x | z_1 ~ likelihood; sites "z1" to "zL" and "x".
+
+    Upper layers let the prior of the lower ones depend on something, and so are worth some nats over one layer of the
+    same size. The guide is one of two:
+
+    - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each by a net of its own. Trains fast.
+    - "top_down" (ladder): a deterministic path upward; then the latents from the top down, each layer's normal the
+      product, weighted by precision, of what the path says and of the model's p(z_l | z_{l+1}). Guide and model share
+      the way down, and layers far from the data keep being used. For many layers and long training, with a KL warm-up.
+
+    Args:
+        likelihood: p(x | z_1), with the event shape of one row.
+        latent_dims: D_1, ..., D_L, from the data upward; at least two.
+        prior: p(z_L) on the real numbers; the standard normal by default.
+        inference: "bottom_up" or "top_down".
+        encoder: a recipe for the net that sees x.
+        decoder: a recipe for the net that gives the likelihood's parameters.
+        between: a recipe for the nets from layer to layer, upward and downward.
+        width: features of each layer of the path upward; "top_down" only.
+        seed: of the initial parameters; the global random state by default.
+
+    Raises:
+        TypeError: if a part is not of its kind.
+        ValueError: if sizes or the way of inference are out of range, or the prior does not fit the highest layer.
+
+    References:
+        *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519; *Ladder Variational
+        Autoencoders* (Sonderby et al., 2016), arXiv 1602.02282
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import likelihoods
+        >>> vae = HierarchicalVAE(likelihood=likelihoods.Bernoulli((1, 8, 8)), latent_dims=(8, 2), seed=0)
+        >>> {site: q.event_shape for site, q in vae.encode(torch.zeros(3, 1, 8, 8)).items()}
+        {'z1': torch.Size([8]), 'z2': torch.Size([2])}
+    """
+
+    def __init__(
+        self,
+        *,
+        likelihood: likelihoods.Likelihood,
+        latent_dims: Sequence[int],
+        prior: priors.Prior | None = None,
+        inference: str = "bottom_up",
+        encoder: nets.Recipe | None = None,
+        decoder: nets.Recipe | None = None,
+        between: nets.Recipe | None = None,
+        width: int = 256,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = latent_dims if isinstance(latent_dims, Sequence) else (latent_dims,)
+        self.latent_dims = tuple(positive_integer("latent_dims", size) for size in sizes)
+        if len(self.latent_dims) < 2:
+            raise ValueError(f"latent_dims must be two sizes or more; got {self.latent_dims}. For one layer use VAE.")
+        if inference not in ("top_down", "bottom_up"):
+            raise ValueError(f"inference must be top_down or bottom_up; got {inference!r}. Choose one of these.")
+        top = self.latent_dims[-1]
+        self.prior = check_kind("prior", priors.Normal(top) if prior is None else prior, priors.Prior)
+        if self.prior.latent_dim != top:
+            raise ValueError(f"prior must have {top} latents, as the highest layer; got {self.prior.latent_dim}.")
+        if isinstance(self.prior, priors.VampPrior) or support(self.prior()) not in ("", "Real()"):
+            got = "" if isinstance(self.prior, priors.VampPrior) else f"{support(self.prior())} from "
+            raise ValueError(
+                f"prior must draw real numbers, for the guide is normal; got {got}{type(self.prior).__name__}."
+                " Choose another, e.g. priors.Mixture or priors.Flow."
+            )
+        self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
+        self.inference, self.width = inference, positive_integer("width", width)
+        self.nets = {
+            "encoder": nets.MLP() if encoder is None else encoder,
+            "decoder": nets.MLP() if decoder is None else decoder,
+            "between": nets.MLP((64,)) if between is None else between,
+        }
+        below = list(zip(self.latent_dims, self.latent_dims[1:], strict=False))
+        with scope.seeded(seed), scope.isolated():
+            self.decoder = self._net("decoder", (self.latent_dims[0],), likelihood.output_shape)
+            self.down = nn.ModuleList(self._net("between", (high,), (2 * low,)) for low, high in below)
+            if inference == "bottom_up":
+                self.encoder = self._net("encoder", likelihood.feature_shape, (2 * self.latent_dims[0],))
+                self.up = nn.ModuleList(self._net("between", (low,), (2 * high,)) for low, high in below)
+            else:
+                self.encoder = self._net("encoder", likelihood.feature_shape, (width,))
+                self.up = nn.ModuleList(self._net("between", (width,), (width,)) for _ in below)
+                self.heads = nn.ModuleList(nn.Linear(width, 2 * size) for size in self.latent_dims)
+
+    def _net(self, role: str, in_shape: nets.Shape, out_shape: nets.Shape) -> nets.Rowwise:
+        return nets.build(self.nets[role], in_shape, out_shape, role)
+
+    def made_of(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in ("likelihood", "latent_dims", "prior", "inference", "width")}
+        return parts | self.nets
+
+    def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
+        x = x if x is None else x.to(self.like.dtype)
+        with pyro.plate(self.row_plate, num_rows(x, rows)):
+            z = pyro.sample(f"z{len(self.latent_dims)}", self.prior(**batch))
+            for layer in reversed(range(len(self.down))):
+                z = pyro.sample(f"z{layer + 1}", _normal(*_moments(self.down[layer](z))))
+            return pyro.sample("x", self.likelihood(self.decoder(z), **batch), obs=x)
+
+    def guide(self, x: Tensor, **batch: Tensor) -> None:
+        features = self.encoder(self.likelihood.features(x.to(self.like.dtype)))
+        with pyro.plate(self.row_plate, x.shape[0]):
+            (self._bottom_up if self.inference == "bottom_up" else self._top_down)(features)
+
+    def _bottom_up(self, parameters: Tensor) -> None:
+        z = pyro.sample("z1", _normal(*_moments(parameters)))
+        for layer, net in enumerate(self.up):
+            z = pyro.sample(f"z{layer + 2}", _normal(*_moments(net(z))))
+
+    def _top_down(self, features: Tensor) -> None:
+        path = [features]
+        for net in self.up:
+            path.append(net(path[-1]))
+        *lower, (loc, scale) = [_moments(head(features)) for head, features in zip(self.heads, path, strict=True)]
+        z = pyro.sample(f"z{len(path)}", _normal(loc, scale))
+        for layer in reversed(range(len(lower))):
+            z = pyro.sample(f"z{layer + 1}", _normal(*_product(lower[layer], _moments(self.down[layer](z)))))
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.likelihood.initialize(x, **batch)
+        self.prior.initialize(self.likelihood.features(x))
+
+    def check_data(self, x: Tensor, first_row: int = 0) -> None:
+        self.likelihood.check(x, first_row)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        self.likelihood.check_columns(columns)
+
+
+Moments = tuple[Tensor, Tensor]
+
+
+def _moments(parameters: Tensor) -> Moments:
+    loc, raw = parameters.chunk(2, -1)
+    return loc, positive(raw)
+
+
+def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(loc, scale).to_event(1)
+
+
+def _product(one: Moments, two: Moments) -> Moments:
+    """Mean and deviation of the normal whose density is proportional to the product of two."""
+    a, b = one[1].square().reciprocal(), two[1].square().reciprocal()
+    return (a * one[0] + b * two[0]) / (a + b), (a + b).rsqrt()

@@ -1,0 +1,1 @@
+"""Programs run under particles, and the log-weights they leave."""

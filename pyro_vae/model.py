@@ -1,0 +1,534 @@
+"""The pair of Pyro programs, and what can be done with it."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pyro.infer
+import torch
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor, nn
+
+from pyro_vae import evaluation, predictive
+from pyro_vae.data.batches import Rows, as_rows, read_whole
+from pyro_vae.data.rows import Batch
+from pyro_vae.data.tensors import as_names, as_tensor, check_finite
+from pyro_vae.parts import flag
+from pyro_vae.runtime import scope
+from pyro_vae.saving import description
+from pyro_vae.training import fitting as training
+from pyro_vae.training.history import History
+from pyro_vae.training.state import TrainingState
+
+__all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
+
+
+class LatentVariableModel(PyroModule):
+    """A pair of Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
+
+    Subclass it, write both with ordinary `pyro.sample` and `pyro.plate` statements, and call `super().__init__()`
+    first in the constructor. Training, evaluation, draws and saving follow. The programs also work in plain Pyro.
+
+    Several particles run at once under a plate to the left: programs must take latents with leading dimensions, as
+    linear layers do; `nets.Rowwise` makes a convolution or any module that wants one batch dimension do so.
+
+    Rows are the plate named `row_plate`; the observed sites are named in `data_sites`. The model is called with
+    `x` to be scored and with `rows=` (how many) to be drawn from; named per-row fields come as keywords.
+
+    Attributes:
+        row_plate: the name of the plate over rows.
+        data_sites: the names of the sites that are data.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> class Mine(LatentVariableModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder = torch.nn.Linear(1, 1)
+        ...     def model(self, x=None, *, rows=None, **batch):
+        ...         with pyro.plate("data", len(x) if x is not None else rows):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        ...             return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        ...     def guide(self, x, **batch):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("z", dist.Normal(self.encoder(x), 0.7).to_event(1))
+        >>> Mine().sample(3).shape
+        torch.Size([3, 1])
+    """
+
+    row_plate: ClassVar[str] = "data"
+    data_sites: ClassVar[tuple[str, ...]] = ("x",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        keep_parameters(self)
+        self.register_buffer("initialized", torch.tensor(False))
+        self.training_state: TrainingState | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if name in cls.__dict__:  # without it, plain SVI would see no parameters
+                setattr(cls, name, pyro_method(cls.__dict__[name]))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            keep_parameters(value)
+
+    def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
+        """p(x, z): scores `x` (B, *E), or draws `rows` rows without it."""
+        raise NotImplementedError(f"{type(self).__name__} must define model(self, x=None, *, rows=None, **batch).")
+
+    def guide(self, x: Tensor, **batch: Tensor) -> Any:
+        """q(z | x) for the rows of `x` (B, *E)."""
+        raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        """Start from the data (N, *E) and their fields; called once by `fit`, before the first step, never by SVI."""
+
+    def check_data(self, x: Tensor, first_row: int = 0) -> None:
+        """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise where names of the columns of x tell that they come in a wrong order; called as `check_data` is."""
+
+    def made_of(self) -> dict[str, Any] | None:
+        """The constructor's arguments, to be saved: attributes of the same names; None where one is not kept."""
+        names = list(inspect.signature(type(self)).parameters)
+        return {name: getattr(self, name) for name in names} if all(hasattr(self, name) for name in names) else None
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and device that data are cast to: the first parameter or real buffer."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.zeros(())
+
+    @property
+    def history(self) -> History:
+        """The table of all epochs so far."""
+        return History() if self.training_state is None else self.training_state.history
+
+    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
+        """Raise unless x, cast, is finite and data for this model, and the fields are finite."""
+        x = batch["x"]
+        bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
+        if bad.any():
+            row = first_row + int(bad.nonzero()[0])
+            raise ValueError(
+                f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
+            )
+        self.check_data(x, first_row)
+        for name, field in batch.items():
+            check_finite(f"field {name!r}", field, first_row)
+
+    def _rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
+        """The rows of `x`, checked, and the names of the fields that the programs receive.
+
+        Fields are values by name, or, as `fields=("x", "label")`, names of what `x` brings itself.
+        """
+        given = {name: as_tensor(value, name) for name, value in fields.items() if name != "fields"}
+        names = as_names(fields.get("fields", ()))
+        with scope.preserved_rng():  # a random transform draws here too
+            read = as_rows(x, names)
+            rows = read if isinstance(read, Rows) else read_whole(read, names)
+            if rows.columns is not None:
+                self.check_columns(rows.columns)
+            if given:
+                rows = rows.with_fields(given)
+            used = tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
+            for start in range(0, len(rows), size := rows.fitting()):
+                self.check_rows(rows.take(slice(start, start + size), used, like=self.like), start)
+        return rows, used
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        elbo: pyro.infer.ELBO | None = None,
+        epochs: int = 100,
+        batch_size: int = 128,
+        learning_rate: float | Callable[..., float] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        valid: Any = None,
+        patience: int | None = None,
+        grad_clip: float | None = None,
+        num_rows: int | None = None,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        fields: Sequence[str] = (),
+        callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
+        compile: bool | str = "auto",
+        on_nonfinite: str = "raise",
+        detect: bool = True,
+        run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        checkpoint_every: float = 300.0,
+        progress: bool = True,
+    ) -> History:
+        """Train model and guide by stochastic variational inference; called again, it goes on.
+
+        Optimiser, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
+        run and returns the history so far. The first batch is checked strictly; a loss or gradient that is not
+        finite raises before the optimiser steps, and says where it came from. Within an initialised
+        `torch.distributed` process group all processes train one model: each is given all data, and takes its share of
+        every batch.
+
+        Args:
+            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Data
+                that are not in memory are checked, and started from, by their first batch.
+            elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
+            epochs: passes over the data.
+            batch_size: rows per step; a `DataLoader` brings its own.
+            learning_rate: a number, a schedule of `pv.schedules`, or a function of the steps taken. 1e-3 at first.
+            optimizer: makes a `torch.optim` optimiser from `(parameters, lr=...)`; fused Adam by default.
+            valid: rows whose bound is reported each epoch, with every weight on the KL removed.
+            patience: stop after so many epochs without a better validation bound, and restore the best parameters.
+            grad_clip: the largest norm of the gradient; longer ones are shortened to it.
+            num_rows: N, for data without a length, such as an `IterableDataset`.
+            seed: of the order of rows and the noise; parameters are drawn when the model is made.
+            device: where to train, e.g. "cuda"; the model is moved there.
+            fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
+                the programs receive them as keywords. `row_weights` multiplies each row's bound.
+            callbacks: called with (model, history) after each epoch; True ends the run.
+            compile: True captures programs, gradient and update as one compiled function, many times faster for small
+                models, or raises with the reason why it can't; False never does; "auto" where the steps to come repay
+                the time that compiling takes, some ten seconds.
+            on_nonfinite: "raise", or "skip": leave out steps whose loss or gradient is not finite; the history counts
+                them, and an epoch of nothing else raises.
+            detect: whether a step that fails is repeated with every module watched, to name the one where it began.
+            run_dir: a folder for checkpoints: parameters, optimiser, random states, position, history. One is written
+                at the end of each epoch (of short ones, every two seconds), every `checkpoint_every` seconds within
+                one, and before SIGTERM or Ctrl-C take effect; the last two are kept.
+            resume: go on from the last checkpoint in `run_dir`, if there is one, as if the run had never been
+                interrupted: on a CPU bit for bit. Model, data and options must be those of the run, whose steps stay
+                compiled or not; `epochs` counts from where the run began, and may be larger than it was.
+            checkpoint_every: seconds between checkpoints.
+            progress: whether a bar is shown where there is a terminal.
+
+        Returns:
+            The table of all epochs so far, in nats per row.
+
+        Raises:
+            ValueError, TypeError: naming what is wrong with options, data or programs; nothing is trained then.
+            OSError, RuntimeError: if `run_dir` can't be written, or another process trains there.
+        """
+        bar = None
+        if flag("progress", progress):
+            from pyro_vae import reporting
+
+            bar = reporting.ProgressBar(epochs)
+        return training.fit(
+            self,
+            data,
+            elbo=elbo,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            valid=valid,
+            patience=patience,
+            grad_clip=grad_clip,
+            num_rows=num_rows,
+            seed=seed,
+            device=device,
+            fields=fields,
+            callbacks=callbacks,
+            compile=compile,
+            on_nonfinite=on_nonfinite,
+            detect=detect,
+            run_dir=run_dir,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            progress=bar,
+        )
+
+    def elbo(
+        self, x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Any
+    ) -> evaluation.BoundResult:
+        """The evidence lower bound of each row and its parts, never weighted; the KL in closed form where there is one.
+
+        Near the exact posterior the reconstruction's noise is not cancelled by that of a closed-form KL: there the
+        Monte Carlo error of `log_likelihood` is much smaller.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_particles: draws from the guide per row.
+            seed: of the draws.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+        """
+        rows, names = self._rows(x, fields)
+        return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
+
+    def log_likelihood(
+        self,
+        x: Any,
+        *,
+        num_particles: int = 1000,
+        method: str | evaluation.Method = "importance",
+        target_error: float | None = None,
+        max_particles: int = 100_000,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.LogLikelihood:
+        """log p(x) of each row with its standard error, effective sample size and Pareto k-hat, in nats.
+
+        Data on the original scale; for real x a log-density. The estimate is a lower bound in expectation. Warns of
+        rows whose k-hat is above min(1 - 1 / log10 K, 0.7): there neither estimate nor error is to be relied on.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_particles: K, draws per row.
+            method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row;
+                "ais", annealed from the guide to the posterior; or an object such as
+                `pv.evaluation.AIS(num_steps=500)`.
+            target_error: go on, doubling the draws, until each row's standard error is at most this.
+            max_particles: where to stop all the same, with a warning.
+            seed: of the draws.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+
+        Raises:
+            ValueError: naming what is wrong with an option or the data.
+            NotImplementedError: if the method does not suit the model.
+
+        References:
+            *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519; *Pareto Smoothed
+            Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; *On the Quantitative Analysis of
+            Decoder-Based Generative Models* (Wu et al., 2017), arXiv 1611.04273
+        """
+        rows, names = self._rows(x, fields)
+        return evaluation.log_likelihood(
+            self,
+            rows,
+            num_particles=num_particles,
+            method=method,
+            target_error=target_error,
+            max_particles=max_particles,
+            seed=seed,
+            fields=names,
+        )
+
+    def conditional_log_likelihood(
+        self,
+        x: Any,
+        given: Any,
+        *,
+        num_particles: int = 1000,
+        method: str | evaluation.Method = "importance",
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.ConditionalLogLikelihood:
+        """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, in nats, with its error and k-hat for both terms.
+
+        Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A says much
+        about z it is too narrow there, k-hat tells so, and "ais" helps.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            given: which cells are x_B: boolean of shape E, or (B, *E) for each row its own; or names of columns of a
+                frame.
+            num_particles: K, draws per row.
+            method: as in `log_likelihood`.
+            seed: of the draws.
+            **fields: as in `log_likelihood`.
+
+        Raises:
+            ValueError: if `given` does not name cells of x.
+            NotImplementedError: if cells depend on each other given z, or a latent is global.
+        """
+        rows, names = self._rows(x, fields)
+        return evaluation.conditional_log_likelihood(
+            self,
+            rows,
+            given,
+            num_particles=num_particles,
+            method=method,
+            seed=seed,
+            fields=names,
+        )
+
+    def sandwich(
+        self,
+        num_rows: int = 200,
+        *,
+        num_particles: int = 16,
+        method: evaluation.AIS | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.Sandwich:
+        """Lower and upper estimates of log p(x) on rows drawn from the model: the check of the check.
+
+        Of such rows an exact posterior draw is known, so that annealed importance sampling can be run backwards from
+        it, and bounds log p(x) from above; forwards it bounds it from below. Score the same rows, `.x`, by
+        `log_likelihood`: the result must lie between.
+
+        Args:
+            num_rows: B.
+            num_particles: K, chains per row.
+            method: `pv.evaluation.AIS(...)`.
+            seed: of the rows and the draws.
+            **fields: named per-row fields to draw under.
+
+        References:
+            *Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo* (Grosse, Ghahramani, Adams, 2015),
+            arXiv 1511.02543
+        """
+        return evaluation.sandwich(self, num_rows, num_particles=num_particles, method=method, seed=seed, **fields)
+
+    def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Any:
+        """Draws of x from the prior predictive, (num_rows, *E), with observation noise.
+
+        Args:
+            num_rows: how many.
+            mean: return E[x | z] at draws of z instead.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+
+        Returns:
+            A tensor; a dictionary by site where the model has several data sites.
+        """
+        return predictive.sample(self, num_rows, mean=mean, seed=seed, **fields)
+
+    def simulate(self, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
+        """Draws of latents and data together from the model, by site: (num_rows, ...); a global latent has no rows.
+
+        Args:
+            num_rows: how many.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+        """
+        return predictive.simulate(self, num_rows, seed=seed, **fields)
+
+    def predictive(
+        self,
+        latents: Any,
+        *,
+        num_samples: int = 100,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Draws of x given latents, with observation noise.
+
+        Args:
+            latents: values (B, ...) by site, or those of the only site; sites left out are drawn given the others.
+            num_samples: S.
+            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead.
+            seed: of the draws.
+            **fields: named per-row fields to draw under.
+
+        Returns:
+            (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
+        """
+        return predictive.predictive(self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, **fields)
+
+    def posterior_predictive(
+        self,
+        x: Any,
+        *,
+        num_samples: int = 100,
+        resample: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        seed: int | None = None,
+        out: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """Replicated data: draws of new x given z ~ q(z | x), with observation noise.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_samples: S, draws per row.
+            resample: for guides that are not exact: of how many draws of z from the guide, at least S, those that are
+                used are taken, by their importance weights; they then follow p(z | x) where k-hat is low.
+            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead: a central 90 % interval is
+                (0.05, 0.95).
+            seed: of the draws.
+            out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+
+        Returns:
+            (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
+        """
+        rows, names = self._rows(x, fields)
+        return predictive.posterior_predictive(
+            self,
+            rows,
+            num_samples=num_samples,
+            resample=resample,
+            quantiles=quantiles,
+            seed=seed,
+            out=out,
+            fields=names,
+        )
+
+    def posterior_draws(
+        self,
+        x: Any,
+        *,
+        num_samples: int = 100,
+        resample: int | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> dict[str, Tensor]:
+        """Draws of the latents given x, by site: (S, B, ...), (S, ...) for a global latent.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_samples: S, draws per row.
+            resample: as in `posterior_predictive`.
+            seed: of the draws.
+            **fields: as in `posterior_predictive`.
+        """
+        rows, names = self._rows(x, fields)
+        return predictive.posterior_draws(
+            self, rows, num_samples=num_samples, resample=resample, seed=seed, fields=names
+        )
+
+    def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
+        """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
+
+        Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning; for an
+        autoregressive likelihood that takes a pass of its net per pixel and draw: ask for few.
+        """
+        rows, names = self._rows(x, fields)
+        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)
+
+    def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:
+        """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
+        rows, names = self._rows(x, fields)
+        return predictive.encode(self, seed=seed, **rows.take(slice(None), names, like=self.like))
+
+    def decode(self, z: Any, **fields: Any) -> Any:
+        """The distributions of the data given `{site: value}` for every latent site, by site."""
+        return predictive.decode(self, z, **fields)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model.safetensors` and `config.json` into the folder `path`; `pv.load(path)` reads them.
+
+        Each file is whole or absent, whatever happens meanwhile; neither can run code. The arguments of your own class
+        are saved if each is kept as an attribute of its own name and is a plain value or a part; otherwise `pv.load`
+        takes an instance.
+        """
+        description.save(self, path)
+
+
+def check_model(model: Any) -> Any:
+    """Return the model, or raise a TypeError if it is none."""
+    if not isinstance(model, LatentVariableModel):
+        raise TypeError(
+            f"model must be a LatentVariableModel, such as a VAE; got {type(model).__name__}. Pass the fitted model."
+        )
+    return model
+
+
+def keep_parameters(owner: nn.Module) -> None:
+    """Let all Pyro modules inside keep their own parameters; Pyro does where the setting is on when they are made."""
+    for module in owner.modules():
+        if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+            module._pyro_context.param_state = {"params": {}, "constraints": {}}

@@ -1,0 +1,186 @@
+"""Learned invertible maps of vectors: an elementwise map whose numbers a net reads off other elements and a context."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.transforms.spline import ConditionedSpline
+from pyro.nn import ConditionalAutoRegressiveNN
+from torch import Tensor, nn
+from torch.distributions import AffineTransform, Transform
+
+from pyro_vae.nets import MLP
+from pyro_vae.nets.base import widths
+from pyro_vae.parts import positive, positive_integer
+from pyro_vae.runtime import scope
+
+__all__ = ["KINDS", "Maps"]
+
+BINS, BOUND = 8, 5.0  # of the splines: pieces, and where the identity begins
+Elementwise = Callable[[Tensor], Transform]  # from the elements that are known to the map of the others
+
+
+class Maps(nn.Module):
+    """A chain of learned invertible maps of D numbers, from noise outward.
+
+    Initial parameters are drawn from a stream of their own, the same each time.
+
+    Args:
+        dim: D, at least 2.
+        kind: one of `KINDS`.
+        layers: how many maps; each next one takes the elements in reversed order.
+        hidden: widths of each map's net; an autoregressive net's are at least D.
+        context_dim: C, how many numbers the maps depend on besides.
+
+    Raises:
+        ValueError: if the kind is unknown or a size is out of range.
+    """
+
+    def __init__(self, dim: int, *, kind: str, layers: int, hidden: Sequence[int], context_dim: int = 0) -> None:
+        super().__init__()
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}. Choose one of these.")
+        positive_integer("layers", layers)
+        family, structure = kind.split("_")
+        self.elementwise, count = {"affine": (_affine, 2), "spline": (_spline, 4 * BINS - 1)}[family]
+        hidden = widths("hidden", hidden)
+        self.autoregressive = structure == "autoregressive"
+        if self.autoregressive and (not hidden or min(hidden) < dim):
+            raise ValueError(f"hidden must be widths of at least {dim}, as many as latents; got {hidden}. Widen it.")
+
+        def net(layer: int) -> nn.Module:
+            if not self.autoregressive:
+                return MLP(hidden).build((dim // 2 + context_dim,), (count, dim - dim // 2))
+            order: Any = torch.arange(dim) if layer % 2 == 0 else torch.arange(dim).flip(0)
+            return ConditionalAutoRegressiveNN(dim, context_dim, list(hidden), [count], order)
+
+        with scope.seeded(0):
+            self.nets = nn.ModuleList(map(net, range(layers)))
+
+    def forward(self, context: Tensor | None = None) -> list[Transform]:
+        """The maps under a context (..., C), from (..., D) to (..., D); new ones each time, since they remember."""
+        return [self._map(net, bool(layer % 2), context) for layer, net in enumerate(self.nets)]
+
+    def _map(self, net: nn.Module, flip: bool, context: Tensor | None) -> Transform:
+        def read(known: Tensor) -> Transform:
+            given = known.new_zeros(0) if context is None else context
+            given = given.expand(*known.shape[:-1], given.shape[-1])
+            if self.autoregressive:
+                return self.elementwise(net(known, given))
+            rows = torch.cat((known, given), -1)
+            numbers = net(rows.reshape(-1, rows.shape[-1]))
+            return self.elementwise(numbers.reshape(*rows.shape[:-1], *numbers.shape[1:]))
+
+        batch = torch.Size() if context is None else context.shape[:-1]
+        return _Autoregressive(read, batch) if self.autoregressive else _Coupling(read, batch, flip)
+
+
+KINDS = ("affine_coupling", "affine_autoregressive", "spline_coupling", "spline_autoregressive")
+
+
+class _Map(Transform):
+    """A map that remembers its last pair and the logarithm of the Jacobian determinant there.
+
+    torch's own memory gives a draw that was made without gradients back without them.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, read: Elementwise, batch: torch.Size) -> None:
+        super().__init__()
+        self.read, self.batch = read, batch
+        self.last: tuple[Tensor, Tensor, Tensor, bool] | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y and the logarithm of the Jacobian's determinant there."""
+
+    @abstractmethod
+    def backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the logarithm of the Jacobian's determinant there."""
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return x.expand(*torch.broadcast_shapes(self.batch, x.shape[:-1]), -1)
+
+    def _remembered(self, what: int, value: Tensor) -> bool:
+        """Whether the last pair has this x (0) or this y (1), and the gradients that are wanted."""
+        return self.last is not None and self.last[what] is value and (self.last[3] or not torch.is_grad_enabled())
+
+    def _call(self, x: Tensor) -> Tensor:
+        y, log_det = self.forward(self._expand(x))
+        self.last = x, y, log_det, torch.is_grad_enabled()
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        if not self._remembered(1, y):
+            x, log_det = self.backward(self._expand(y))
+            self.last = x, y, log_det, torch.is_grad_enabled()
+        return self.last[0]  # type: ignore[index]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self._remembered(0, x):
+            self._call(x)
+        return self.last[2]  # type: ignore[index]
+
+
+class _Autoregressive(_Map):
+    """y_i = f(x_i; numbers read off the x before it): forward in one pass, backward in D."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        transform = self.read(x)
+        y = transform(x)
+        return y, transform.log_abs_det_jacobian(x, y).sum(-1)
+
+    def backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.zeros_like(y)
+        for _ in range(y.shape[-1]):
+            transform = self.read(x)
+            x = transform.inv(y)
+        return x, transform.log_abs_det_jacobian(x, y).sum(-1)
+
+
+class _Coupling(_Map):
+    """One half stays, the numbers that map the other half are read off it: one pass in both directions."""
+
+    def __init__(self, read: Elementwise, batch: torch.Size, flip: bool) -> None:
+        super().__init__(read, batch)
+        self.flip = flip
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.flip(-1) if self.flip else x
+        return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+
+    def _whole(self, *halves: Tensor) -> Tensor:
+        x = torch.cat(halves, -1)
+        return x.flip(-1) if self.flip else x
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        known, rest = self._halves(x)
+        transform = self.read(known)
+        mapped = transform(rest)
+        return self._whole(known, mapped), transform.log_abs_det_jacobian(rest, mapped).sum(-1)
+
+    def backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        known, mapped = self._halves(y)
+        transform = self.read(known)
+        rest = transform.inv(mapped)
+        return self._whole(known, rest), transform.log_abs_det_jacobian(rest, mapped).sum(-1)
+
+
+def _affine(numbers: Tensor) -> Transform:
+    """From (..., 2, D); zeros give the identity."""
+    loc, raw = numbers.unbind(-2)
+    return AffineTransform(loc, positive(raw))
+
+
+def _spline(numbers: Tensor) -> Transform:
+    """A monotone spline of linear rational pieces, the identity beyond the bound; from (..., 4 * BINS - 1, D)."""
+    widths, heights, slopes, places = numbers.transpose(-1, -2).split((BINS, BINS, BINS - 1, BINS), -1)
+    shape = widths.softmax(-1), heights.softmax(-1), positive(slopes), places.sigmoid()
+    return ConditionedSpline(lambda: shape, bound=BOUND, order="linear")  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""The surroundings of a call: random state, Pyro's globals, the processor, processes."""

@@ -1,0 +1,1 @@
+"""`fit`: from data and programs to a trained model."""

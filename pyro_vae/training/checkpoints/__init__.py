@@ -1,0 +1,1 @@
+"""Checkpoints: a run that can be killed and goes on."""

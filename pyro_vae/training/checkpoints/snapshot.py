@@ -1,0 +1,130 @@
+"""A run as tensors and plain values, and back: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.training.state import Position, TrainingState
+
+__all__ = ["described", "differences", "part", "restore", "take"]
+
+NUMBERS = ("batches", "rows", "seconds", "skipped")  # of a position
+MOVING = ("step", "epoch")  # what `fit` sets on an estimator
+
+
+def take(model: Any, state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Parameters, optimizer, random states, position and history of a run.
+
+    Raises:
+        TypeError: if the optimizer keeps anything but tensors and plain values.
+    """
+    optimizer = state.optimizer.state_dict()
+    moments = {f"{i}.{name}": value for i, values in optimizer["state"].items() for name, value in values.items()}
+    groups = {f"group.{i}.{k}": v for i, group in enumerate(optimizer["param_groups"]) for k, v in group.items()}
+    plain = {name: value for name, value in (moments | groups).items() if not isinstance(value, Tensor)}
+    strange = [name for name, value in plain.items() if not _is_plain(value)]
+    if strange:
+        raise TypeError(
+            f"optimizer must keep tensors and plain values to be written to run_dir; got {plain[strange[0]]!r} as"
+            f" {strange[0]}. Use one of torch.optim, or train without run_dir."
+        )
+    position = state.position
+    tensors = {
+        "model": model.state_dict(),
+        "best": state.best_parameters or {},
+        "optimizer": {name: value for name, value in (moments | groups).items() if isinstance(value, Tensor)},
+        "begun": position.begun or {},
+        "now": position.now or {},
+        "position": {} if position.totals is None else {"totals": position.totals},
+    }
+    record = {
+        "optimizer": plain,
+        "position": {name: getattr(position, name) for name in NUMBERS},
+        "history": state.history.rows,
+        "step": state.step,
+        "best_bound": state.best_bound,
+        "epochs_since_best": state.epochs_since_best,
+        "stopped": state.stopped,
+    }
+    return {f"{kind}/{name}": value for kind, named in tensors.items() for name, value in named.items()}, record
+
+
+def restore(model: Any, state: TrainingState, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Bring model and state to where `take` found them."""
+    model.load_state_dict(part(tensors, "model"))
+    _restore_optimizer(state.optimizer, record["optimizer"] | part(tensors, "optimizer"))
+    state.best_parameters = part(tensors, "best") or None
+    state.history.rows[:] = record["history"]
+    state.step, state.best_bound = record["step"], record["best_bound"]
+    state.epochs_since_best, state.stopped = record["epochs_since_best"], record["stopped"]
+    begun, now = part(tensors, "begun") or None, part(tensors, "now") or None
+    totals = tensors.get("position/totals")
+    state.position = Position(**record["position"], begun=begun, now=now, totals=totals)
+
+
+def part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The tensors of one kind, by the rest of their names."""
+    return {name.removeprefix(f"{kind}/"): value for name, value in tensors.items() if name.startswith(f"{kind}/")}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, values: Mapping[str, Any]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in values.items():
+        first, _, rest = name.partition(".")
+        if first != "group":
+            state.setdefault(int(first), {})[rest] = value
+            continue
+        index, _, option = rest.partition(".")
+        group = whole["param_groups"][int(index)]
+        group[option] = tuple(value) if isinstance(group.get(option), tuple) else value
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def described(value: Any) -> Any:
+    """An option as plain values, to be compared: what it is, and the plain options it has; never its address."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, list | tuple):
+        return [described(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"": type(value).__qualname__} | {name: described(part) for name, part in asdict(value).items()}
+    if isinstance(value, type) or hasattr(value, "__qualname__"):
+        return value.__qualname__
+    if isinstance(value, partial):
+        return {"": described(value.func)} | {name: described(part) for name, part in value.keywords.items()}
+    options = {
+        name: part for name, part in getattr(value, "__dict__", {}).items() if name not in MOVING and name[0] != "_"
+    }
+    kept = {name: part for name, part in options.items() if _is_plain(part) or is_dataclass(part) or callable(part)}
+    return {"": type(value).__qualname__} | {name: described(part) for name, part in kept.items()}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], here: str, there: str) -> str:
+    """What differs between two descriptions, the first eight of it; empty where nothing does."""
+    old, new = _leaves(one), _leaves(json.loads(json.dumps(other)))
+    different = [name for name in old | new if old.get(name) != new.get(name)]
+    shown = "; ".join(f"{name} {old.get(name)!r} {here} and {new.get(name)!r} {there}" for name in different[:8])
+    return shown + (f"; {len(different) - 8} more" if len(different) > 8 else "")
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}".strip(".")).items()}
+    return {name: value}

@@ -1,0 +1,137 @@
+"""The strict validation of the first batch, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_site_shape
+from torch import Tensor, nn
+
+from pyro_vae.elbos import Estimator
+from pyro_vae.inference.programs import check_sites
+from pyro_vae.runtime import scope
+from pyro_vae.training import nonfinite
+
+__all__ = ["check_gradients", "check_programs"]
+
+
+def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
+    """Run model and guide once on a batch, with every check on; random state and buffers are left as found.
+
+    Args:
+        owner: the module with `model` and `guide`.
+        x: the batch, (B, *E).
+        fields: its named fields.
+
+    Returns:
+        Whether every guide site has a pathwise derivative.
+
+    Raises:
+        ValueError: if sites or plates of the programs differ, shapes are undeclared, a parameter lives outside the
+            module, x leaves the support of its distribution or a term is not finite.
+    """
+    with scope.isolated(validate=True), scope.preserved_rng(), scope.preserved_buffers(owner), torch.no_grad():
+        guide_trace = poutine.trace(owner.guide).get_trace(x, **fields)
+        replayed = poutine.replay(owner.model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(x, **fields)
+        traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        check_sites(*traces, enumerated=True)
+        _check_plates(*traces)
+        _check_parameters(owner, *traces)
+        for trace in traces:
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample":
+                    _check_support(name, site)
+        for trace in reversed(traces):  # what the guide draws reaches the model
+            trace.compute_log_prob()
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample":
+                    check_site_shape(site, float("inf"))  # type: ignore[arg-type]
+                    _check_finite(owner, name, site, x)
+    sites: list[Any] = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
+    return all(site["fn"].has_rsample for site in sites)
+
+
+def _check_plates(model_trace: Any, guide_trace: Any) -> None:
+    sizes: list[dict[str, int]] = [
+        {
+            frame.name: int(frame.full_size or frame.size)
+            for site in trace.nodes.values()
+            for frame in site.get("cond_indep_stack", ())
+        }
+        for trace in (model_trace, guide_trace)
+    ]
+    for name, size in sizes[1].items():
+        if sizes[0].get(name, size) != size:
+            raise ValueError(
+                f"Plate {name!r} must have the same size in model and guide; got {sizes[0][name]} in the model and"
+                f" {size} in the guide. Give both the number of rows of x."
+            )
+
+
+def _check_parameters(owner: nn.Module, *traces: Any) -> None:
+    known = {name for name, _ in owner.named_parameters(remove_duplicate=False)}
+    places = {parameter.data_ptr() for parameter in owner.parameters()}
+    for trace in traces:
+        for name, site in trace.nodes.items():
+            own = site["type"] != "param" or site["value"].data_ptr() in places
+            if not own and not {name, name.replace("$$$", "."), f"{name}_unconstrained"} & known:
+                raise ValueError(
+                    f"Parameter {name!r} must belong to the module, to be trained and saved with it; got a pyro.param"
+                    f" statement. Make it an attribute: self.{name} = PyroParam(...) or nn.Parameter(...)."
+                )
+
+
+def _check_support(name: str, site: Any) -> None:
+    fn, value = site["fn"], site["value"]
+    if not site["is_observed"] or not isinstance(value, Tensor):
+        return
+    inside = fn.support.check(value)
+    if inside.all():
+        return
+    position = tuple(int(i) for i in (~inside).nonzero()[0])
+    worst = value[position]
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    raise ValueError(
+        f"{name} must lie in the support of {type(base).__name__}, {base.support}; got values from"
+        f" {worst.min().item():g} up to {worst.max().item():g} in row {position[0] if position else 0}."
+        " Transform the data or change the likelihood."
+    )
+
+
+def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
+    bad = ~torch.isfinite(site["log_prob"])
+    if bad.any():
+        local = sorted(set(bad.nonzero()[:, -1].tolist())) if bad.dim() else [0]
+        state = getattr(owner, "training_state", None)
+        why = nonfinite.cause(owner, x, list(range(len(x))), local, site["fn"], 0 if state is None else state.step)
+        raise ValueError(
+            f"The term of site {name!r} must be finite; got {site['log_prob'][bad][0].item()} in row {local[0]} of the"
+            f" first batch ({int(bad.sum())} such rows). {why}"
+        )
+
+
+def check_gradients(owner: Any, estimator: Estimator, x: Tensor, **options: Any) -> None:
+    """Raise unless every trainable parameter receives a gradient from the first batch; gradients are cleared again.
+
+    Raises:
+        ValueError: naming the parameters that receive none.
+    """
+    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("The model must have a trainable parameter; got none. There is nothing to fit.")
+    with scope.isolated(), scope.preserved_rng(), scope.preserved_buffers(owner):
+        owner.zero_grad()
+        estimator.backward(parameters.values(), owner.model, owner.guide, x, **options)
+    without = [name for name, parameter in parameters.items() if parameter.grad is None]
+    owner.zero_grad()
+    if without:
+        raise ValueError(
+            f"Every parameter must receive a gradient; got none for {', '.join(without)}."
+            " Use it in model or guide, or set requires_grad_(False)."
+        )
