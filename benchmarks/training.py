@@ -46,8 +46,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyro_vae as pv
 from pyro_vae.data.batches import Batches
-from pyro_vae.parts import positive
-from pyro_vae.runtime import scope
+from pyro_vae.parts import as_scale
+from pyro_vae.runtime.isolation import isolated
+from pyro_vae.runtime.processor import tuned_processor
+from pyro_vae.runtime.random import seeded
 from pyro_vae.training import first_batch
 from pyro_vae.training.compiled import step as capture
 from pyro_vae.training.compiled.step import CompiledStep
@@ -87,7 +89,7 @@ def dense(columns: int, hidden: tuple[int, ...], latent: int, activation: str = 
 
 def normal(parameters: Tensor) -> dist.TorchDistribution:
     loc, raw = parameters.chunk(2, -1)
-    return dist.Normal(loc, positive(raw)).to_event(1)
+    return dist.Normal(loc, as_scale(raw)).to_event(1)
 
 
 class TwoLayers(pv.LatentVariableModel):
@@ -130,14 +132,14 @@ class ItemResponse(pv.LatentVariableModel):
     def guide(self, x: Tensor, **batch: Tensor) -> None:
         yes, ability = self.encoder(x).split((2, 4), -1)
         with pyro.plate("data", len(x)):
-            pyro.sample("yes", dist.Normal(yes[..., 0], positive(yes[..., 1])))
+            pyro.sample("yes", dist.Normal(yes[..., 0], as_scale(yes[..., 1])))
             pyro.sample("ability", normal(ability))
 
 
 @cache
 def binary_rows(event: tuple[int, ...]) -> Tensor:
     """Random binary rows with something to learn: ten factors behind the logits."""
-    with scope.seeded(0):
+    with seeded(0):
         logits = torch.randn(ROWS, 10) @ torch.randn(10, math.prod(event))
         return torch.bernoulli(logits.sigmoid()).reshape(ROWS, *event)
 
@@ -160,7 +162,7 @@ class Case:
 
     def model(self) -> Any:
         """A new model, the same every time."""
-        with scope.seeded(0):
+        with seeded(0):
             model = self.make()
         with torch.no_grad():
             model.initialize(self.data)
@@ -195,7 +197,7 @@ def ours(case: Case, step: EagerStep | CompiledStep) -> Run:
 
     def run(steps: int) -> None:
         step.begin()
-        with scope.isolated(), scope.tuned_processor(step.num_threads):
+        with isolated(), tuned_processor(step.num_threads):
             for key in islice(keys, steps):
                 step(key)
                 step.estimator.step += 1
@@ -236,7 +238,7 @@ def by_hand(case: Case, *, compiled: bool) -> Run:
 
     def loss(x: Tensor) -> Tensor:
         loc, raw = encoder(x).chunk(2, -1)
-        scale = positive(raw)
+        scale = as_scale(raw)
         noise = torch.randn_like(loc) if particles == 1 else torch.randn(particles, *loc.shape)
         z = loc + scale * noise
         log_ratio = 0.5 * (noise.square() - z.square()) + scale.log()  # log p(z) - log q(z | x)
@@ -326,7 +328,7 @@ def floor(case: Case) -> Run:
             products += [] if first else [(g, weight, torch.empty_like(x))]  # the data need no gradient
 
     def run(steps: int) -> None:
-        with scope.tuned_processor(capture.threads(eager)):
+        with tuned_processor(capture.threads(eager)):
             for _ in range(steps):
                 for left, right, product in products:
                     torch.mm(left, right, out=product)
@@ -453,7 +455,7 @@ def profile(case: Case, steps: int, rounds: int) -> None:
     compiled, rows = graph.run, [next(case.order())]
 
     def graph_alone(steps: int) -> None:
-        with scope.tuned_processor(step.num_threads):
+        with tuned_processor(step.num_threads):
             for _ in range(steps):
                 graph(rows)
 

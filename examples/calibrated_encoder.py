@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
         error = math.hypot(gained.sampling_error, gained.monte_carlo_error)
         exact = exact_deviations(vae, few, 15 if args.smoke else 61)
         plain = vae.posterior_draws(few, num_samples=draws, seed=6)["z"].std(0)
-        mended = vae.posterior_draws(few, num_samples=draws, resample=10 * draws, seed=6)["z"].std(0)
+        mended = vae.posterior_draws(few, num_samples=draws, num_candidates=10 * draws, seed=6)["z"].std(0)
         lines.append(
             f"{name:<20}{gap.mean():7.3f} +- {gap.std() / math.sqrt(len(gap)):.3f}{gained.estimate:9.3f} +- {error:.3f}"
             f"{100 * evidence.unreliable.double().mean():8.1f} %{middle(plain / exact):>20}{middle(mended / exact):>20}"

@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
         given = {"num_particles": particles, "seed": 1, **FIELDS}
         found, bound = model.log_likelihood(EFFECT, **given), model.elbo(EFFECT, **given).bound.item()
         guides[form] = model.posterior_draws(EFFECT, num_samples=2 * kept, seed=2, **FIELDS)
-        mended = model.posterior_draws(EFFECT, num_samples=2 * kept, resample=particles, seed=2, **FIELDS)
+        mended = model.posterior_draws(EFFECT, num_samples=2 * kept, num_candidates=particles, seed=2, **FIELDS)
         score = f"{found.estimate.item():.2f} ({found.standard_error.item():.2f})"
         print(f"guide, {form:<15}{moments(guides[form])}{bound:9.2f}{score:>16}{found.khat.item():8.2f}")
         print(f"  resampled           {moments(mended)}")

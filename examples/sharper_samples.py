@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import plots
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 SHAPE, FACES, STANDARD = (1, 8, 8), 24, pv.priors.Normal(16)
 NETS = {name: pv.nets.MLP(hidden=(256, 256), dropout=0.1) for name in ("encoder", "decoder")}
@@ -58,7 +58,7 @@ def models() -> dict[str, pv.LatentVariableModel]:
 
 def draw(model: pv.LatentVariableModel, count: int) -> tuple[Tensor, Tensor | None]:
     """Draws of x from the prior predictive, and E[x | z] at the same codes where it has a closed form."""
-    with scope.evaluating(model, seed=1):
+    with evaluating(model, seed=1):
         site = poutine.trace(model.model).get_trace(rows=count).nodes["x"]
         closed = not isinstance(model.likelihood, pv.likelihoods.Autoregressive)
         return site["value"], site["fn"].mean if closed else None

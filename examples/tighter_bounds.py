@@ -31,7 +31,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import bounds
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 POINTS = (0.0, 0.05, 0.15, 0.4)
 CURVES = {
@@ -52,7 +52,7 @@ TRAINED = {
 
 def log_weights(vae: pv.VAE, x: Tensor, particles: int) -> Tensor:
     """Log-weights of K draws for each row, (K, B)."""
-    with scope.evaluating(vae, seed=1):
+    with evaluating(vae, seed=1):
         return pv.log_weights(vae.model, vae.guide, x, num_particles=particles).log_w.double()
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae.parts import is_number, number, positive_integer, positive_number
+from pyro_vae.arguments import finite_number, is_number, positive_integer, positive_number
 
 __all__ = ["ciwae", "cubo", "elbo", "iwae", "jackknife", "miwae", "renyi", "tvo"]
 
@@ -66,7 +66,7 @@ def ciwae(log_w: Tensor, beta: float) -> Tensor:
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
     """
-    number("beta", beta)
+    finite_number("beta", beta)
     return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
 
 
@@ -118,7 +118,7 @@ def renyi(log_w: Tensor, alpha: float) -> Tensor:
     """
     if isinstance(alpha, float) and alpha == -math.inf:
         return log_w.amax(0)
-    if number("alpha", alpha) == 1.0:
+    if finite_number("alpha", alpha) == 1.0:
         return elbo(log_w)
     return iwae((1.0 - alpha) * log_w) / (1.0 - alpha)
 

@@ -10,10 +10,12 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, nets, priors
+from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.model import LatentVariableModel
-from pyro_vae.parts import check_kind, positive, positive_integer, support
-from pyro_vae.runtime import scope
+from pyro_vae.parts import as_scale, support_name
+from pyro_vae.runtime.isolation import isolated
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["HierarchicalVAE"]
 
@@ -80,8 +82,8 @@ class HierarchicalVAE(LatentVariableModel):
         self.prior = check_kind("prior", priors.Normal(top) if prior is None else prior, priors.Prior)
         if self.prior.latent_dim != top:
             raise ValueError(f"prior must have {top} latents, as the highest layer; got {self.prior.latent_dim}.")
-        if isinstance(self.prior, priors.VampPrior) or support(self.prior()) not in ("", "Real()"):
-            got = "" if isinstance(self.prior, priors.VampPrior) else f"{support(self.prior())} from "
+        if isinstance(self.prior, priors.VampPrior) or support_name(self.prior()) not in ("", "Real()"):
+            got = "" if isinstance(self.prior, priors.VampPrior) else f"{support_name(self.prior())} from "
             raise ValueError(
                 f"prior must draw real numbers, for the guide is normal; got {got}{type(self.prior).__name__}."
                 " Choose another, e.g. priors.Mixture or priors.Flow."
@@ -94,7 +96,7 @@ class HierarchicalVAE(LatentVariableModel):
             "between": nets.MLP((64,)) if between is None else between,
         }
         below = list(zip(self.latent_dims, self.latent_dims[1:], strict=False))
-        with scope.seeded(seed), scope.isolated():
+        with seeded(seed), isolated():
             self.decoder = self._net("decoder", (self.latent_dims[0],), likelihood.output_shape)
             self.down = nn.ModuleList(self._net("between", (high,), (2 * low,)) for low, high in below)
             if inference == "bottom_up":
@@ -155,7 +157,7 @@ Moments = tuple[Tensor, Tensor]
 
 def _moments(parameters: Tensor) -> Moments:
     loc, raw = parameters.chunk(2, -1)
-    return loc, positive(raw)
+    return loc, as_scale(raw)
 
 
 def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:

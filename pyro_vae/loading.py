@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.arguments import as_path
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.model import LatentVariableModel
-from pyro_vae.parts import as_path
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import files
 from pyro_vae.saving.description import rebuild
 from pyro_vae.saving.limits import Bounded
@@ -51,7 +51,7 @@ def load(
     if not file.exists() and file.suffix != ".safetensors":
         file = file / "model.safetensors"
     tensors, config = files.load_tensors(file)
-    with scope.preserved_rng():  # initial parameters are drawn, and replaced
+    with preserved_rng():  # initial parameters are drawn, and replaced
         loaded = model if isinstance(model, LatentVariableModel) else _construct(file, config, tensors, model, parts)
     try:
         loaded.load_state_dict(tensors, assign=True)

@@ -14,11 +14,11 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive
+from pyro_vae.arguments import true_or_false
 from pyro_vae.data.batches import Rows, as_rows, read_whole
 from pyro_vae.data.rows import Batch
 from pyro_vae.data.tensors import as_names, as_tensor, check_finite
-from pyro_vae.parts import flag
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
 from pyro_vae.training import fitting as training
 from pyro_vae.training.history import History
@@ -128,14 +128,14 @@ class LatentVariableModel(PyroModule):
         for name, field in batch.items():
             check_finite(f"field {name!r}", field, first_row)
 
-    def _rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
+    def read_rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of `x`, checked, and the names of the fields that the programs receive.
 
         Fields are values by name, or, as `fields=("x", "label")`, names of what `x` brings itself.
         """
         given = {name: as_tensor(value, name) for name, value in fields.items() if name != "fields"}
         names = as_names(fields.get("fields", ()))
-        with scope.preserved_rng():  # a random transform draws here too
+        with preserved_rng():  # a random transform draws here too
             read = as_rows(x, names)
             rows = read if isinstance(read, Rows) else read_whole(read, names)
             if rows.columns is not None:
@@ -166,7 +166,7 @@ class LatentVariableModel(PyroModule):
         callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
         compile: bool | str = "auto",
         on_nonfinite: str = "raise",
-        detect: bool = True,
+        locate_nonfinite: bool = True,
         run_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
         checkpoint_every: float = 300.0,
@@ -202,7 +202,8 @@ class LatentVariableModel(PyroModule):
                 the time that compiling takes, some ten seconds.
             on_nonfinite: "raise", or "skip": leave out steps whose loss or gradient is not finite; the history counts
                 them, and an epoch of nothing else raises.
-            detect: whether a step that fails is repeated with every module watched, to name the one where it began.
+            locate_nonfinite: whether a step that fails is repeated with every module watched, to name the module where
+                the first number that is not finite arose.
             run_dir: a folder for checkpoints: parameters, optimiser, random states, position, history. One is written
                 at the end of each epoch (of short ones, every two seconds), every `checkpoint_every` seconds within
                 one, and before SIGTERM or Ctrl-C take effect; the last two are kept.
@@ -220,7 +221,7 @@ class LatentVariableModel(PyroModule):
             OSError, RuntimeError: if `run_dir` can't be written, or another process trains there.
         """
         bar = None
-        if flag("progress", progress):
+        if true_or_false("progress", progress):
             from pyro_vae import reporting
 
             bar = reporting.ProgressBar(epochs)
@@ -242,7 +243,7 @@ class LatentVariableModel(PyroModule):
             callbacks=callbacks,
             compile=compile,
             on_nonfinite=on_nonfinite,
-            detect=detect,
+            locate_nonfinite=locate_nonfinite,
             run_dir=run_dir,
             resume=resume,
             checkpoint_every=checkpoint_every,
@@ -263,7 +264,7 @@ class LatentVariableModel(PyroModule):
             seed: of the draws.
             **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
 
     def log_likelihood(
@@ -302,7 +303,7 @@ class LatentVariableModel(PyroModule):
             Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; *On the Quantitative Analysis of
             Decoder-Based Generative Models* (Wu et al., 2017), arXiv 1611.04273
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return evaluation.log_likelihood(
             self,
             rows,
@@ -342,7 +343,7 @@ class LatentVariableModel(PyroModule):
             ValueError: if `given` does not name cells of x.
             NotImplementedError: if cells depend on each other given z, or a latent is global.
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return evaluation.conditional_log_likelihood(
             self,
             rows,
@@ -433,7 +434,7 @@ class LatentVariableModel(PyroModule):
         x: Any,
         *,
         num_samples: int = 100,
-        resample: int | None = None,
+        num_candidates: int | None = None,
         quantiles: Sequence[float] | None = None,
         seed: int | None = None,
         out: Any = None,
@@ -444,8 +445,8 @@ class LatentVariableModel(PyroModule):
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_samples: S, draws per row.
-            resample: for guides that are not exact: of how many draws of z from the guide, at least S, those that are
-                used are taken, by their importance weights; they then follow p(z | x) where k-hat is low.
+            num_candidates: for guides that are not exact. So many draws of z from the guide, at least S, are candidates,
+                and the draws used are resampled from them by importance weight: they follow p(z | x) where k-hat is low.
             quantiles: Q levels between 0 and 1, to return the draws' quantiles instead: a central 90 % interval is
                 (0.05, 0.95).
             seed: of the draws.
@@ -455,12 +456,12 @@ class LatentVariableModel(PyroModule):
         Returns:
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return predictive.posterior_predictive(
             self,
             rows,
             num_samples=num_samples,
-            resample=resample,
+            num_candidates=num_candidates,
             quantiles=quantiles,
             seed=seed,
             out=out,
@@ -472,7 +473,7 @@ class LatentVariableModel(PyroModule):
         x: Any,
         *,
         num_samples: int = 100,
-        resample: int | None = None,
+        num_candidates: int | None = None,
         seed: int | None = None,
         **fields: Any,
     ) -> dict[str, Tensor]:
@@ -481,13 +482,13 @@ class LatentVariableModel(PyroModule):
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_samples: S, draws per row.
-            resample: as in `posterior_predictive`.
+            num_candidates: as in `posterior_predictive`.
             seed: of the draws.
             **fields: as in `posterior_predictive`.
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return predictive.posterior_draws(
-            self, rows, num_samples=num_samples, resample=resample, seed=seed, fields=names
+            self, rows, num_samples=num_samples, num_candidates=num_candidates, seed=seed, fields=names
         )
 
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
@@ -496,12 +497,12 @@ class LatentVariableModel(PyroModule):
         Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning; for an
         autoregressive likelihood that takes a pass of its net per pixel and draw: ask for few.
         """
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:
         """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
-        rows, names = self._rows(x, fields)
+        rows, names = self.read_rows(x, fields)
         return predictive.encode(self, seed=seed, **rows.take(slice(None), names, like=self.like))
 
     def decode(self, z: Any, **fields: Any) -> Any:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyro_vae.parts import is_integer, is_number, number
+from pyro_vae.arguments import finite_number, is_integer, is_number
 
 __all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule", "value_at"]
 
@@ -39,7 +39,7 @@ class Constant(Schedule):
     value: float
 
     def __post_init__(self) -> None:
-        number("value", self.value)
+        finite_number("value", self.value)
 
     def __call__(self, step: int, epoch: int = 0) -> float:
         return self.value
@@ -53,8 +53,8 @@ class _Ramp(Schedule):
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        number("start", self.start)
-        number("stop", self.stop)
+        finite_number("start", self.start)
+        finite_number("stop", self.stop)
         length = self.steps if self.epochs is None else self.epochs
         if (self.steps is None) == (self.epochs is None) or not is_integer(length) or not (length or 0) > 0:
             raise ValueError(

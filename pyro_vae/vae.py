@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae import guides, likelihoods, nets, predictive, priors
+from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.model import LatentVariableModel, keep_parameters
-from pyro_vae.parts import check_kind, positive_integer, support
+from pyro_vae.parts import support_name
 from pyro_vae.priors import aggregate
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
+from pyro_vae.runtime.random import preserved_rng, seeded
 
 __all__ = ["VAE"]
 
@@ -75,12 +77,12 @@ class VAE(LatentVariableModel):
         for net in (encoder, decoder):
             if isinstance(net, nn.Module):
                 keep_parameters(net)
-        with scope.seeded(seed), scope.isolated():
+        with seeded(seed), isolated():
             latent_shape = (prior.latent_dim,)
             parameter_shape = self.family.parameter_shape(prior.latent_dim)
             self.encoder = nets.build(self.nets["encoder"], likelihood.feature_shape, parameter_shape, "encoder")
             self.decoder = nets.build(self.nets["decoder"], latent_shape, likelihood.output_shape, "decoder")
-        with scope.isolated(), scope.preserved_rng(), scope.preserved_buffers(self), torch.no_grad():
+        with isolated(), preserved_rng(), preserved_buffers(self), torch.no_grad():
             self._check_parts(latent_shape, parameter_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -93,7 +95,7 @@ class VAE(LatentVariableModel):
         shapes = (earlier.latent_dim,), self.family.parameter_shape(earlier.latent_dim)
         super().__setattr__(name, value.to(self.like))
         try:
-            with scope.isolated(), scope.preserved_rng(), scope.preserved_buffers(self), torch.no_grad():
+            with isolated(), preserved_rng(), preserved_buffers(self), torch.no_grad():
                 self._check_parts(*shapes)
         except ValueError:
             super().__setattr__(name, earlier)
@@ -119,10 +121,11 @@ class VAE(LatentVariableModel):
                 f"prior and guide must have the event shape {latent_shape}; got {tuple(p.event_shape)} from"
                 f" {latent} and {tuple(q.event_shape)} from {guide}. Change sizes, or declare events by to_event(1)."
             )
-        if support(p) and support(q) and support(p) != support(q):
+        wanted, got = support_name(p), support_name(q)
+        if wanted and got and wanted != got:
             raise ValueError(
-                f"guide must draw z from the support of prior {latent}, {support(p)}; got {support(q)} from {guide}."
-                f" {_advice(support(p))}"
+                f"guide must draw z from the support of prior {latent}, {wanted}; got {got} from {guide}."
+                f" {_advice(wanted)}"
             )
         if likelihood.event_shape != self.likelihood.event_shape:
             raise ValueError(
@@ -215,8 +218,8 @@ class VAE(LatentVariableModel):
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> dist.TorchDistribution:
         """q(z | x): batch shape (B,), event shape (D,); its `.mean` is deterministic, its `.sample()` a draw."""
-        rows, names = self._rows(x, fields)
-        with scope.evaluating(self, seed=seed):
+        rows, names = self.read_rows(x, fields)
+        with evaluating(self, seed=seed):
             chunks = [rows.take(part, names, like=self.like) for part in torch.arange(len(rows)).split(4096)]
             return self.family(torch.cat([self._amortized(chunk.pop("x"), chunk) for chunk in chunks]))  # type: ignore[no-any-return]
 
@@ -227,7 +230,7 @@ class VAE(LatentVariableModel):
             raise ValueError(
                 f"z must have shape (..., {self.prior.latent_dim}); got {tuple(z.shape)}. Its last dimension is D."
             )
-        with scope.evaluating(self):
+        with evaluating(self):
             read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1) if fields else {}
             predictive.check_latent("z", z, self.prior(posterior=self._posterior, **read), means=True)
             return self.likelihood(self.decoder(z), **read)  # type: ignore[no-any-return]
@@ -265,7 +268,7 @@ class VAE(LatentVariableModel):
             raise ValueError(
                 f"latents must be real numbers; got {type(self.family).__name__}. Learn the prior in training instead."
             )
-        with scope.seeded(seed):
+        with seeded(seed):
             z = self.encode(x, fields=fields).sample((positive_integer("num_draws", num_draws),))
         z = z.flatten(0, 1)
         if len(z) < 2:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import elbos, guides, likelihoods, nets, priors
-from pyro_vae.parts import support
-from pyro_vae.runtime import scope
+from pyro_vae.parts import support_name
+from pyro_vae.runtime.random import seeded
 
 EVENT = (2, 3)
 IMAGE = (1, 8, 8)
@@ -243,7 +243,7 @@ def small_vae(**parts: Any) -> pv.VAE:
 
 def draw_data(likelihood: likelihoods.Likelihood, rows: int, seed: int = 0) -> Tensor:
     """Rows that the likelihood itself draws, so that they lie in its support."""
-    with scope.seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         return likelihood(torch.randn(rows, *likelihood.output_shape).to(next(likelihood.buffers()))).sample()
 
 
@@ -267,7 +267,7 @@ def _guide_distribution(name: str) -> Any:
 @cache
 def _prior_support(name: str) -> str:
     prior = PRIORS[name]()
-    return "" if isinstance(prior, priors.VampPrior) else support(prior())
+    return "" if isinstance(prior, priors.VampPrior) else support_name(prior())
 
 
 def fits(row: tuple[str, ...]) -> bool:
@@ -275,7 +275,7 @@ def fits(row: tuple[str, ...]) -> bool:
     prior, guide, *rest = row
     q = _guide_distribution(guide)
     any_draws = not rest or rest[-1] not in ELBOS or rest[-1].endswith(("rloo", "vimco"))
-    return _prior_support(prior) in ("", support(q)) and (q.has_rsample or any_draws)
+    return _prior_support(prior) in ("", support_name(q)) and (q.has_rsample or any_draws)
 
 
 def combined_vae(prior: str, guide: str, likelihood: str) -> pv.VAE:

@@ -107,9 +107,10 @@ def test_bounds_grow_with_particles_in_expectation_toward_the_evidence() -> None
 
 def program_weights(program, x, num_particles):
     from pyro_vae import log_weights
-    from pyro_vae.runtime import scope
+    from pyro_vae.runtime.isolation import isolated
+    from pyro_vae.runtime.random import seeded
 
-    with scope.isolated(), scope.seeded(0):
+    with isolated(), seeded(0):
         return log_weights(program.model, program.guide, x, num_particles=num_particles).log_w
 
 

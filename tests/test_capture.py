@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import pyro_vae as pv
 from pyro_vae import elbos, nets
 from pyro_vae.data.batches import Batches
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import Noise
 from pyro_vae.schedules import Cosine, Linear
 from pyro_vae.training.compiled import graph as graphs
 from pyro_vae.training.compiled import step as capture
@@ -1021,23 +1021,23 @@ def draws() -> list[torch.Tensor]:
 
 
 def test_noise_that_is_kept_comes_again() -> None:
-    with scope.Noise() as kept:
+    with Noise() as kept:
         first = draws()
     assert len(kept.kept) == 5
     before = torch.get_rng_state()
-    with scope.Noise(repeat=kept):
+    with Noise(repeat=kept):
         second = draws()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
     second[1].add_(1.0)
-    with scope.Noise(repeat=kept):
+    with Noise(repeat=kept):
         assert torch.equal(draws()[1], first[1])
 
 
 def test_more_noise_than_was_kept_is_refused() -> None:
-    with scope.Noise() as kept:
+    with Noise() as kept:
         draws()
-    with scope.Noise(repeat=kept):
+    with Noise(repeat=kept):
         draws()
         with pytest.raises(ValueError, match="The guide must draw the same noise each time it runs; got more"):
             torch.randn(1)

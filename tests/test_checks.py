@@ -64,7 +64,7 @@ def test_posterior_tail_probabilities_match_their_closed_form() -> None:
     assert ((one.posterior - exact).abs() < 5 * error).all()
     assert float(one.posterior.std()) < 0.9 * float(one.prior.std())  # conservative
     wide = LinearGaussian(width=1.5)  # the same model; its guide is mended by resampling
-    mended = pv.check(wide, x, {"first": first}, num_samples=500, resample=5000, seed=0).statistics["first"]
+    mended = pv.check(wide, x, {"first": first}, num_samples=500, num_candidates=5000, seed=0).statistics["first"]
     assert ((mended.posterior - exact).abs() < 6 * error).all()
 
 

@@ -465,7 +465,7 @@ def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) ->
     chunked = program.log_likelihood(x, num_particles=17, seed=0)
     np.testing.assert_allclose(whole.estimate, chunked.estimate, atol=1e-8)  # exact guide: no noise
     assert chunked.estimate.shape == (23,)
-    shapes = [len(batch["x"]) for batch in chunks.row_chunks(program, program._rows(x, {})[0], 17, ())]
+    shapes = [len(batch["x"]) for batch in chunks.row_chunks(program, program.read_rows(x, {})[0], 17, ())]
     assert max(shapes) == 1
     assert sum(shapes) == 23
 
@@ -593,7 +593,7 @@ def methods(x):
         "sandwich": lambda m, s: m.sandwich(4, num_particles=2, method=AIS(num_steps=3), seed=s).upper.estimate,
         "simulate": lambda m, s: m.simulate(5, seed=s)["x"],
         "predictive": lambda m, s: m.predictive(torch.zeros(4, 3), num_samples=2, seed=s),
-        "resampled": lambda m, s: m.posterior_predictive(x, num_samples=2, resample=5, seed=s),
+        "resampled": lambda m, s: m.posterior_predictive(x, num_samples=2, num_candidates=5, seed=s),
         "posterior_draws": lambda m, s: m.posterior_draws(x, num_samples=2, seed=s)["z"],
         "quantiles": lambda m, s: m.posterior_predictive(x, num_samples=4, quantiles=(0.1,), seed=s),
         "compare": lambda m, s: pv.compare({"a": m, "b": m}, x, num_particles=3, seed=s).results["a"].estimate,

@@ -298,7 +298,7 @@ def test_groups_see_the_same_draw_of_a_random_transform() -> None:
 def test_draws_taken_by_their_weights_follow_the_posterior() -> None:
     program = LinearGaussian(width=1.5, shift=0.3)
     x = program.draw(2)
-    found = pv.draws(program, x, num_samples=200, resample=20_000, num_particles=10, seed=0)
+    found = pv.draws(program, x, num_samples=200, num_candidates=20_000, num_particles=10, seed=0)
     with torch.no_grad():
         mean_map, covariance = program.posterior_parameters()
         mean = (x - program.bias) @ mean_map.T

@@ -10,7 +10,7 @@ from test_capture import assert_same, both, recorded  # noqa: F401
 import pyro_vae as pv
 from pyro_vae import elbos, hierarchical, likelihoods, nets, priors
 from pyro_vae.inference.weights import log_weights
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import isolated
 
 
 def make(inference: str = "top_down", **options) -> pv.HierarchicalVAE:
@@ -79,7 +79,7 @@ def test_a_precision_weighted_product_is_that_of_the_densities() -> None:
 
 def test_the_ladder_merges_what_the_data_and_the_model_say() -> None:
     vae = make()
-    with scope.isolated():
+    with isolated():
         weights = log_weights(vae.model, vae.guide, DATA, num_particles=2)
     q, p = (weights.guide["z1"].distribution.base_dist, weights.latent["z1"].distribution.base_dist)
     assert (q.scale < p.scale).all()  # a product is narrower than its factors

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 
 # From the ground up: a room imports rooms of earlier lines only.
 LAYERS = [
-    ["distributions", "parts", "runtime"],
-    ["bounds", "data", "nets", "schedules"],
+    ["arguments", "distributions", "runtime"],
+    ["bounds", "data", "parts", "schedules"],
+    ["nets"],
     ["datasets", "guides", "inference", "likelihoods", "plots", "priors"],
     ["elbos", "predictive", "saving"],
     ["evaluation", "training"],

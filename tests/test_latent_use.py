@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import evaluation, latents, likelihoods, nets, priors
 from pyro_vae.inference import chunks
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 
 class Coded(pv.LatentVariableModel):
@@ -342,7 +342,7 @@ def test_the_information_of_layers_is_that_of_brute_force(inference: str) -> Non
         return sum(site["log_prob"] for site in sites.values()), {name: site["value"] for name, site in sites.items()}
 
     terms = []
-    with scope.evaluating(vae, seed=1):
+    with evaluating(vae, seed=1):
         for i in range(rows):
             own, values = log_q(x[i], None)
             pairs = torch.stack([log_q(x[j], values)[0] for j in range(rows)])
@@ -415,7 +415,7 @@ def test_chunks_change_nothing(make: Callable[[], Any], monkeypatch: pytest.Monk
     x = x if isinstance(program, Plates) else x.unsqueeze(1).expand(13, 3)
     whole = latents.use(program, x, num_particles=16, seed=0)
     monkeypatch.setattr(chunks, "CELLS", 3 * 16 * 4)
-    sizes = [len(batch["x"]) for batch in chunks.row_chunks(program, program._rows(x, {})[0], 16, (), at_once=16)]
+    sizes = [len(batch["x"]) for batch in chunks.row_chunks(program, program.read_rows(x, {})[0], 16, (), at_once=16)]
     assert len(sizes) > 1
     for cells in (3 * 16 * 4, 1):
         monkeypatch.setattr(chunks, "CELLS", cells)

@@ -16,8 +16,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae import distributions, elbos, guides, likelihoods, nets, priors
 from pyro_vae.nets import flows
-from pyro_vae.parts import support
-from pyro_vae.runtime import scope
+from pyro_vae.parts import support_name
+from pyro_vae.runtime.random import seeded
 
 FAILURE_RATE = 1e-3  # of each goodness-of-fit test, were its seed not fixed
 DIM = {"Real()": 2, "Simplex()": 3, "Sphere": 3, "Boolean()": 3, "OneHot()": 3}
@@ -59,7 +59,7 @@ def bins(kind: str, z: Tensor) -> Tensor:
 
 def shaken(module):
     """The module with parameters off their start."""
-    with scope.seeded(3), torch.no_grad():
+    with seeded(3), torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.08 * torch.randn_like(parameter)
     return module.double()
@@ -81,14 +81,14 @@ def prior_distribution(name: str):
 
 
 def support_of_prior(prior) -> str:
-    return "Real()" if isinstance(prior, priors.VampPrior) else support(prior())
+    return "Real()" if isinstance(prior, priors.VampPrior) else support_name(prior())
 
 
 def guide_distribution(name: str):
     guide = GUIDES[name]()
     dim = DIM[guide.support]
     guide = shaken(type(guide)(**(guide.arguments() | ({"latent_dim": dim} if isinstance(guide, guides.Flow) else {}))))
-    with scope.seeded(1):
+    with seeded(1):
         return guide(0.7 * torch.randn(guide.parameter_shape(dim), dtype=torch.float64))
 
 
@@ -100,13 +100,13 @@ MAKERS |= {f"guide {name}": (guide_distribution, name) for name in GUIDES}
 def test_the_mass_is_one_and_draws_follow_the_density(case: str) -> None:
     make, name = MAKERS[case]
     p = make(name)
-    kind = support(p)
+    kind = support_name(p)
     points, volume = quadrature(kind, 8 if "Flow" in case else 20)  # splines bend within a small box
     assert points.shape[-1:] == p.event_shape
     with torch.no_grad():
         mass = p.log_prob(points).exp() * volume
         assert float(mass.sum()) == pytest.approx(1.0, abs=1e-3)
-        with scope.seeded(0):
+        with seeded(0):
             draws = p.expand([20_000]).sample()
     assert p.support.check(draws).all()
     cells = bins(kind, torch.cat((points, draws)))
@@ -129,7 +129,7 @@ def test_priors_keep_their_promises(name: str) -> None:
     p = prior(posterior=lambda u: q(u.flatten(1)))
     assert p.event_shape == (prior.latent_dim,)
     assert p.batch_shape == ()
-    with scope.seeded(0):
+    with seeded(0):
         z = p.expand([5]).sample()
     assert z.dtype == torch.float64
     assert torch.isfinite(p.log_prob(z)).all()
@@ -141,12 +141,12 @@ def test_priors_keep_their_promises(name: str) -> None:
 @pytest.mark.parametrize("name", GUIDES)
 def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
     guide = GUIDES[name]().double()
-    with scope.seeded(0):
+    with seeded(0):
         parameters = torch.randn(4, 5, *guide.parameter_shape(3), dtype=torch.float64, requires_grad=True)
         q = guide(parameters)
         assert q.batch_shape == (4, 5)
         assert q.event_shape == (3,)
-        assert support(q) == guide.support
+        assert support_name(q) == guide.support
         z = q.rsample() if q.has_rsample else q.sample()
     assert torch.isfinite(q.log_prob(z)).all()
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))  # without what the draw left behind
@@ -166,7 +166,7 @@ def test_draws_carry_the_right_derivative(name: str) -> None:
         **(guide.arguments() | ({"latent_dim": dim} if isinstance(guide, guides.Flow) else {}))
     ).double()
     count = 40_000
-    with scope.seeded(2):
+    with seeded(2):
         start, direction = torch.randn(2, *guide.parameter_shape(dim), dtype=torch.float64) * 0.5
         weights = torch.randn(dim, dtype=torch.float64)
         t = torch.zeros(count, dtype=torch.float64, requires_grad=True)  # one for each draw
@@ -202,7 +202,7 @@ def test_priors_agree_with_scipy(name: str) -> None:
 
 
 def test_correlated_normals_have_the_covariance_they_say() -> None:
-    with scope.seeded(0):
+    with seeded(0):
         full, low = (
             guide(torch.randn(guide.parameter_shape(4), dtype=torch.float64))
             for guide in (guides.MultivariateNormal(), guides.LowRankNormal(2))
@@ -220,7 +220,7 @@ def test_correlated_normals_have_the_covariance_they_say() -> None:
 @pytest.mark.parametrize("context", [None, 2])
 def test_maps_know_their_inverse_and_their_jacobian(kind: str, context: int | None) -> None:
     maps = flows.Maps(3, kind=kind, layers=3, hidden=(8,), context_dim=context or 0).double()
-    with scope.seeded(1):
+    with seeded(1):
         x = torch.randn(5, 3, dtype=torch.float64)
         seen = None if context is None else torch.randn(5, context, dtype=torch.float64)
     chain = maps(seen)
@@ -246,7 +246,7 @@ def test_maps_know_their_inverse_and_their_jacobian(kind: str, context: int | No
 
 def test_the_context_of_a_flow_matters_and_broadcasts() -> None:
     guide = guides.Flow(3, kind="spline_coupling", hidden=(6,), context_dim=2).double()
-    with scope.seeded(0):
+    with seeded(0):
         parameters = torch.randn(4, *guide.parameter_shape(3), dtype=torch.float64)
         z = torch.randn(7, 1, 3, dtype=torch.float64)
     both = guide(parameters).log_prob(z)
@@ -267,7 +267,7 @@ def test_flow_parts_start_alike_and_leave_the_random_state() -> None:
 
 def test_log_ratios_and_proportions_are_inverse_with_the_right_volume() -> None:
     transform = distributions.AdditiveLogRatio()
-    with scope.seeded(0):
+    with seeded(0):
         y = torch.randn(6, 3, dtype=torch.float64)
     z = transform(y)
     np.testing.assert_allclose(z.sum(-1), 1.0)
@@ -293,7 +293,7 @@ def test_the_logistic_normal_is_the_laplace_approximation_of_a_dirichlet() -> No
 
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_power_spherical_in_closed_form(dim: int) -> None:
-    with scope.seeded(0):
+    with seeded(0):
         loc = torch.nn.functional.normalize(torch.randn(dim, dtype=torch.float64), dim=-1)
         p = distributions.PowerSpherical(loc, torch.tensor(2.5, dtype=torch.float64))
         z = p.rsample((40_000,))
@@ -344,7 +344,7 @@ def test_the_vamp_prior_draws_components_in_proportion_to_their_weights() -> Non
         prior.logits.copy_(weights.log())
         prior.pseudo_inputs.copy_(torch.tensor([[-100.0], [0.0], [100.0]]))
     p = prior(posterior=lambda u: dist.Normal(u, 1.0).to_event(1))
-    with scope.seeded(0):
+    with seeded(0):
         z = p.sample((5000,))
     observed = torch.bucketize(z[:, 0], torch.tensor([-50.0, 50.0]).double()).bincount(minlength=3)
     assert scipy.stats.chisquare(observed, 5000 * weights).pvalue > FAILURE_RATE

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import distributions, likelihoods
 from pyro_vae.likelihoods.proportions import inverse_mean
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import isolated
 from pyro_vae.saving import description
 
 ALL = LIKELIHOODS | UNSAVED
@@ -295,7 +295,7 @@ def test_constants_follow_the_device_and_no_value_is_looked_at(name: str) -> Non
     likelihood = ALL[name]().to("meta")  # where tensors have no values, and those of other devices are refused
     outputs = torch.empty(4, 5, *likelihood.output_shape, device="meta")
     x = torch.empty(5, *likelihood.event_shape, device="meta")
-    with scope.isolated():
+    with isolated():
         log_prob = likelihood(outputs).log_prob(x)
     assert log_prob.shape == (4, 5)
     assert log_prob.device.type == "meta"

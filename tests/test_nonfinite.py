@@ -66,7 +66,7 @@ def test_the_module_where_it_began_is_named(how: str) -> None:
     with pytest.raises(ValueError, match=WHERE[how]):
         fit(vae)
     with pytest.raises(ValueError, match=r"The parameters are those before this step\.$"):
-        fit(small_vae(encoder=Breaks(how)), detect=False)
+        fit(small_vae(encoder=Breaks(how)), locate_nonfinite=False)
     assert all(torch.isfinite(parameter).all() for parameter in vae.parameters())
     assert not any(module._forward_hooks for module in vae.modules())
     assert not any(parameter._backward_hooks for parameter in vae.parameters())

@@ -106,14 +106,14 @@ def test_resampled_draws_have_the_posteriors_moments_where_the_guides_are_off() 
     mean_map, covariance = program.posterior_parameters()
     mean, variance = ((x - program.bias) @ mean_map.T).detach(), covariance.diag().detach()
     plain = program.posterior_draws(x, num_samples=4000, seed=0)["z"]
-    drawn = program.posterior_draws(x, num_samples=4000, resample=20_000, seed=0)["z"]
+    drawn = program.posterior_draws(x, num_samples=4000, num_candidates=20_000, seed=0)["z"]
     assert drawn.shape == plain.shape == (4000, 4, 2)
     ess = program.log_likelihood(x, num_particles=20_000, seed=0).ess.min()
     error = (variance * (1 / 4000 + 1 / ess)).sqrt()
     assert ((drawn.mean(0) - mean).abs() < 5 * error).all()
     assert ((plain.mean(0) - mean).abs() > 5 * error).all()
     assert ((drawn.var(0) / variance - 1).abs() < 5 * (2 / 4000 + 4 / ess) ** 0.5).all()
-    replicated = program.posterior_predictive(x, num_samples=4000, resample=20_000, seed=0)
+    replicated = program.posterior_predictive(x, num_samples=4000, num_candidates=20_000, seed=0)
     expected = mean @ program.weight.T + program.bias
     spread = (program.weight @ covariance @ program.weight.T).diag() + program.log_scale.mul(2).exp()
     assert ((replicated.mean(0) - expected).abs() < 5 * (spread * (1 / 4000 + 1 / ess)).sqrt()).all()
@@ -121,7 +121,7 @@ def test_resampled_draws_have_the_posteriors_moments_where_the_guides_are_off() 
 
 def test_resampling_of_a_discrete_latent_follows_bayes() -> None:
     program = Discrete()
-    drawn = program.posterior_draws(program.rows, num_samples=4000, resample=20_000, seed=0)["z"]
+    drawn = program.posterior_draws(program.rows, num_samples=4000, num_candidates=20_000, seed=0)["z"]
     posterior = program.log_joint(program.rows).softmax(-1).detach()
     for z in range(3):
         share = (drawn == z).double().mean(0)
@@ -132,13 +132,15 @@ def test_resampling_of_a_global_latent() -> None:
     program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
     with torch.no_grad():
         program.slope.fill_(0.8)
-    drawn = program.posterior_draws(x, num_samples=3000, resample=20_000, seed=0)["mu"].flatten()
+    drawn = program.posterior_draws(x, num_samples=3000, num_candidates=20_000, seed=0)["mu"].flatten()
     exact = float(x.sum()) / program.precision
     assert abs(float(drawn.mean()) - exact) < 5 * (2 / program.precision / 3000) ** 0.5
-    assert program.posterior_predictive(x, num_samples=3, resample=10, seed=0).shape == (3, 6)
+    assert program.posterior_predictive(x, num_samples=3, num_candidates=10, seed=0).shape == (3, 6)
     for count in (1, 7):
-        for resample in (None, 50):
-            assert program.posterior_draws(x, num_samples=count, resample=resample, seed=0)["mu"].shape == (count,)
+        for num_candidates in (None, 50):
+            assert program.posterior_draws(x, num_samples=count, num_candidates=num_candidates, seed=0)["mu"].shape == (
+                count,
+            )
 
 
 def test_quantiles_are_those_of_the_draws(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -202,9 +204,9 @@ def test_the_predictive_from_given_latents() -> None:
 def test_vaes_of_several_layers_draw_resample_and_simulate() -> None:
     vae = pv.HierarchicalVAE(likelihood=LIKELIHOODS["Bernoulli"](), latent_dims=(3, 2), width=8, seed=0)
     x = draw_data(vae.likelihood, 5)
-    drawn = vae.posterior_draws(x, num_samples=4, resample=20, seed=0)
+    drawn = vae.posterior_draws(x, num_samples=4, num_candidates=20, seed=0)
     assert {name: tuple(value.shape) for name, value in drawn.items()} == {"z1": (4, 5, 3), "z2": (4, 5, 2)}
-    assert vae.posterior_predictive(x, num_samples=4, resample=20, seed=0).shape == (4, 5, 2, 3)
+    assert vae.posterior_predictive(x, num_samples=4, num_candidates=20, seed=0).shape == (4, 5, 2, 3)
     assert vae.predictive({"z2": torch.zeros(6, 2)}, num_samples=2, seed=0).shape == (2, 6, 2, 3)
     assert set(vae.simulate(3, seed=0)) == {"z1", "z2", "x"}
 
@@ -290,11 +292,13 @@ BAD = {
     r"z must have shape \(..., 3\); got \(4, 2\)": lambda vae, x: vae.decode(torch.zeros(4, 2)),
     "x1 must have as many rows as x0, 4; got 2": lambda vae, x: vae.interpolate(x, x[:2]),
     "num_rows must be a positive integer; got 0": lambda vae, x: vae.sample(0),
-    "resample must be an integer of at least 10; got 5": lambda vae, x: vae.posterior_predictive(
-        x, num_samples=10, resample=5
+    "num_candidates must be an integer of at least 10; got 5": lambda vae, x: vae.posterior_predictive(
+        x, num_samples=10, num_candidates=5
     ),
     "quantiles must be numbers from 0 to 1; got 0.5": lambda vae, x: vae.posterior_predictive(x, quantiles=0.5),
-    "resample must be an integer of at least 100; got -1": lambda vae, x: vae.posterior_draws(x, resample=-1),
+    "num_candidates must be an integer of at least 100; got -1": lambda vae, x: vae.posterior_draws(
+        x, num_candidates=-1
+    ),
     "out must hold real numbers for these draws; got dtype int64": lambda vae, x: small_vae(
         likelihood=LIKELIHOODS["Normal shared"]()
     ).posterior_predictive(x, num_samples=2, out=np.zeros((2, 4, 2, 3), np.int64)),

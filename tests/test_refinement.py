@@ -13,8 +13,8 @@ from test_capture import assert_same, both, recorded  # noqa: F401
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.inference.refinement import Refinement
-from pyro_vae.parts import raw_of
-from pyro_vae.runtime import scope
+from pyro_vae.parts import as_unbounded
+from pyro_vae.runtime.random import seeded
 
 
 def linear_vae(guide: guides.Guide) -> pv.VAE:
@@ -66,7 +66,7 @@ def test_refinement_leaves_the_exact_posterior_where_it_is() -> None:
         factor = torch.linalg.cholesky(covariance)
         encoder = vae.encoder.module[0]
         encoder.weight[:2], encoder.bias[:2] = gain, -gain @ out.bias
-        encoder.bias[2:4], encoder.bias[4] = raw_of(factor.diagonal()), factor[1, 0]
+        encoder.bias[2:4], encoder.bias[4] = as_unbounded(factor.diagonal()), factor[1, 0]
     exact = evidence(vae, x)
     torch.testing.assert_close(vae.elbo(x, num_particles=5, seed=0).bound, exact, atol=1e-6, rtol=0)
     with vae.refined(steps=20):
@@ -180,7 +180,7 @@ def test_the_aggregate_posterior_becomes_a_prior(family: str, tmp_path) -> None:
     state = torch.get_rng_state()
     prior = vae.fit_aggregate_posterior(x, family=family, num_draws=3, seed=0, **options)
     assert torch.equal(state, torch.get_rng_state())
-    with scope.seeded(5), torch.no_grad():
+    with seeded(5), torch.no_grad():
         z = vae.encode(x).sample()
         p = prior()
         draws = p.expand([4000]).sample()

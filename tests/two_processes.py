@@ -18,7 +18,8 @@ from exact import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.random import seeded
 
 N, D, E = 41, 2, 5
 
@@ -42,7 +43,7 @@ class Program(pv.LatentVariableModel):
 
     def __init__(self, dtype: torch.dtype, *, ridge: bool = False) -> None:
         super().__init__()
-        with scope.seeded(0):
+        with seeded(0):
             self.decoder, self.encoder = nn.Linear(D, E), nn.Linear(E, D)
         self.slope = nn.Parameter(torch.ones(()))
         self.ridge = ridge

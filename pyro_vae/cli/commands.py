@@ -17,7 +17,8 @@ from pyro_vae.cli import results, runs
 from pyro_vae.criticism.diagnosis import diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import files
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
@@ -198,7 +199,7 @@ def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
 
 def _largest(splits: Splits) -> int:
     """The largest cell that a model will see, as a whole number."""
-    with scope.preserved_rng():
+    with preserved_rng():
         return int(max(_largest_of(rows) for rows in (splits.train, splits.valid, splits.test)))
 
 

@@ -16,7 +16,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation import Mean, UnreliableWarning
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
@@ -136,7 +136,7 @@ def _about_training(summary: dict[str, Any]) -> list[str]:
 def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> float:
     """The mean over rows of the bound that was trained."""
     total = 0.0
-    with scope.evaluating(vae, seed=seed):
+    with evaluating(vae, seed=seed):
         for part in torch.arange(len(rows)).split(500):
             x = rows.take(part, like=vae.like)["x"]
             total += float(estimator.unweighted().run(vae.model, vae.guide, x).bound.double().sum())

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae import evaluation, predictive
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
-from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.model import check_model
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["Draws", "draws"]
 
@@ -95,7 +95,7 @@ def draws(
     x: Any,
     *,
     num_samples: int = 100,
-    resample: int | None = None,
+    num_candidates: int | None = None,
     num_particles: int = 1000,
     seed: int | None = None,
     **fields: Any,
@@ -106,7 +106,7 @@ def draws(
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes.
         num_samples: S, draws of each kind.
-        resample: as in `posterior_predictive`.
+        num_candidates: as in `posterior_predictive`.
         num_particles: for the log-likelihood.
         seed: of the draws.
         **fields: named per-row fields, as in `elbo`.
@@ -122,19 +122,20 @@ def draws(
         (torch.Size([5, 4, 2]), torch.Size([5, 4, 3]))
     """
     positive_integer("num_samples", num_samples)
-    rows, names = check_model(model)._rows(x, fields)
-    with scope.evaluating(model, seed=seed):
+    rows, names = check_model(model).read_rows(x, fields)
+    with evaluating(model, seed=seed):
         rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
         simulated = [predictive.simulate(model, len(rows), **fields_of(batch)) for _ in range(num_samples)]
         prior = {name: torch.stack([one[name] for one in simulated]) for name in simulated[0]}
-        latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
+        latents = predictive.posterior_draws(
+            model, rows, num_samples=num_samples, num_candidates=num_candidates, fields=names
+        )
         latents = {name: value.reshape(prior[name].shape) for name, value in latents.items() if name in prior}
         replicated = [_by_site(model, one) for one in predictive.replicates(model, rows, latents, names)]
         predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
         observed, in_rows = _observed(model, rows, names)
         score = evaluation.log_likelihood(model, rows, num_particles=num_particles, fields=names)
-    known = facts(model, rows, names)
     data = list(model.data_sites)
     site = data[0] if len(data) == 1 else "x"
     return Draws(
@@ -143,7 +144,7 @@ def draws(
             "posterior_predictive": predicted,
             "prior": {name: value for name, value in prior.items() if name not in data},
             "prior_predictive": {name: prior[name] for name in data},
-            "log_likelihood": {site: score.estimate.squeeze(0) if known.joint else score.estimate},
+            "log_likelihood": {site: score.estimate.squeeze(0) if score.joint else score.estimate},
             "observed_data": observed,
         },
         columns=rows.columns,

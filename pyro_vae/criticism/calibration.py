@@ -13,12 +13,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae import predictive
+from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
 from pyro_vae.inference.chunks import facts, row_chunks
 from pyro_vae.model import check_model
-from pyro_vae.parts import is_number, positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import seeded
 
 __all__ = [
     "AgainstNUTS",
@@ -119,7 +120,7 @@ def simulation_based_calibration(
     from scipy.stats import chisquare
 
     positive_integer("num_draws", num_draws, 3)
-    with scope.seeded(seed):
+    with seeded(seed):
         drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
         if facts(model, rows, tuple(fields)).joint:
             raise NotImplementedError("Rows must be independent to be ranked each; got a global latent.")
@@ -227,9 +228,9 @@ def amortization_gap(
         *Inference Suboptimality in Variational Autoencoders* (Cremer, Li, Duvenaud, 2018), arXiv 1801.03558
     """
     positive_integer("num_particles", num_particles, 2)
-    rows, names = check_model(model)._rows(x, fields)
+    rows, names = check_model(model).read_rows(x, fields)
     ways, bounds = (Importance(), SemiAmortized(steps, learning_rate)), []
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names):
             draws = [way.log_weights(model, batch, num_particles)[0].double() for way in ways]
             bounds.append([part.mean(0) for part in draws] + [part.std(0) / num_particles**0.5 for part in draws])
@@ -323,7 +324,7 @@ def against_nuts(
     positive_integer("num_samples", num_samples, 4)
     positive_integer("warmup", warmup)
     positive_integer("max_tree_depth", max_tree_depth)
-    rows, names = check_model(model)._rows(x, fields)
+    rows, names = check_model(model).read_rows(x, fields)
     known = facts(model, rows, names)
     first = rows.take(slice(0, 1), names, like=model.like)
     sites = predictive.encode(model, seed=0, **first)
@@ -332,7 +333,7 @@ def against_nuts(
         raise NotImplementedError(f"NUTS needs latents with densities; got discrete {summed}. Sum them out by hand.")
     by_row: list[tuple[Tensor, Tensor, Tensor]] = []
     labels: list[str] = []
-    with scope.seeded(seed):
+    with seeded(seed):
         draws = predictive.posterior_draws(model, rows, num_samples=max(1000, num_samples), fields=names)
         for part in [slice(None)] if known.joint else [slice(i, i + 1) for i in range(len(rows))]:
             batch = rows.take(part, names, like=model.like)
@@ -366,7 +367,7 @@ def _sampling(model: Any) -> Iterator[None]:
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(False)
-        with scope.evaluating(model), torch.enable_grad(), poutine.block(hide_types=["param"]):
+        with evaluating(model), torch.enable_grad(), poutine.block(hide_types=["param"]):
             yield
     finally:
         for parameter, flag in flags:

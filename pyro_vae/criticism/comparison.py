@@ -13,7 +13,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
 from pyro_vae.model import check_model
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["Comparison", "compare"]
 
@@ -125,8 +125,8 @@ def compare(
     for model in models.values():
         check_model(model)
     first = next(iter(models.values()))
-    data = x if isinstance(x, Rows) else first._rows(x, {"fields": fields.get("fields", ())})[0]
-    with scope.seeded(seed):
+    data = x if isinstance(x, Rows) else first.read_rows(x, {"fields": fields.get("fields", ())})[0]
+    with seeded(seed):
         data = data.drawn(first.like)
     results = {
         str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)

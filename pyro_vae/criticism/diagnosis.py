@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.criticism import calibration, checks, latents
 from pyro_vae.criticism.calibration import AmortizationGap, Calibration
 from pyro_vae.criticism.checks import Checks
@@ -17,8 +18,7 @@ from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.model import check_model
-from pyro_vae.parts import flag, positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -118,8 +118,8 @@ def diagnose(
     Raises:
         ValueError: if the data are not data for the model.
     """
-    flag("verbose", verbose)
-    rows, names = check_model(model)._rows(x, fields)
+    true_or_false("verbose", verbose)
+    rows, names = check_model(model).read_rows(x, fields)
     rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
     named: dict[str, Any] = {"fields": ("x", *names)} if names else {}
     skipped: dict[str, str] = {}
@@ -131,7 +131,7 @@ def diagnose(
             skipped[what] = str(error)
             return None
 
-    with scope.seeded(seed), warnings.catch_warnings():
+    with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWarning)  # what it would say is in the report
         rows = rows.drawn(model.like)
         bound = model.elbo(rows, **named)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.parts import positive_integer
 
 __all__ = ["DCI", "Gap", "dci", "factor_vae_score", "mig", "sap"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.parts import is_number, positive_integer
 
 __all__ = [
     "Statistic",

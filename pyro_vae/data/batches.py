@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from pyro_vae.data.rows import Batch, Rows, cast
 from pyro_vae.data.tensors import as_names, as_tensor
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["Batches", "Rows", "as_rows"]
 
@@ -261,7 +262,7 @@ class Batches:
 
         Random state is left alone.
         """
-        with scope.preserved_rng():
+        with preserved_rng():
             if not isinstance(self.data, Rows):
                 return self.read(self.first())
             fitting = len(self.data) if len(self.data) <= self.data.fitting(WHOLE) else self.data.fitting(SAMPLE)
@@ -273,7 +274,7 @@ class Batches:
 
         Random state is left alone.
         """
-        with scope.preserved_rng():
+        with preserved_rng():
             if not isinstance(self.data, Rows):
                 yield 0, self.read(self.first())
                 return

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.tensors import as_names, as_tensor, check_fields
-from pyro_vae.parts import positive_integer
 
 __all__ = ["Batch", "Rows", "cast"]
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pyro_vae.arguments import as_path, is_integer
 from pyro_vae.data.tensors import as_names
 from pyro_vae.datasets import downloaded, embedded, files, folders
 from pyro_vae.datasets.splits import Request, Splits
 from pyro_vae.datasets.tables import ParquetBatches, parquet
-from pyro_vae.parts import as_path, is_integer
 
 __all__ = ["ParquetBatches", "Splits", "load", "names", "parquet"]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from pyro_vae.arguments import as_path, positive_integer
 from pyro_vae.data.batches import Rows, as_tensor
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import reading
-from pyro_vae.parts import as_path, positive_integer
 
 __all__ = ["ParquetBatches", "parquet", "read"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.inference.programs import Path, Program
 from pyro_vae.inference.weights import LogWeights, log_weights
-from pyro_vae.parts import positive_integer
 from pyro_vae.schedules import value_at
 
 __all__ = ["Estimator", "Terms"]

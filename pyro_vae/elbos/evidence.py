@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae import bounds
+from pyro_vae.arguments import is_number
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
 from pyro_vae.inference.programs import Path
 from pyro_vae.inference.weights import LogWeights
-from pyro_vae.parts import is_number
 
 __all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
 

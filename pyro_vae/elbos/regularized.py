@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import finite_number, is_number
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
 from pyro_vae.inference.programs import Path
 from pyro_vae.inference.weights import LogWeights, Site
-from pyro_vae.parts import is_number, number
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
 
@@ -120,8 +120,8 @@ class CapacityELBO(_Regularized):
 
     def __init__(self, *, capacity: float | Callable[..., float] = 25.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)
-        self.capacity = capacity if callable(capacity) else number("capacity", capacity)
-        self.weight = number("weight", weight)
+        self.capacity = capacity if callable(capacity) else finite_number("capacity", capacity)
+        self.weight = finite_number("weight", weight)
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
@@ -160,9 +160,9 @@ class BetaTCVAE(_Regularized):
         if self.num_particles != 1:
             raise ValueError(f"num_particles must be 1 for BetaTCVAE; got {self.num_particles}. Use larger batches.")
         self.shares = (
-            number("mutual_information", mutual_information),
-            number("total_correlation", total_correlation),
-            number("dimension_wise", dimension_wise),
+            finite_number("mutual_information", mutual_information),
+            finite_number("total_correlation", total_correlation),
+            finite_number("dimension_wise", dimension_wise),
         )
         self.sampling = sampling
 
@@ -211,7 +211,7 @@ class InfoVAE(_Regularized):
 
     def __init__(self, *, alpha: float = 0.0, weight: float = 10.0, **options: Any) -> None:
         super().__init__(**options)
-        self.alpha, self.weight = number("alpha", alpha), number("weight", weight)
+        self.alpha, self.weight = finite_number("alpha", alpha), finite_number("weight", weight)
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         total = torch.zeros(())
@@ -242,7 +242,10 @@ class DIPVAE(_Regularized):
         super().__init__(**options)
         if of not in ("means", "draws"):
             raise ValueError(f"of must be means or draws; got {of!r}. Choose one of these.")
-        self.off_diagonal, self.diagonal = number("off_diagonal", off_diagonal), number("diagonal", diagonal)
+        self.off_diagonal, self.diagonal = (
+            finite_number("off_diagonal", off_diagonal),
+            finite_number("diagonal", diagonal),
+        )
         self.of = of
 
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:

@@ -13,11 +13,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae import bounds
+from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.inference.gradients import GRADIENTS, Bound, baselines, curvature, slope
 from pyro_vae.inference.programs import Path, Program
 from pyro_vae.inference.weights import LogWeights
-from pyro_vae.parts import is_number, positive_integer
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
 

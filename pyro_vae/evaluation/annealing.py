@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Method, Summary, observed_log_prob, result_of, summarize
 from pyro_vae.evaluation.results import Sandwich, upper_of
 from pyro_vae.inference.chunks import facts, fields_of, row_chunks
 from pyro_vae.inference.programs import given
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
-from pyro_vae.parts import positive_integer
 from pyro_vae.predictive import simulated_rows
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["AIS", "sandwich"]
 
@@ -253,11 +254,11 @@ def sandwich(
     ais = AIS() if method is None else method
     if not isinstance(ais, AIS):
         raise TypeError(f"method must be an AIS object; got {ais!r}. Pass e.g. evaluation.AIS(num_steps=500).")
-    with scope.seeded(seed):
+    with seeded(seed):
         drawn, rows = simulated_rows(model, num_rows, **fields)
         known, done, parts = facts(model, rows, tuple(fields)), 0, []
-        with scope.evaluating(model):
-            for batch in row_chunks(model, rows, num_particles, tuple(fields)):
+        with evaluating(model):
+            for batch in row_chunks(model, rows, num_particles, tuple(fields), known=known):
                 count = len(batch["x"])
                 steps = ais.find_steps(model, batch, num_particles)
                 target = _Target(ais, model, batch, num_particles, None)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
 from pyro_vae.evaluation.results import BoundResult, check_told
 from pyro_vae.inference.chunks import chunk_weights, particle_counts, row_chunks
 from pyro_vae.inference.weights import LogWeights
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["elbo"]
 
@@ -27,7 +27,7 @@ def elbo(
     parts: list[tuple[Tensor, ...]] = []
     analytic_sites: tuple[str, ...] = ()
     joint = False
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, fields):
             draws = []
             for count in particle_counts(batch, num_particles):

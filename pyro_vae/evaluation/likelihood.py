@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import bounds
+from pyro_vae.arguments import positive_integer, positive_number
 from pyro_vae.data.batches import Rows, as_tensor
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning, check_told
@@ -19,8 +20,9 @@ from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.weights import LogWeights
-from pyro_vae.parts import positive_integer, positive_number
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import seeded
 
 __all__ = [
     "Importance",
@@ -125,10 +127,12 @@ def log_likelihood(
     count = 1 if known.joint else len(rows)  # what is joint is not shared
     mine = processes.share(count)
     stream = (processes.rank(),) if mine else ()
-    with scope.evaluating(model), scope.seeded(seed, *stream):
+    with evaluating(model), seeded(seed, *stream):
         parts = [
             _until(model, batch, way, num_particles, target_error, max_particles, known.joint)
-            for batch in row_chunks(model, rows if mine is None else rows.subset(mine), num_particles, fields)
+            for batch in row_chunks(
+                model, rows if mine is None else rows.subset(mine), num_particles, fields, known=known
+            )
         ]
     columns = [*Summary.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])]
     *columns, counts = processes.joined(columns, count, mine)
@@ -185,8 +189,8 @@ def conditional_log_likelihood(
     if known.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
     mask, parts, done = _which_cells(given, rows), [], 0
-    with scope.evaluating(model, seed=seed):
-        for batch in row_chunks(model, rows, num_particles, fields):
+    with evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, fields, known=known):
             part = mask[done : done + len(batch["x"])].to(batch["x"].device)
             done += len(part)
             log_w, log_v = way.log_weights(model, batch, num_particles, (None, part))

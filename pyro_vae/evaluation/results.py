@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import positive_number
 from pyro_vae.inference import pareto
-from pyro_vae.parts import positive_number
 
 __all__ = ["BoundResult", "ConditionalLogLikelihood", "LogLikelihood", "Mean", "Sandwich", "UnreliableWarning"]
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer
 from pyro_vae.guides.base import Guide
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import as_scale
 
 __all__ = ["Bernoulli", "Categorical", "LogisticNormal", "PowerSpherical"]
 
@@ -28,7 +29,7 @@ class LogisticNormal(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         loc, raw = parameters.chunk(2, -1)
-        ratios = dist.Normal(loc, positive(raw)).to_event(1)
+        ratios = dist.Normal(loc, as_scale(raw)).to_event(1)
         return dist.TransformedDistribution(ratios, [distributions.AdditiveLogRatio()])
 
 
@@ -48,7 +49,7 @@ class PowerSpherical(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         direction = normalize(parameters[..., :-1] + 1e-6, dim=-1)  # that of zeros is defined too
-        return distributions.PowerSpherical(direction, positive(parameters[..., -1]))
+        return distributions.PowerSpherical(direction, as_scale(parameters[..., -1]))
 
 
 class Bernoulli(Guide):

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.guides.base import Guide
 from pyro_vae.nets import flows
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import as_scale
 
 __all__ = ["Flow"]
 
@@ -59,5 +60,5 @@ class Flow(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         loc, raw, context = parameters.split((self.latent_dim, self.latent_dim, self.context_dim), -1)
-        noise = dist.Normal(loc, positive(raw)).to_event(1)
+        noise = dist.Normal(loc, as_scale(raw)).to_event(1)
         return dist.TransformedDistribution(noise, self.maps(context))

@@ -6,8 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer, positive_number
 from pyro_vae.guides.base import Guide
-from pyro_vae.parts import positive, positive_integer, positive_number
+from pyro_vae.parts import as_scale
 
 __all__ = ["Mixture", "StudentT"]
 
@@ -42,7 +43,7 @@ class Mixture(Guide):
         size = (parameters.shape[-1] // count - 1) // 2
         logits, loc, raw = parameters.split((count, count * size, count * size), -1)
         loc, raw = (part.reshape(*part.shape[:-1], count, size) for part in (loc, raw))
-        return distributions.MixtureOfDiagNormals(loc, positive(raw), logits)
+        return distributions.MixtureOfDiagNormals(loc, as_scale(raw), logits)
 
 
 class StudentT(Guide):
@@ -69,4 +70,4 @@ class StudentT(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         loc, raw = parameters.chunk(2, -1)
-        return dist.StudentT(self.df, loc, positive(raw)).to_event(1)
+        return dist.StudentT(self.df, loc, as_scale(raw)).to_event(1)

@@ -6,8 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions.utils import vec_to_tril_matrix
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.guides.base import Guide
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import as_scale
 
 __all__ = ["LowRankNormal", "MultivariateNormal", "Normal"]
 
@@ -27,7 +28,7 @@ class Normal(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         loc, raw = parameters.chunk(2, -1)
-        return dist.Normal(loc, positive(raw)).to_event(1)
+        return dist.Normal(loc, as_scale(raw)).to_event(1)
 
 
 class MultivariateNormal(Guide):
@@ -45,7 +46,7 @@ class MultivariateNormal(Guide):
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         dim = int((2 * parameters.shape[-1] + 2.25) ** 0.5 - 1.5)
         loc, raw, below = parameters.split((dim, dim, dim * (dim - 1) // 2), -1)
-        return dist.MultivariateNormal(loc, scale_tril=positive(raw).diag_embed() + vec_to_tril_matrix(below, -1))
+        return dist.MultivariateNormal(loc, scale_tril=as_scale(raw).diag_embed() + vec_to_tril_matrix(below, -1))
 
 
 class LowRankNormal(Guide):
@@ -73,4 +74,4 @@ class LowRankNormal(Guide):
         dim = parameters.shape[-1] // (2 + self.rank)
         loc, raw, factor = parameters.split((dim, dim, dim * self.rank), -1)
         factor = factor.reshape(*factor.shape[:-1], dim, self.rank)
-        return dist.LowRankMultivariateNormal(loc, factor, positive(raw).square())
+        return dist.LowRankMultivariateNormal(loc, factor, as_scale(raw).square())

@@ -13,7 +13,8 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import Blocks
 from pyro_vae.inference.programs import Program, outside_rows, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["Facts", "chunk_weights", "facts", "fields_of", "particle_counts", "row_chunks"]
 
@@ -36,7 +37,7 @@ class Facts(NamedTuple):
 
 def facts(model: Any, rows: Rows, fields: tuple[str, ...] = ()) -> Facts:
     """Run the programs on one row; random state and buffers are left as found."""
-    with scope.evaluating(model), scope.preserved_rng():
+    with evaluating(model), preserved_rng():
         batch = rows.take(slice(0, 1), fields, like=model.like)
         traces = run_programs(model.model, model.guide, (batch["x"],), fields_of(batch))
     sites: list[Any] = [site for site in traces[0].nodes.values() if site["type"] == "sample" and site["is_observed"]]
@@ -62,7 +63,13 @@ def fields_of(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def row_chunks(
-    model: Any, rows: Rows, num_particles: int, fields: tuple[str, ...], *, at_once: int = 64
+    model: Any,
+    rows: Rows,
+    num_particles: int,
+    fields: tuple[str, ...],
+    *,
+    known: Facts | None = None,
+    at_once: int = 64,
 ) -> Iterator[dict[str, Tensor]]:
     """Rows in chunks that, times some particles, stay within memory; all at once if a latent is global.
 
@@ -71,10 +78,11 @@ def row_chunks(
         rows: the data.
         num_particles: K.
         fields: names of the fields that the programs receive.
+        known: what `facts` found about the programs; by default they are run on one row here.
         at_once: how many of the K particles are held for whole rows.
     """
-    joint = facts(model, rows, fields).joint
-    size = len(rows) if joint else max(1, CELLS // (math.prod(rows.event_shape) * min(num_particles, at_once)))
+    known = known or facts(model, rows, fields)
+    size = len(rows) if known.joint else max(1, CELLS // (math.prod(rows.event_shape) * min(num_particles, at_once)))
     for start in range(0, len(rows), size):
         yield rows.take(slice(start, start + size), fields, like=model.like)
 

@@ -14,7 +14,8 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated
+from pyro_vae.runtime.random import Noise, preserved_rng
 
 __all__ = [
     "Given",
@@ -160,8 +161,8 @@ def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs:
     """How many plate dimensions the programs use; found by one dry run, then remembered as long as the model lives."""
     owner = getattr(model, "__self__", model)
     if owner not in _nestings:
-        quiet = scope.evaluating(owner) if isinstance(owner, nn.Module) else scope.isolated()
-        with quiet, scope.preserved_rng(), torch.no_grad(), poutine.block():
+        quiet = evaluating(owner) if isinstance(owner, nn.Module) else isolated()
+        with quiet, preserved_rng(), torch.no_grad(), poutine.block():
             traces = run_programs(model, guide, args, kwargs)
         dims = [
             frame.dim for trace in traces for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())
@@ -197,7 +198,7 @@ def run_programs(
         model_trace = trace(poutine.replay(model, trace=guide_trace))
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
-    noise = scope.Noise() if path.stopped else None
+    noise = Noise() if path.stopped else None
     with noise or nullcontext(), nullcontext() if path.attached else _Detach():
         guide_trace = trace(guide)
     seen = _cut(guide_trace, path, num_particles, nesting, row_plate(model)) if path.attached else guide_trace
@@ -232,7 +233,7 @@ def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -
     return copy
 
 
-def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: scope.Noise) -> Any:
+def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: Noise) -> Any:
     """The trace of the guide with stopped parameters at the values seen; the noise, dropout included, is repeated."""
     owner = getattr(guide, "__self__", guide)
     if not isinstance(owner, nn.Module):
@@ -241,8 +242,8 @@ def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: 
             " Subclass LatentVariableModel, or use gradient='reparameterized'."
         )
     values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
-    with scope.Noise(repeat=noise), poutine.block(hide_types=["param"]), _SetValues(values):
-        return scope.call_frozen(owner, lambda: trace(guide))
+    with Noise(repeat=noise), poutine.block(hide_types=["param"]), _SetValues(values):
+        return call_frozen(owner, lambda: trace(guide))
 
 
 def row_dims(site: Any, plate: str) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.parts import positive_integer, positive_number
+from pyro_vae.arguments import positive_integer, positive_number
 
 __all__ = ["Refinement"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.nets import PixelCNN, Rowwise
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["Autoregressive"]
 
@@ -62,7 +62,7 @@ class Autoregressive(Likelihood):
         self.context_channels = positive_integer("context_channels", context_channels)
         self.discrete = likelihood.discrete
         features = (likelihood.feature_shape[0] + context_channels, *self.event_shape[1:])
-        with scope.seeded(0):  # the same start each time
+        with seeded(0):  # the same start each time
             self.module = Rowwise(self.net.build(features, likelihood.output_shape, context_channels), 3)
 
     @property

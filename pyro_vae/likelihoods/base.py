@@ -9,7 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_vae.parts import Part, event
+from pyro_vae.parts import Part, as_event_shape
 
 __all__ = ["Likelihood"]
 
@@ -33,7 +33,7 @@ class Likelihood(Part):
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.event_shape = event(event_shape)
+        self.event_shape = as_event_shape(event_shape)
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import Scaled, concentrations
-from pyro_vae.parts import positive_integer
 
 __all__ = ["Bernoulli", "BetaBinomial", "Binomial"]
 

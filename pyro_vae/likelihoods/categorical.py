@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.parts import event, positive, positive_integer
+from pyro_vae.parts import as_event_shape, as_scale
 
 __all__ = ["Categorical", "Multinomial", "OrderedLogistic"]
 
@@ -110,7 +111,7 @@ class OrderedLogistic(_Categories):
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         first = self.unit[..., :1] + self.raw_steps[..., :1]
-        gaps = self.unit[..., 1:] * positive(self.raw_steps[..., 1:])
+        gaps = self.unit[..., 1:] * as_scale(self.raw_steps[..., 1:])
         z = torch.cat((first, gaps), -1).cumsum(-1) - outputs.unsqueeze(-1)
         # F(b) - F(a) = F(b) (1 - F(a)) (1 - exp(a - b)) for the logistic F: a product, so that nothing cancels
         logits = pad(logsigmoid(z), (0, 1)) + pad(logsigmoid(-z), (1, 0)) + pad((-torch.expm1(-gaps)).log(), (1, 1))
@@ -153,7 +154,7 @@ class Multinomial(Likelihood):
 
     def __init__(self, event_shape: int | Sequence[int], total_count: int | None = None) -> None:
         super().__init__(event_shape)
-        if len(event(event_shape)) != 1:
+        if len(as_event_shape(event_shape)) != 1:
             raise ValueError(f"event_shape must be that of a vector; got {event_shape!r}. Flatten the rows.")
         self.total_count = None if total_count is None else positive_integer("total_count", total_count)
         self.register_buffer("offset", torch.zeros(self.event_shape))

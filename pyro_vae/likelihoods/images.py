@@ -11,8 +11,9 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import as_scale
 
 __all__ = ["DiscretizedLogistic"]
 
@@ -63,7 +64,7 @@ class DiscretizedLogistic(Likelihood):
         parts = outputs.unflatten(-dims, (self.outputs, self.event_shape[0])).movedim(-dims - 1, -1)
         loc, raw, *logits = parts.split(self.num_components, -1)
         shift, unit = self.shift.unsqueeze(-1), self.unit.unsqueeze(-1)
-        scale = unit * 3**0.5 / torch.pi * positive(raw)  # the logistic's deviation is pi / sqrt(3)
+        scale = unit * 3**0.5 / torch.pi * as_scale(raw)  # the logistic's deviation is pi / sqrt(3)
         weights = logits[0] if logits else torch.zeros_like(loc)
         cells = distributions.DiscretizedLogistic(shift + unit * loc, scale, weights, self.levels)
         return cells.to_event(dims)  # type: ignore[no-any-return]

@@ -11,9 +11,10 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import Standardized
-from pyro_vae.parts import positive, positive_integer
+from pyro_vae.parts import as_scale
 
 __all__ = ["Custom", "LowRankNormal", "MultivariateNormal", "Product"]
 
@@ -48,7 +49,7 @@ class MultivariateNormal(_Joint):
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         raw = self.raw_scale_tril
-        tril = raw.tril(-1) + positive(raw.diagonal()).diag_embed()
+        tril = raw.tril(-1) + as_scale(raw.diagonal()).diag_embed()
         return dist.MultivariateNormal(self.shift + self.unit * outputs, scale_tril=self.unit.unsqueeze(-1) * tril)
 
 
@@ -76,7 +77,7 @@ class LowRankNormal(_Joint):
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         factor = self.unit.unsqueeze(-1) * self.factor
-        diagonal = self.unit.square() * positive(self.raw_diagonal)
+        diagonal = self.unit.square() * as_scale(self.raw_diagonal)
         return dist.LowRankMultivariateNormal(self.shift + self.unit * outputs, factor, diagonal)
 
 

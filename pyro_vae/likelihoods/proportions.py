@@ -11,9 +11,9 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_number
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import Scaled, concentrations
-from pyro_vae.parts import positive_number
 
 __all__ = ["Beta", "ContinuousBernoulli", "inverse_mean"]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.arguments import positive_number
 from pyro_vae.likelihoods.scales import LocationScale
-from pyro_vae.parts import positive, positive_number
+from pyro_vae.parts import as_scale
 
 __all__ = ["Laplace", "Normal", "StudentT"]
 
@@ -124,4 +125,4 @@ class StudentT(LocationScale):
         self.ratio = (1 - 2 / start) ** 0.5 if start > 2 else 1.0  # below, the deviation is infinite
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(1 + 4 * positive(self.raw_df) if self.df is None else self.df, loc, scale)
+        return dist.StudentT(1 + 4 * as_scale(self.raw_df) if self.df is None else self.df, loc, scale)

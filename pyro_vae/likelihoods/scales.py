@@ -11,8 +11,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_vae.arguments import positive_number, true_or_false
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.parts import flag, positive, positive_number
+from pyro_vae.parts import as_scale
 
 __all__ = ["LocationScale", "Scaled", "Standardized", "concentrations"]
 
@@ -20,7 +21,7 @@ __all__ = ["LocationScale", "Scaled", "Standardized", "concentrations"]
 class Scaled(Likelihood):
     """Base of likelihoods whose cells have a positive number besides what the decoder says of each cell.
 
-    The number is unit * positive(raw), where raw is learned ("shared" or "per_dimension") or the last of the decoder's
+    The number is unit * as_scale(raw), where raw is learned ("shared" or "per_dimension") or the last of the decoder's
     numbers for the cell ("predicted"); by any other choice it is the unit. The unit comes from the data.
 
     Args:
@@ -51,9 +52,9 @@ class Scaled(Likelihood):
         """The decoder's numbers for each cell, (..., *E) each, and last the positive one."""
         parts = outputs.chunk(self.outputs, -len(self.event_shape))
         if self.choice == "predicted":
-            return *parts[:-1], self.unit * positive(parts[-1])
+            return *parts[:-1], self.unit * as_scale(parts[-1])
         if self.choice in ("shared", "per_dimension"):
-            return *parts, self.unit * positive(self.raw_scale)
+            return *parts, self.unit * as_scale(self.raw_scale)
         return *parts, self.unit
 
     def start(self, above: Tensor, below: Tensor) -> None:
@@ -70,7 +71,7 @@ class Standardized(Scaled):
 
     def __init__(self, event_shape: int | Sequence[int], scale: str, standardize: bool) -> None:
         super().__init__(event_shape, "scale", scale)
-        self.standardize = flag("standardize", standardize)
+        self.standardize = true_or_false("standardize", standardize)
         self.register_buffer("shift", torch.zeros(self.event_shape))
 
     @property

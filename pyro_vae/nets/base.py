@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import is_integer
+from pyro_vae.arguments import is_integer
 
 __all__ = [
     "ACTIVATIONS",

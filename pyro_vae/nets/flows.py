@@ -13,10 +13,11 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Transform
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.nets import MLP
 from pyro_vae.nets.base import widths
-from pyro_vae.parts import positive, positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.parts import as_scale
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["KINDS", "Maps"]
 
@@ -58,7 +59,7 @@ class Maps(nn.Module):
             order: Any = torch.arange(dim) if layer % 2 == 0 else torch.arange(dim).flip(0)
             return ConditionalAutoRegressiveNN(dim, context_dim, list(hidden), [count], order)
 
-        with scope.seeded(0):
+        with seeded(0):
             self.nets = nn.ModuleList(map(net, range(layers)))
 
     def forward(self, context: Tensor | None = None) -> list[Transform]:
@@ -176,11 +177,11 @@ class _Coupling(_Map):
 def _affine(numbers: Tensor) -> Transform:
     """From (..., 2, D); zeros give the identity."""
     loc, raw = numbers.unbind(-2)
-    return AffineTransform(loc, positive(raw))
+    return AffineTransform(loc, as_scale(raw))
 
 
 def _spline(numbers: Tensor) -> Transform:
     """A monotone spline of linear rational pieces, the identity beyond the bound; from (..., 4 * BINS - 1, D)."""
     widths, heights, slopes, places = numbers.transpose(-1, -2).split((BINS, BINS, BINS - 1, BINS), -1)
-    shape = widths.softmax(-1), heights.softmax(-1), positive(slopes), places.sigmoid()
+    shape = widths.softmax(-1), heights.softmax(-1), as_scale(slopes), places.sigmoid()
     return ConditionedSpline(lambda: shape, bound=BOUND, order="linear")  # type: ignore[no-any-return]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pyro_vae.arguments import is_number, true_or_false
 from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, widths
-from pyro_vae.parts import flag, is_number
 
 __all__ = ["MLP"]
 
@@ -51,8 +51,8 @@ class MLP(Recipe):
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
         check_activation(self.activation)
         choice("normalization", self.normalization, (None, "layer", "batch"))
-        flag("gated", self.gated)
-        flag("residual", self.residual)
+        true_or_false("gated", self.gated)
+        true_or_false("residual", self.residual)
         if not is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1); got {self.dropout}. 0 drops nothing.")
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.nets.base import Recipe, Shape
-from pyro_vae.parts import positive_integer
 
 __all__ = ["PixelCNN"]
 

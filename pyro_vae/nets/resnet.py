@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, check_activation, choice, halvings, widths
 from pyro_vae.nets.mlp import MLP
-from pyro_vae.parts import positive_integer
 
 __all__ = ["ResNet"]
 

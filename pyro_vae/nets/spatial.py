@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import positive_number, true_or_false
 from pyro_vae.nets.base import Recipe, Shape, check_activation, widths
 from pyro_vae.nets.mlp import MLP
-from pyro_vae.parts import flag, positive_number
 
 __all__ = ["Spatial"]
 
@@ -61,7 +61,7 @@ class Spatial(Recipe):
         object.__setattr__(self, "hidden", widths("hidden", self.hidden))
         check_activation(self.activation)
         for what in ("rotation", "translation", "scale"):
-            flag(what, getattr(self, what))
+            true_or_false(what, getattr(self, what))
         for what in ("rotation_scale", "translation_scale", "log_scale_scale"):
             positive_number(what, getattr(self, what))
 

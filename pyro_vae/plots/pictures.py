@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from pyro_vae.parts import positive_integer
+from pyro_vae.arguments import positive_integer
 from pyro_vae.plots.style import FAINT, INK, TRAIN, Array, array, axes, rows
 
 Limit = float | Array | None

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.parts import number, positive_integer
+from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.plots.style import (
     BAND,
     COLORS,
@@ -47,7 +47,7 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
     """
     k = shaped("values", values, ("N",), "Give one k-hat for each row.")
-    number("threshold", threshold)
+    finite_number("threshold", threshold)
     ax = axes(ax, (7.2, 4.0))
     row = np.arange(len(k))
     style: dict[str, Any] = {"linestyle": "none", "markersize": 4 if len(k) <= 1000 else 2, "markeredgewidth": 0}
@@ -83,7 +83,7 @@ def khat_map(
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
     """
-    number("threshold", threshold)
+    finite_number("threshold", threshold)
     first, second = named("names", names, 2, "z")
     place = shaped("points", points, ("N", 2), "Choose two coordinates.")
     k = shaped("values", values, (len(place),), "Give one k-hat for each point.")

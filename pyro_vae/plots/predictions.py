@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.parts import is_number, positive_integer
+from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.plots.style import (
     BAND,
     COLORS,

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import as_path, is_number, positive_integer, true_or_false
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
 from pyro_vae.inference import chunks, pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.programs import Given, outside_rows, particles, plate_nesting, row_dims
-from pyro_vae.parts import as_path, flag, is_number, positive_integer
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import preserved_rng
 
 __all__ = [
     "one_site",
@@ -38,15 +39,15 @@ Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S,
 
 def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
     """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
-    flag("mean", mean)
-    with scope.evaluating(model, seed=seed):
+    true_or_false("mean", mean)
+    with evaluating(model, seed=seed):
         parts = [data_of(model, trace, mean=mean) for trace in _traces(model, num_rows, fields)]
     return joined(parts)
 
 
 def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
     """Draws of latents and data together, by site; see `LatentVariableModel.simulate`."""
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         parts = []
         for trace in _traces(model, num_rows, fields):
             data = data_of(model, trace)
@@ -84,7 +85,7 @@ def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
     """Runs of the model without data, in chunks of rows."""
     positive_integer("num_rows", num_rows)
     fields = read_fields(model, fields, num_rows)
-    with scope.preserved_rng():
+    with preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     cells = max(value.numel() for value in data_of(model, probe).values())
     size = num_rows if outside_rows(probe, model.row_plate) else max(1, chunks.CELLS // cells)
@@ -121,16 +122,16 @@ def posterior_predictive(
     rows: Rows,
     *,
     num_samples: int = 100,
-    resample: int | None = None,
+    num_candidates: int | None = None,
     quantiles: Sequence[float] | None = None,
     seed: int | None = None,
     out: Any = None,
     fields: tuple[str, ...] = (),
 ) -> Any:
     """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
-    _check_counts(num_samples, resample)
-    with scope.evaluating(model, seed=seed):
-        return _streamed(model, rows, num_samples, resample, quantiles, out, fields)
+    _check_counts(num_samples, num_candidates)
+    with evaluating(model, seed=seed):
+        return _streamed(model, rows, num_samples, num_candidates, quantiles, out, fields)
 
 
 def posterior_draws(
@@ -138,21 +139,21 @@ def posterior_draws(
     rows: Rows,
     *,
     num_samples: int = 100,
-    resample: int | None = None,
+    num_candidates: int | None = None,
     seed: int | None = None,
     fields: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate."""
-    _check_counts(num_samples, resample)
-    with scope.evaluating(model, seed=seed):
+    _check_counts(num_samples, num_candidates)
+    with evaluating(model, seed=seed):
         parts = []
-        for batch in row_chunks(model, rows, resample or num_samples, fields):
-            if resample is not None:
-                parts.append(_resampled(model, batch, num_samples, resample))
+        for batch in row_chunks(model, rows, num_candidates or num_samples, fields):
+            if num_candidates is not None:
+                parts.append(_resampled(model, batch, num_samples, num_candidates))
                 continue
             some = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
             parts.append({name: torch.cat([part[name] for part in some]) for name in some[0]})
-        with scope.preserved_rng():
+        with preserved_rng():
             once = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
     whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
     return {  # outside the row plate there is no dimension of rows
@@ -172,12 +173,12 @@ def predictive(
 ) -> Any:
     """Draws of data given latents; see `LatentVariableModel.predictive`."""
     positive_integer("num_samples", num_samples)
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         batch = read_fields(model, fields)
         values = read_latents(model, latents, batch)
         rows = num_rows_of(model, values, batch)
         check_fields(batch, rows)
-        with scope.preserved_rng(), Given(values):
+        with preserved_rng(), Given(values):
             probe = trace_of(model.model, rows=rows, **batch)
         frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
         size = max(1, chunks.CELLS // max(value.numel() for value in data_of(model, probe).values()))
@@ -195,15 +196,15 @@ def _streamed(
     model: Any,
     rows: Rows,
     num_samples: int,
-    resample: int | None,
+    num_candidates: int | None,
     quantiles: Sequence[float] | None,
     out: Any,
     fields: tuple[str, ...],
 ) -> Any:
     """Draws, or their quantiles, of chunks of rows and samples, each put where it belongs as soon as it is there."""
     start = 0
-    for batch in row_chunks(model, rows, num_samples if resample is None else resample, fields):
-        chosen = None if resample is None else _resampled(model, batch, num_samples, resample)
+    for batch in row_chunks(model, rows, num_samples if num_candidates is None else num_candidates, fields):
+        chosen = None if num_candidates is None else _resampled(model, batch, num_samples, num_candidates)
         done, kept = 0, []
         for count in particle_counts(batch, num_samples):
             given = chosen and {name: value[done : done + count] for name, value in chosen.items()}
@@ -223,10 +224,10 @@ def _streamed(
     return out
 
 
-def _check_counts(num_samples: Any, resample: Any) -> None:
+def _check_counts(num_samples: Any, num_candidates: Any) -> None:
     positive_integer("num_samples", num_samples)
-    if resample is not None:
-        positive_integer("resample", resample, num_samples)
+    if num_candidates is not None:
+        positive_integer("num_candidates", num_candidates, num_samples)
 
 
 def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
@@ -281,10 +282,10 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
 
 def replicates(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Iterator[Draws]:
     """Replicates of all rows, (N, *E), one for each of S draws of their latents."""
-    with scope.evaluating(model):
+    with evaluating(model):
         batches = list(row_chunks(model, rows, 1, fields))
     for sample in range(len(next(iter(latents.values())))):
-        with scope.evaluating(model):
+        with evaluating(model):
             parts, start = [], 0
             for batch in batches:
                 stop = start + len(batch["x"])

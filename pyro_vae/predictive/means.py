@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_fields
 from pyro_vae.inference.chunks import fields_of, particle_counts, row_chunks
-from pyro_vae.parts import positive_integer
 from pyro_vae.predictive.draws import Draws, joined, read_fields, replicate
 from pyro_vae.predictive.sites import data_of, num_rows_of, read_latents, trace_of
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["decode", "encode", "reconstruct"]
 
@@ -38,7 +38,7 @@ def reconstruct(
     """The decoder's mean at the guide's mean; see `LatentVariableModel.reconstruct`."""
     positive_integer("num_samples", num_samples)
     chunks = []
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, 1, fields):
             x, rest = batch["x"], fields_of(batch)
             try:
@@ -70,14 +70,14 @@ def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str
 
 def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
     """The guide's distribution at every latent site, by name; upstream sites are set to a draw."""
-    with scope.evaluating(model, seed=seed):
+    with evaluating(model, seed=seed):
         sites = trace_of(model.guide, x, **fields).nodes.items()
     return {name: site["fn"] for name, site in sites if site["type"] == "sample"}
 
 
 def decode(model: Any, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
     """The model's distribution at every observed site, by name, given values of all latent sites."""
-    with scope.evaluating(model):
+    with evaluating(model):
         fields = read_fields(model, fields)
         latents = read_latents(model, latents, fields, means=True)
         rows = num_rows_of(model, latents, fields)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.inference.programs import row_dims
-from pyro_vae.parts import support
-from pyro_vae.runtime import scope
+from pyro_vae.parts import support_name
+from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents", "trace_of"]
 
@@ -54,7 +54,7 @@ def read_latents(model: Any, latents: Any, fields: dict[str, Tensor], *, means: 
     Raises:
         ValueError: if sites, shapes or values are not those of the model.
     """
-    with scope.preserved_rng():
+    with preserved_rng():
         found = latents_of(model, trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()}))
     sites = list(found)
     named = latents if isinstance(latents, dict) else {sites[0]: latents}
@@ -95,7 +95,7 @@ HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in 
 def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
     """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
     check_finite(what, value)
-    name = support(distribution)
+    name = support_name(distribution)
     allowed = HULLS.get(name) if means else None
     if not name or (allowed or distribution.support).check(value).all():
         return
@@ -107,7 +107,7 @@ def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = F
 
 def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
     """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
-    with scope.preserved_rng():
+    with preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     for name, value in latents.items():
         site = probe.nodes[name]

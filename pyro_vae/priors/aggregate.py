@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae import priors
-from pyro_vae.parts import positive_integer, positive_number, raw_of
-from pyro_vae.runtime import scope
+from pyro_vae.arguments import positive_integer, positive_number
+from pyro_vae.parts import as_unbounded
+from pyro_vae.runtime.isolation import isolated
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["fit_flow", "fit_mixture"]
 
@@ -33,7 +35,7 @@ def fit_mixture(z: Tensor, *, num_components: int = 10, seed: int = 0) -> priors
     with torch.no_grad():
         prior.logits.copy_(torch.as_tensor(found.weights_).log())
         prior.loc.copy_(torch.as_tensor(found.means_))
-        prior.raw_scale.copy_(raw_of(torch.as_tensor(found.covariances_).sqrt()))
+        prior.raw_scale.copy_(as_unbounded(torch.as_tensor(found.covariances_).sqrt()))
     return prior.to(z)
 
 
@@ -60,7 +62,7 @@ def fit_flow(
     optimizer = torch.optim.Adam(prior.parameters(), lr=learning_rate)
     steps = epochs * -(-len(z) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    with scope.seeded(seed), scope.isolated(), torch.enable_grad():
+    with seeded(seed), isolated(), torch.enable_grad():
         for _ in range(epochs):
             for rows in torch.randperm(len(z), device=z.device).split(batch_size):
                 optimizer.zero_grad()

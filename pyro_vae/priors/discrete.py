@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import flag, positive_integer
+from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Bernoulli", "Categorical"]
@@ -19,7 +19,7 @@ class _Logits(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), flag("learn", learn)
+        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), true_or_false("learn", learn)
         if learn:
             self.logits = nn.Parameter(torch.zeros(latent_dim))
         else:

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.nets import flows
-from pyro_vae.parts import positive_integer
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Flow"]

@@ -9,7 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import flag, positive, positive_integer, positive_number
+from pyro_vae.arguments import positive_integer, positive_number, true_or_false
+from pyro_vae.parts import as_scale
 from pyro_vae.priors.base import Prior
 
 __all__ = ["Laplace", "Normal", "StudentT"]
@@ -23,7 +24,7 @@ class _LocationScale(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), flag("learn", learn)
+        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim), true_or_false("learn", learn)
         loc, raw = torch.zeros(latent_dim), torch.zeros(latent_dim)
         if learn:
             self.loc, self.raw_scale = nn.Parameter(loc), nn.Parameter(raw)
@@ -36,7 +37,7 @@ class _LocationScale(Prior):
         """The distribution of each latent."""
 
     def forward(self, **batch: Any) -> dist.TorchDistribution:
-        scale = positive(self.raw_scale) if self.learn else self.scale
+        scale = as_scale(self.raw_scale) if self.learn else self.scale
         return self.family(self.loc, scale).to_event(1)
 
 

@@ -9,9 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.parts import event, flag, positive, positive_integer
+from pyro_vae.arguments import positive_integer, true_or_false
+from pyro_vae.parts import as_event_shape, as_scale
 from pyro_vae.priors.base import Prior
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["Mixture", "VampPrior"]
 
@@ -40,12 +41,12 @@ class Mixture(Prior):
         self.latent_dim = positive_integer("latent_dim", latent_dim)
         self.num_components = positive_integer("num_components", num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
-        with scope.seeded(0):
+        with seeded(0):
             self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
 
     def forward(self, **batch: Any) -> dist.TorchDistribution:
-        components = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
+        components = dist.Normal(self.loc, as_scale(self.raw_scale)).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
 
@@ -82,10 +83,10 @@ class VampPrior(Prior):
         learn_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.latent_dim, self.event_shape = positive_integer("latent_dim", latent_dim), event(event_shape)
+        self.latent_dim, self.event_shape = positive_integer("latent_dim", latent_dim), as_event_shape(event_shape)
         self.num_components = positive_integer("num_components", num_components)
-        self.learn, self.learn_weights = flag("learn", learn), flag("learn_weights", learn_weights)
-        with scope.seeded(0):
+        self.learn, self.learn_weights = true_or_false("learn", learn), true_or_false("learn_weights", learn_weights)
+        with seeded(0):
             pseudo_inputs = torch.rand(num_components, *self.event_shape)
         if learn:
             self.pseudo_inputs = nn.Parameter(pseudo_inputs)

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import positive_integer, positive_numbers, true_or_false
 from pyro_vae.distributions import AdditiveLogRatio
-from pyro_vae.parts import flag, positive_integer, positive_numbers
 from pyro_vae.priors.base import Prior
 
 __all__ = ["LogisticNormal"]
@@ -44,7 +44,7 @@ class LogisticNormal(Prior):
         super().__init__()
         self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
         self.concentration = positive_numbers("concentration", concentration, self.latent_dim)
-        self.learn = flag("learn", learn)
+        self.learn = true_or_false("learn", learn)
         start = torch.tensor(self.concentration, dtype=torch.float64).expand(self.latent_dim).log().float()
         if learn:
             self.log_concentration = nn.Parameter(start.clone())

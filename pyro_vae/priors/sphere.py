@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_vae import distributions
-from pyro_vae.parts import flag, positive, positive_integer
+from pyro_vae.arguments import positive_integer, true_or_false
+from pyro_vae.parts import as_scale
 from pyro_vae.priors.base import Prior
 
 __all__ = ["PowerSpherical"]
@@ -36,7 +37,10 @@ class PowerSpherical(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = positive_integer("latent_dim", latent_dim, at_least=2), flag("learn", learn)
+        self.latent_dim, self.learn = (
+            positive_integer("latent_dim", latent_dim, at_least=2),
+            true_or_false("learn", learn),
+        )
         if learn:
             self.raw_loc, self.raw_concentration = nn.Parameter(torch.ones(latent_dim)), nn.Parameter(torch.zeros(()))
         else:
@@ -45,5 +49,5 @@ class PowerSpherical(Prior):
 
     def forward(self, **batch: Any) -> dist.TorchDistribution:
         if self.learn:
-            return distributions.PowerSpherical(normalize(self.raw_loc, dim=-1), positive(self.raw_concentration))
+            return distributions.PowerSpherical(normalize(self.raw_loc, dim=-1), as_scale(self.raw_concentration))
         return distributions.PowerSpherical(self.loc, self.concentration)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pyro_vae import guides, likelihoods, nets, priors
-from pyro_vae.parts import Part, as_path
+from pyro_vae.arguments import as_path
+from pyro_vae.parts import Part
 from pyro_vae.saving import files
 
 __all__ = ["configuration", "describe", "rebuild", "save"]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from pyro_vae.data.batches import Batches, Rows
 from pyro_vae.elbos import Estimator, Terms
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.isolation import preserved_buffers
+from pyro_vae.runtime.random import RandomState, preserved_rng, random_state, set_random_state
 from pyro_vae.training import nonfinite
 
 __all__ = ["EagerStep"]
@@ -33,7 +35,7 @@ class EagerStep:
         batches: where keys become batches.
         grad_clip: the largest norm of the gradient, or None.
         on_nonfinite: "raise", or "skip": leave out steps whose loss or gradient is not finite.
-        detect: whether a step that fails is repeated, to name the module where it began.
+        locate_nonfinite: whether a step that fails is repeated, to name the module where it began.
         num_threads: that a step computes with.
         totals: bound, reconstruction, KL and objective summed over the rows of all steps since it was last zero.
         skipped: the steps left out since it was last zero.
@@ -46,7 +48,7 @@ class EagerStep:
     batches: Batches
     grad_clip: float | None = None
     on_nonfinite: str = "raise"
-    detect: bool = True
+    locate_nonfinite: bool = True
     num_threads: int = field(default_factory=torch.get_num_threads)
     compiled: ClassVar[bool] = False
     totals: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
@@ -63,7 +65,7 @@ class EagerStep:
         Raises:
             ValueError: if loss or gradient are not finite and such steps are not left out; nothing is changed then.
         """
-        before, buffers = scope.random_state(), [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        before, buffers = random_state(), [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         batch = self.batches.share(key)
         rows = len(batch["x"])
         terms = self._backward(batch) if rows else None
@@ -98,7 +100,7 @@ class EagerStep:
             nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
         return True
 
-    def leave_out(self, key: Any, before: scope.RandomState | None) -> None:
+    def leave_out(self, key: Any, before: RandomState | None) -> None:
         """Raise with the reason, or count a step that is left out; the first of an epoch is told.
 
         Args:
@@ -116,20 +118,20 @@ class EagerStep:
         if self.skipped == 1:
             logger.warning("A step is left out: %s Further ones of this epoch are counted in the history.", reason)
 
-    def _explain(self, key: Any, before: scope.RandomState | None) -> str:
+    def _explain(self, key: Any, before: RandomState | None) -> str:
         """Repeat a step that failed, and say why it did; all is left as it was but the gradients."""
         batch, numbers = self.batches.share(key), self.batches.row_numbers(key)
-        with scope.preserved_rng(), scope.preserved_buffers(self.model):
-            before = before or scope.random_state()
-            scope.set_random_state(before)
+        with preserved_rng(), preserved_buffers(self.model):
+            before = before or random_state()
+            set_random_state(before)
             terms = self._backward(batch) if numbers else None
             mine = [] if terms is None else [terms.objective, *(p.grad for p in self.parameters if p.grad is not None)]
             if processes.size() > 1 and all(torch.isfinite(tensor).all() for tensor in mine):
                 return ELSEWHERE
             of = "data" if isinstance(self.batches.data, Rows) else "batch"
             reason = nonfinite.explain(terms, self.model, self.estimator.step, batch["x"], numbers, of)
-            if self.detect and torch.isfinite(batch["x"]).all():
-                scope.set_random_state(before)
+            if self.locate_nonfinite and torch.isfinite(batch["x"]).all():
+                set_random_state(before)
                 reason += " " + nonfinite.locate(self.model, lambda: self._backward(batch))
         return reason
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyro_vae.elbos import Estimator
 from pyro_vae.inference.programs import check_sites
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import isolated, preserved_buffers
+from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.training import nonfinite
 
 __all__ = ["check_gradients", "check_programs"]
@@ -33,7 +34,7 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
         ValueError: if sites or plates of the programs differ, shapes are undeclared, a parameter lives outside the
             module, x leaves the support of its distribution or a term is not finite.
     """
-    with scope.isolated(validate=True), scope.preserved_rng(), scope.preserved_buffers(owner), torch.no_grad():
+    with isolated(validate=True), preserved_rng(), preserved_buffers(owner), torch.no_grad():
         guide_trace = poutine.trace(owner.guide).get_trace(x, **fields)
         replayed = poutine.replay(owner.model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **fields)
@@ -125,7 +126,7 @@ def check_gradients(owner: Any, estimator: Estimator, x: Tensor, **options: Any)
     parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("The model must have a trainable parameter; got none. There is nothing to fit.")
-    with scope.isolated(), scope.preserved_rng(), scope.preserved_buffers(owner):
+    with isolated(), preserved_rng(), preserved_buffers(owner):
         owner.zero_grad()
         estimator.backward(parameters.values(), owner.model, owner.guide, x, **options)
     without = [name for name, parameter in parameters.items() if parameter.grad is None]

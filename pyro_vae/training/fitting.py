@@ -13,10 +13,12 @@ from typing import Any
 import pyro.infer
 import torch
 
+from pyro_vae.arguments import as_path, is_number, positive_integer, positive_number, true_or_false
 from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
-from pyro_vae.parts import as_path, flag, is_number, positive_integer, positive_number
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.isolation import preserved_modes
+from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
 from pyro_vae.training import first_batch
 from pyro_vae.training.checkpoints.snapshot import described, differences
@@ -53,7 +55,7 @@ def fit(
     callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
     compile: bool | str = "auto",
     on_nonfinite: str = "raise",
-    detect: bool = True,
+    locate_nonfinite: bool = True,
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: float = 300.0,
@@ -81,7 +83,7 @@ def fit(
     _refuse_strangers(
         {"epochs": epochs, "on_nonfinite": on_nonfinite, "compile": compile, "run_dir": run_dir is not None}
     )
-    with scope.preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
+    with preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
         if keeper is not None or processes.size() > 1:
             configuration = _configuration(model, batches, held_out, plan)
             _refuse_strangers(configuration)
@@ -93,7 +95,7 @@ def fit(
             if keeper is not None:
                 keeper.load(model)
             if not model.initialized:
-                with torch.no_grad(), scope.seeded(seed, 0, 1):  # a stream that no epoch has
+                with torch.no_grad(), seeded(seed, 0, 1):  # a stream that no epoch has
                     _initialize(model, batches)
             processes.synchronize(model.state_dict().values())
             estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
@@ -101,7 +103,7 @@ def fit(
             if keeper is not None:
                 keeper.restore(model, state)
             model.train()
-            eager = EagerStep(model, estimator, state.optimizer, batches, grad_clip, on_nonfinite, detect)
+            eager = EagerStep(model, estimator, state.optimizer, batches, grad_clip, on_nonfinite, locate_nonfinite)
             step = _step(eager, epochs if keeper is None else keeper.left_of(epochs, state), compile, keeper)
         loop = Loop(model, state, estimator, held_out, seed, keeper, progress if processes.rank() == 0 else None)
         return loop.run(step, epochs, patience, callbacks)
@@ -198,7 +200,7 @@ def _check_keeping(on_nonfinite: Any, run_dir: Any, resume: Any, checkpoint_ever
         raise ValueError(f"on_nonfinite must be 'raise' or 'skip'; got {on_nonfinite!r}. Choose one of these.")
     if run_dir is not None:
         as_path("run_dir", run_dir)
-    if flag("resume", resume) and run_dir is None:
+    if true_or_false("resume", resume) and run_dir is None:
         raise ValueError("run_dir must be given where resume is; got None. Pass the folder of the run.")
     positive_number("checkpoint_every", checkpoint_every)
 
@@ -230,7 +232,7 @@ def _refuse_strangers(configuration: dict[str, Any]) -> None:
 
 def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
     """Check the first batch strictly; returns the estimator to train with."""
-    with scope.preserved_rng():
+    with preserved_rng():
         batch = batches.read(batches.first())
     x, fields = batch.pop("x"), batch
     row_weights = {"row_weights": fields.pop("row_weights")} if "row_weights" in fields else {}

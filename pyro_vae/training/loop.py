@@ -15,7 +15,10 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.elbos import Estimator
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.isolation import evaluating, isolated
+from pyro_vae.runtime.processor import tuned_processor
+from pyro_vae.runtime.random import begin_stream, every_random_state, seeded, set_every_random_state
 from pyro_vae.training.checkpoints.writer import Keeper
 from pyro_vae.training.compiled.step import CompiledStep
 from pyro_vae.training.eager import EagerStep
@@ -109,9 +112,9 @@ class Loop:
         state, at = self.state, self.state.position
         start = time.perf_counter() - at.seconds
         with (
-            scope.isolated(),
-            scope.seeded(self.seed, len(state.history)),
-            scope.tuned_processor(step.num_threads),
+            isolated(),
+            seeded(self.seed, len(state.history)),
+            tuned_processor(step.num_threads),
         ):
             for key in self._keys(step.batches):
                 if self.keeper is not None:
@@ -153,22 +156,22 @@ class Loop:
         """What stands for the batches to come: those of the epoch, without the ones taken before an interruption."""
         at, epoch = self.state.position, len(self.state.history)
         if at.begun is not None:
-            scope.set_every_random_state(at.begun, batches.generators)
+            set_every_random_state(at.begun, batches.generators)
         if self.keeper is not None:
-            at.begun = scope.every_random_state(batches.generators)
+            at.begun = every_random_state(batches.generators)
         keys = batches.order(epoch)
         for _ in range(at.batches):
             next(keys, None)
         if at.now is not None:
-            scope.set_every_random_state(at.now, batches.generators)
+            set_every_random_state(at.now, batches.generators)
         elif processes.rank() > 0 or at.batches:  # a process has noise of its own, and new noise if others are gone
-            scope.begin_stream(self.seed or 0, epoch, 2 + processes.rank(), at.batches)
+            begin_stream(self.seed or 0, epoch, 2 + processes.rank(), at.batches)
         at.now = at.totals = None
         return keys
 
     def _between(self, batches: Batches) -> dict[str, Tensor]:
         """The random states that the next epoch begins with, torch's left out where it has a stream of its own."""
-        states = scope.every_random_state(batches.generators)
+        states = every_random_state(batches.generators)
         own = self.seed is not None
         return {name: value for name, value in states.items() if not (own and name.startswith(("torch", "cuda")))}
 
@@ -189,13 +192,13 @@ class Loop:
         unweighted, held_out = self.estimator.unweighted(), self.held_out
         assert held_out is not None
         totals, rows = torch.zeros(4, dtype=torch.float64), 0
-        with scope.evaluating(self.model, seed=VALIDATION_SEED):
+        with evaluating(self.model, seed=VALIDATION_SEED):
             for number, key in enumerate(held_out.order()):
                 if number % processes.size() != processes.rank():
                     continue
                 batch = held_out.read(key)
                 x = batch.pop("x")
-                with scope.seeded(VALIDATION_SEED, number):
+                with seeded(VALIDATION_SEED, number):
                     terms = unweighted.run(self.model.model, self.model.guide, x, num_rows=held_out.num_rows, **batch)
                 totals += len(x) * terms.per_row().to(totals)
                 rows += len(x)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae import predictive
+from pyro_vae.arguments import positive_integer
 from pyro_vae.criticism import statistics
 from pyro_vae.criticism.checks.transforms import PIT, Ranks, check_unit, column_names, pit_of_cells, prior_replicates
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
 from pyro_vae.inference.chunks import facts
 from pyro_vae.model import check_model
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["Checks", "StatisticCheck", "check"]
 
@@ -157,7 +157,7 @@ def check(
     *,
     num_samples: int = 200,
     unit: str = "row",
-    resample: int | None = None,
+    num_candidates: int | None = None,
     num_particles: int = 500,
     seed: int | None = None,
     **fields: Any,
@@ -174,7 +174,7 @@ def check(
         statistics: functions of data (N, *E) by name, as in `pv.statistics`; a few of those by default.
         num_samples: S, replicated data sets.
         unit: of the PIT values, "row" or "cell"; see `pit`.
-        resample: as in `posterior_predictive`, for guides that are not exact.
+        num_candidates: as in `posterior_predictive`, for guides that are not exact.
         num_particles: draws from the guide per row for `unit="cell"`.
         seed: of the draws.
         **fields: named per-row fields, as in `elbo`.
@@ -189,7 +189,7 @@ def check(
     """
     positive_integer("num_samples", num_samples, 2)
     check_unit(unit)
-    rows, names = check_model(model)._rows(x, fields)
+    rows, names = check_model(model).read_rows(x, fields)
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows to be checked; got {len(rows)}. Pass more rows.")
     chosen = READY if statistics is None else statistics
@@ -198,7 +198,7 @@ def check(
             f"statistics must be a dictionary of functions of data; got {chosen!r}. Pass e.g."
             " {'mean': pv.statistics.mean}."
         )
-    with scope.seeded(seed):
+    with seeded(seed):
         rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
         tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
@@ -207,7 +207,7 @@ def check(
             ranks.add(replicate)
             for tally in tallies.values():
                 tally.prior.add(tally.kept(replicate))
-        for replicate in _posterior_replicates(model, rows, names, num_samples, resample):
+        for replicate in _posterior_replicates(model, rows, names, num_samples, num_candidates):
             for tally in tallies.values():
                 tally.posterior.add(tally(replicate))
         known = facts(model, rows, names)
@@ -263,8 +263,10 @@ class _Tally:
 
 
 def _posterior_replicates(
-    model: Any, rows: Rows, names: tuple[str, ...], num_samples: int, resample: int | None
+    model: Any, rows: Rows, names: tuple[str, ...], num_samples: int, num_candidates: int | None
 ) -> Iterator[Tensor]:
     """Data sets (N, *E) of rows replicated given themselves."""
-    latents = predictive.posterior_draws(model, rows, num_samples=num_samples, resample=resample, fields=names)
+    latents = predictive.posterior_draws(
+        model, rows, num_samples=num_samples, num_candidates=num_candidates, fields=names
+    )
     return map(predictive.one_site, predictive.replicates(model, rows, latents, names))

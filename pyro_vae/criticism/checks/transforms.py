@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae import predictive
+from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.model import check_model
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.random import seeded
 
 __all__ = ["PIT", "Ranks", "check_unit", "column_names", "pit", "pit_of_cells", "prior_replicates"]
 
@@ -104,8 +105,8 @@ def pit(
         2017), arXiv 1507.04544, on leaving out by weights
     """
     check_unit(unit)
-    rows, names = check_model(model)._rows(x, fields)
-    with scope.seeded(seed):
+    rows, names = check_model(model).read_rows(x, fields)
+    with seeded(seed):
         if unit == "row":
             batch = rows.take(slice(None), names, like=model.like)
             ranks = Ranks(batch["x"])
@@ -118,7 +119,7 @@ def pit(
 def pit_of_cells(model: Any, rows: Rows, fields: tuple[str, ...], num_particles: int) -> PIT:
     """PIT values of cells given the others of their row."""
     positive_integer("num_particles", num_particles, 2)
-    with scope.evaluating(model):
+    with evaluating(model):
         chunks = row_chunks(model, rows, num_particles, fields, at_once=num_particles)
         parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
     values, khat = (torch.cat(part) for part in zip(*parts, strict=True))

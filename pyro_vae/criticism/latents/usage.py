@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae.arguments import positive_integer
 from pyro_vae.distributions import cells_of
 from pyro_vae.elbos.evidence import closed_forms_hold
 from pyro_vae.evaluation import Mean, mean_of
@@ -18,8 +19,7 @@ from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunk
 from pyro_vae.inference.programs import given
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.model import check_model
-from pyro_vae.parts import positive_integer
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["REMEDIES", "LatentUse", "SiteUse", "use"]
 
@@ -130,14 +130,15 @@ def use(
     """
     positive_integer("num_particles", num_particles, 2)
     positive_integer("information_rows", information_rows)
-    rows, names = check_model(model)._rows(x, fields)
+    rows, names = check_model(model).read_rows(x, fields)
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows, to be compared; got {len(rows)}. Pass more rows.")
-    if facts(model, rows, names).joint:
+    known = facts(model, rows, names)
+    if known.joint:
         raise NotImplementedError("The use of latents is told row by row; got a global latent.")
     parts = []
-    with scope.evaluating(model, seed=seed):
-        for batch in row_chunks(model, rows, num_particles, names, at_once=num_particles):
+    with evaluating(model, seed=seed):
+        for batch in row_chunks(model, rows, num_particles, names, known=known, at_once=num_particles):
             parts.append(_measured(chunk_weights(model, batch, num_particles)))
         sites = {name: _joined([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import is_integer, positive_integer, positive_number
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.evaluation import Mean
 from pyro_vae.model import check_model
-from pyro_vae.parts import is_integer, positive_integer, positive_number
 
 __all__ = ["Probe", "RateDistortion", "principal_components", "probe", "rate_distortion", "traverse"]
 

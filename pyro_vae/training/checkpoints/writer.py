@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.random import every_random_state
 from pyro_vae.training.checkpoints import folder as checkpoints
 from pyro_vae.training.checkpoints import signals, snapshot
 from pyro_vae.training.checkpoints.folder import Checkpoints
@@ -91,7 +92,7 @@ class Keeper:
 
     def pause(self, model: Any, state: TrainingState, step: Any) -> None:
         """Write a checkpoint within an epoch, and end there if that is what was voted for."""
-        state.position.now = scope.every_random_state(step.batches.generators)
+        state.position.now = every_random_state(step.batches.generators)
         state.position.totals = processes.sum_of(step.sums)
         self.write(model, state, step)
         state.position.now = state.position.totals = None

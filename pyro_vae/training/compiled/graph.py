@@ -20,7 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from pyro_vae.runtime import scope
+from pyro_vae.runtime.isolation import isolated
+from pyro_vae.runtime.processor import tuned_processor
+from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["COMPILATION", "SAVED_BY_CELL", "CaptureError", "CudaGraph", "Graph", "compilations"]
 
@@ -67,7 +69,7 @@ class Graph:
             with warnings.catch_warnings(), _forgotten():
                 warnings.simplefilter("ignore")
                 self.fakes = _fakes(self.static, rows)
-                with scope.isolated(), scope.preserved_rng(), self.fakes[0].fake_mode:
+                with isolated(), preserved_rng(), self.fakes[0].fake_mode:
                     graph = make_fx(flat, _allow_non_fake_inputs=True)(*self.fakes)
                 self.run = _compiled(graph, self.fakes, num_threads)
                 compilations += 1
@@ -214,7 +216,7 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
 
     patches = INDUCTOR | {"cpp_wrapper": fakes[0].device.type == "cpu"}  # no Python between kernels
     options = {"config_patches": {name: value for name, value in patches.items() if hasattr(config, name)}}
-    with scope.tuned_processor(num_threads):
+    with tuned_processor(num_threads):
         return _inductor.standalone_compile(graph, fakes, dynamic_shapes="from_graph", options=options)  # type: ignore[no-any-return]
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data.batches import Rows
-from pyro_vae.runtime import processes, scope
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.isolation import call_with
+from pyro_vae.runtime.random import random_state
 from pyro_vae.training.compiled.graph import COMPILATION, SAVED_BY_CELL, CaptureError, CudaGraph, Graph
 from pyro_vae.training.compiled.optimizer import FlatAdam, FlatOptimizer
 from pyro_vae.training.eager import EagerStep
@@ -159,7 +161,7 @@ class CompiledStep:
             return terms
 
         try:
-            terms = scope.call_with(self.model, leaves | static["others"], run)
+            terms = call_with(self.model, leaves | static["others"], run)
         finally:
             estimator.fed, estimator.step, estimator.epoch = {}, step, epoch
         gradients = torch.autograd.grad(-terms.objective / terms.rows, list(leaves.values()))
@@ -186,7 +188,7 @@ class CompiledStep:
         rows = self._rows(key)
         if not self.graph.fits(rows):
             return self._eager(key)
-        before = scope.random_state() if self.on_cpu else None
+        before = random_state() if self.on_cpu else None
         totals = self.static["totals"].clone() if processes.size() > 1 else None
         others = self.static["others"]
         statistics = {name: others[name].clone() for name in self.watched}

@@ -1,17 +1,16 @@
-"""What a call leaves as it found it: random state, parameter store, validation flags, module modes, the processor's."""
+"""Random state: streams of their own for calls with a seed, states that are kept and set back, noise that repeats."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,20 +18,12 @@ __all__ = [
     "Noise",
     "RandomState",
     "begin_stream",
-    "call_frozen",
-    "call_with",
-    "evaluating",
     "every_random_state",
-    "isolated",
-    "keep_memory",
-    "preserved_buffers",
-    "preserved_modes",
     "preserved_rng",
     "random_state",
     "seeded",
     "set_every_random_state",
     "set_random_state",
-    "tuned_processor",
 ]
 
 
@@ -126,86 +117,6 @@ def begin_stream(seed: int, *steps: int) -> None:
         torch.cuda.manual_seed_all(state)
 
 
-@contextmanager
-def isolated(*, validate: bool = False) -> Iterator[None]:
-    """Run Pyro programs without touching Pyro's globals.
-
-    Modules keep their own parameters, an empty parameter store stands in for the global one, and validation
-    is switched to `validate`; all is restored on exit.
-    """
-    local = pyro.settings.context(module_local_params=True)
-    with pyro.get_param_store().scope(), local, pyro.validation_enabled(validate):
-        yield
-
-
-@contextmanager
-def preserved_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore the module's buffers (running statistics, counters) on exit."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-@contextmanager
-def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients, Pyro's globals isolated; every module's mode is restored."""
-    keep_memory()
-    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed):
-        for part in module.modules():
-            part.training = False
-        yield
-
-
-@contextmanager
-def preserved_modes(module: nn.Module) -> Iterator[None]:
-    """Restore on exit whether each module is in training or in evaluation mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-class _Call(nn.Module):
-    """A module whose call is a function of another one, so that `functional_call` can swap that one's tensors."""
-
-    def __init__(self, owner: nn.Module, function: Callable[[], Any]) -> None:
-        super().__init__()
-        self.owner, self.function = owner, function
-
-    def forward(self) -> Any:
-        return self.function()
-
-
-def call_with(owner: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
-    """Call a function while other tensors stand in for a module's parameters and buffers, by their names.
-
-    A tensor in several places is replaced in each; a module in several places is entered once, as torch, which would
-    enter it twice, leaves the stand-ins in it.
-    """
-    own = dict([*owner.named_parameters(), *owner.named_buffers()])
-    by_id = {id(own[name]): tensor for name, tensor in tensors.items()}
-    named = {
-        f"owner.{path}.{name}".replace("..", "."): by_id[id(tensor)]
-        for path, module in owner.named_modules()
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
-        if id(tensor) in by_id
-    }
-    with isolated():
-        return torch.func.functional_call(_Call(owner, function), named, (), tie_weights=False)
-
-
-def call_frozen(owner: nn.Module, function: Callable[[], Any]) -> Any:
-    """Call a function while a module's parameters are detached and its buffers copies: statistics do not move."""
-    tensors = {name: parameter.detach() for name, parameter in owner.named_parameters()}
-    return call_with(owner, tensors | {name: buffer.clone() for name, buffer in owner.named_buffers()}, function)
-
-
 class Noise(TorchDispatchMode):
     """Keep what random operations return, or return what another run of the same code kept.
 
@@ -232,29 +143,3 @@ class Noise(TorchDispatchMode):
         if kept is None:
             raise ValueError("The guide must draw the same noise each time it runs; got more. Make it repeatable.")
         return args[0].copy_(kept) if func._schema.is_mutable else pytree.tree_map_only(Tensor, torch.clone, kept)
-
-
-def keep_memory() -> None:
-    """Let the C library keep memory that is freed for what is allocated next.
-
-    glibc returns blocks to the system above a size that follows the largest block freed so far, up to 32 MiB. Without
-    this every step asks for its memory anew, page by page, which can take as long as a third of the step.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
-@contextmanager
-def tuned_processor(num_threads: int) -> Iterator[None]:
-    """Compute with so many threads, and take denormal numbers for zero; both are set back on exit.
-
-    Adam's moments of cells that are always zero decay into denormals, on which a CPU is many times slower.
-    """
-    keep_memory()
-    threads, flushed = torch.get_num_threads(), bool(torch.tensor([1e-40]).mul(1.0) == 0.0)
-    try:
-        torch.set_flush_denormal(True)
-        torch.set_num_threads(num_threads)
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(flushed)
