@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro.infer
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from pyro_vae import evaluation, predictive
 from pyro_vae.arguments import true_or_false
 from pyro_vae.data.batches import Rows, as_rows, read_whole
-from pyro_vae.data.rows import Batch
-from pyro_vae.data.tensors import as_names, as_tensor, check_finite
+from pyro_vae.data.tensors import as_names, as_tensor
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
 from pyro_vae.training import fitting as training
@@ -27,7 +26,7 @@ from pyro_vae.training.state import TrainingState
 __all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
 
 
-class LatentVariableModel(PyroModule):
+class LatentVariableModel(ProgramPair):
     """A pair of Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
 
     Subclass it, write both with ordinary `pyro.sample` and `pyro.plate` statements, and call `super().__init__()`
@@ -60,14 +59,13 @@ class LatentVariableModel(PyroModule):
         torch.Size([3, 1])
     """
 
-    row_plate: ClassVar[str] = "data"
-    data_sites: ClassVar[tuple[str, ...]] = ("x",)
+    training_state: TrainingState | None
 
     def __init__(self) -> None:
         super().__init__()
         keep_parameters(self)
         self.register_buffer("initialized", torch.tensor(False))
-        self.training_state: TrainingState | None = None
+        self.training_state = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -80,53 +78,15 @@ class LatentVariableModel(PyroModule):
         if isinstance(value, nn.Module):
             keep_parameters(value)
 
-    def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
-        """p(x, z): scores `x` (B, *E), or draws `rows` rows without it."""
-        raise NotImplementedError(f"{type(self).__name__} must define model(self, x=None, *, rows=None, **batch).")
-
-    def guide(self, x: Tensor, **batch: Tensor) -> Any:
-        """q(z | x) for the rows of `x` (B, *E)."""
-        raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
-
-    def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        """Start from the data (N, *E) and their fields; called once by `fit`, before the first step, never by SVI."""
-
-    def check_data(self, x: Tensor, first_row: int = 0) -> None:
-        """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise where names of the columns of x tell that they come in a wrong order; called as `check_data` is."""
-
     def made_of(self) -> dict[str, Any] | None:
         """The constructor's arguments, to be saved: attributes of the same names; None where one is not kept."""
         names = list(inspect.signature(type(self)).parameters)
         return {name: getattr(self, name) for name in names} if all(hasattr(self, name) for name in names) else None
 
     @property
-    def like(self) -> Tensor:
-        """A tensor of the dtype and device that data are cast to: the first parameter or real buffer."""
-        for tensor in itertools.chain(self.parameters(), self.buffers()):
-            if tensor.is_floating_point():
-                return tensor
-        return torch.zeros(())
-
-    @property
     def history(self) -> History:
         """The table of all epochs so far."""
         return History() if self.training_state is None else self.training_state.history
-
-    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
-        """Raise unless x, cast, is finite and data for this model, and the fields are finite."""
-        x = batch["x"]
-        bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
-        if bad.any():
-            row = first_row + int(bad.nonzero()[0])
-            raise ValueError(
-                f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
-            )
-        self.check_data(x, first_row)
-        for name, field in batch.items():
-            check_finite(f"field {name!r}", field, first_row)
 
     def read_rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of `x`, checked, and the names of the fields that the programs receive.
@@ -445,8 +405,8 @@ class LatentVariableModel(PyroModule):
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_samples: S, draws per row.
-            num_candidates: for guides that are not exact. So many draws of z from the guide, at least S, are candidates,
-                and the draws used are resampled from them by importance weight: they follow p(z | x) where k-hat is low.
+            num_candidates: for guides that are not exact: the number of draws of z from the guide, at least S, from
+                which S are resampled by their importance weights; these follow p(z | x) where k-hat is low.
             quantiles: Q levels between 0 and 1, to return the draws' quantiles instead: a central 90 % interval is
                 (0.05, 0.95).
             seed: of the draws.

@@ -13,6 +13,7 @@ from pyro_vae import evaluation, predictive
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.isolation import evaluating
 
@@ -91,7 +92,7 @@ class Draws:
 
 
 def draws(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     num_samples: int = 100,
@@ -159,11 +160,11 @@ def draws(
     )
 
 
-def _by_site(model: Any, values: Any) -> dict[str, Tensor]:
+def _by_site(model: ProgramPair, values: Any) -> dict[str, Tensor]:
     return values if isinstance(values, dict) else {model.data_sites[0]: values}
 
 
-def _observed(model: Any, rows: Rows, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, bool]]:
+def _observed(model: ProgramPair, rows: Rows, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, bool]]:
     """The values at the data sites, and for every site of the model whether it has a dimension of rows."""
     parts = []
     for batch in row_chunks(model, rows, 1, fields):

@@ -17,6 +17,7 @@ from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
 from pyro_vae.inference.chunks import facts, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
@@ -98,7 +99,7 @@ class Calibration:
 
 
 def simulation_based_calibration(
-    model: Any, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
+    model: ProgramPair, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
 ) -> Calibration:
     """Draw latents and rows from the model, and rank each latent among draws of the guide given its row.
 
@@ -199,7 +200,7 @@ class AmortizationGap:
 
 
 def amortization_gap(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     steps: int = 100,
@@ -290,7 +291,7 @@ class AgainstNUTS:
 
 
 def against_nuts(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     num_samples: int = 300,
@@ -361,7 +362,7 @@ def against_nuts(
 
 
 @contextlib.contextmanager
-def _sampling(model: Any) -> Iterator[None]:
+def _sampling(model: ProgramPair) -> Iterator[None]:
     """As in evaluation, but with gradients; the parameters are held fixed."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

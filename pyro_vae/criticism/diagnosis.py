@@ -17,6 +17,7 @@ from pyro_vae.criticism.checks import Checks
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.random import seeded
 
@@ -91,7 +92,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     statistics: Mapping[str, Statistic] | None = None,

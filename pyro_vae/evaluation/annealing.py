@@ -21,6 +21,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Method, Summary, observed_log_prob, result_of, summarize
 from pyro_vae.evaluation.results import Sandwich, upper_of
 from pyro_vae.inference.chunks import facts, fields_of, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import given
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.predictive import simulated_rows
@@ -69,7 +70,7 @@ class AIS(Method):
             raise ValueError(f"start must be guide or prior; got {self.start!r}. Choose one of these.")
 
     def log_weights(
-        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+        self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         results = []
         for counted in cells:
@@ -82,7 +83,7 @@ class AIS(Method):
         ends = torch.linspace(-4, 4, self.num_steps + 1, dtype=torch.float64).sigmoid()
         return ((ends - ends[0]) / (ends[-1] - ends[0])).tolist()  # type: ignore[no-any-return]
 
-    def find_steps(self, model: Any, batch: Batch, num_particles: int, cells: Tensor | None = None) -> _Steps:
+    def find_steps(self, model: ProgramPair, batch: Batch, num_particles: int, cells: Tensor | None = None) -> _Steps:
         """A run ahead: spreads of the start, and a step size for each temperature and row."""
         target = _Target(self, model, batch, min(num_particles, PILOT), cells)
         steps = _Steps({name: value.std(0, keepdim=True) + 1e-12 for name, value in target.first.items()})
@@ -140,7 +141,7 @@ class _Point:
 class _Target:
     """The densities between the start and the posterior of a batch, on K chains."""
 
-    def __init__(self, ais: AIS, model: Any, batch: Batch, num_chains: int, cells: Tensor | None) -> None:
+    def __init__(self, ais: AIS, model: ProgramPair, batch: Batch, num_chains: int, cells: Tensor | None) -> None:
         if num_chains < 2:
             raise ValueError(f"num_particles must be at least 2 for AIS; got {num_chains}. Draw several chains.")
         self.ais, self.model, self.batch, self.num_chains, self.cells = ais, model, batch, num_chains, cells
@@ -238,7 +239,7 @@ def _transform(name: str, site: Site) -> Any:
 
 
 def sandwich(
-    model: Any,
+    model: ProgramPair,
     num_rows: int = 200,
     *,
     num_particles: int = 16,

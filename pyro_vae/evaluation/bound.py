@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.elbos.evidence import kl_terms, sum_terms
 from pyro_vae.evaluation.results import BoundResult, check_told
 from pyro_vae.inference.chunks import chunk_weights, particle_counts, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.weights import LogWeights
 from pyro_vae.runtime.isolation import evaluating
 
@@ -20,7 +20,7 @@ __all__ = ["elbo"]
 
 
 def elbo(
-    model: Any, rows: Rows, *, num_particles: int = 64, seed: int | None = None, fields: tuple[str, ...] = ()
+    model: ProgramPair, rows: Rows, *, num_particles: int = 64, seed: int | None = None, fields: tuple[str, ...] = ()
 ) -> BoundResult:
     """The ELBO of each row; see `LatentVariableModel.elbo`."""
     positive_integer("num_particles", num_particles)

@@ -18,6 +18,7 @@ from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning, check_told
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import Facts, chunk_weights, facts, particle_counts, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.weights import LogWeights
 from pyro_vae.runtime import processes
@@ -51,7 +52,7 @@ class Method(ABC):
 
     @abstractmethod
     def log_weights(
-        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+        self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         """Log-weights (K, B), (K, 1) if joint, for each set of cells: those that are data, the others left out.
 
@@ -79,7 +80,7 @@ class Importance(Method):
     guide: Program | None = None
 
     def log_weights(
-        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+        self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         parts = []
         for count in particle_counts(batch, num_particles):
@@ -108,7 +109,7 @@ def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor
 
 
 def log_likelihood(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     *,
     num_particles: int = 1000,
@@ -153,7 +154,7 @@ def log_likelihood(
 
 
 def _until(
-    model: Any, batch: Batch, way: Method, start: int, target: float | None, most: int, joint: bool
+    model: ProgramPair, batch: Batch, way: Method, start: int, target: float | None, most: int, joint: bool
 ) -> tuple[Summary, Tensor]:
     """Summary and number of particles of each row; particles double where the error is above the target."""
     (log_w,) = way.log_weights(model, batch, start)
@@ -174,7 +175,7 @@ def _until(
 
 
 def conditional_log_likelihood(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     given: Any,
     *,

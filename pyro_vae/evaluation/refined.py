@@ -14,6 +14,7 @@ from torch.distributions import Independent, transform_to
 
 from pyro_vae.evaluation.likelihood import METHODS, Batch, Importance, Method
 from pyro_vae.inference.chunks import chunk_weights, fields_of
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import Program, given
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.inference.weights import LogWeights, log_weights
@@ -52,13 +53,13 @@ class SemiAmortized(Method):
         Refinement(self.steps, self.learning_rate)
 
     def log_weights(
-        self, model: Any, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+        self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         with self.refined(model, batch) as guide:
             return Importance(guide).log_weights(model, batch, num_particles, cells)
 
     @contextmanager
-    def refined(self, model: Any, batch: Batch) -> Iterator[Program]:
+    def refined(self, model: ProgramPair, batch: Batch) -> Iterator[Program]:
         """The guide for these rows, to be run within this context."""
         if hasattr(model, "refined"):
             with model.refined(steps=self.steps, learning_rate=self.learning_rate):
@@ -66,7 +67,7 @@ class SemiAmortized(Method):
         else:
             yield _shifted_guide(model, self._find(model, batch))
 
-    def _find(self, model: Any, batch: Batch) -> Offsets:
+    def _find(self, model: ProgramPair, batch: Batch) -> Offsets:
         """Offsets that raise each row's ELBO."""
         sites = chunk_weights(model, batch, 1).guide
         shapes = {
@@ -109,7 +110,7 @@ class _Shift(Messenger):  # type: ignore[misc]
             msg["fn"] = _shifted(msg["fn"], self.offsets[msg["name"]])
 
 
-def _shifted_guide(model: Any, offsets: Offsets) -> Program:
+def _shifted_guide(model: ProgramPair, offsets: Offsets) -> Program:
     def guide(*args: Any, **kwargs: Any) -> Any:
         with _Shift(offsets):
             return model.guide(*args, **kwargs)

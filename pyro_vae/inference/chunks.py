@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import Blocks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import Program, outside_rows, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.runtime.isolation import evaluating
@@ -35,7 +36,7 @@ class Facts(NamedTuple):
     num_cells: int
 
 
-def facts(model: Any, rows: Rows, fields: tuple[str, ...] = ()) -> Facts:
+def facts(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = ()) -> Facts:
     """Run the programs on one row; random state and buffers are left as found."""
     with evaluating(model), preserved_rng():
         batch = rows.take(slice(0, 1), fields, like=model.like)
@@ -63,7 +64,7 @@ def fields_of(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def row_chunks(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     num_particles: int,
     fields: tuple[str, ...],
@@ -94,7 +95,7 @@ def particle_counts(batch: dict[str, Tensor], num_particles: int) -> Iterator[in
         yield min(size, num_particles - start)
 
 
-def chunk_weights(model: Any, batch: dict[str, Tensor], count: int, guide: Program | None = None) -> LogWeights:
+def chunk_weights(model: ProgramPair, batch: dict[str, Tensor], count: int, guide: Program | None = None) -> LogWeights:
     """The record of a chunk of rows and particles, drawn from the model's guide or another one."""
     guide = model.guide if guide is None else guide
     return log_weights(model.model, guide, batch["x"], num_particles=count, **fields_of(batch))

@@ -16,6 +16,7 @@ from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
 from pyro_vae.inference import chunks, pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import Given, outside_rows, particles, plate_nesting, row_dims
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
@@ -37,7 +38,7 @@ Draws = Tensor | dict[str, Tensor]
 Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S, 1, ...) outside the row plate
 
 
-def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
+def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
     """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
     true_or_false("mean", mean)
     with evaluating(model, seed=seed):
@@ -45,7 +46,7 @@ def sample(model: Any, num_rows: int, *, mean: bool = False, seed: int | None = 
     return joined(parts)
 
 
-def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
+def simulate(model: ProgramPair, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
     """Draws of latents and data together, by site; see `LatentVariableModel.simulate`."""
     with evaluating(model, seed=seed):
         parts = []
@@ -59,7 +60,7 @@ def simulate(model: Any, num_rows: int, *, seed: int | None = None, **fields: An
     }
 
 
-def simulated_rows(model: Any, num_rows: int, **fields: Any) -> tuple[dict[str, Tensor], Rows]:
+def simulated_rows(model: ProgramPair, num_rows: int, **fields: Any) -> tuple[dict[str, Tensor], Rows]:
     """Rows drawn from the model under these fields, and the latents behind them.
 
     Raises:
@@ -81,7 +82,7 @@ def one_site(draws: Draws) -> Tensor:
     return next(iter(draws.values())) if isinstance(draws, dict) else draws
 
 
-def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
+def _traces(model: ProgramPair, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
     """Runs of the model without data, in chunks of rows."""
     positive_integer("num_rows", num_rows)
     fields = read_fields(model, fields, num_rows)
@@ -94,7 +95,7 @@ def _traces(model: Any, num_rows: int, fields: dict[str, Any]) -> Iterator[Any]:
         yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
 
 
-def read_fields(model: Any, fields: dict[str, Any], num_rows: int | None = None) -> dict[str, Tensor]:
+def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None = None) -> dict[str, Tensor]:
     """Named per-row fields as the programs take them.
 
     Raises:
@@ -118,7 +119,7 @@ def joined(chunks: list[dict[str, Tensor]]) -> Draws:
 
 
 def posterior_predictive(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     *,
     num_samples: int = 100,
@@ -135,7 +136,7 @@ def posterior_predictive(
 
 
 def posterior_draws(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     *,
     num_samples: int = 100,
@@ -163,7 +164,7 @@ def posterior_draws(
 
 
 def predictive(
-    model: Any,
+    model: ProgramPair,
     latents: Any,
     *,
     num_samples: int = 100,
@@ -193,7 +194,7 @@ def predictive(
 
 
 def _streamed(
-    model: Any,
+    model: ProgramPair,
     rows: Rows,
     num_samples: int,
     num_candidates: int | None,
@@ -280,7 +281,7 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     return out
 
 
-def replicates(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Iterator[Draws]:
+def replicates(model: ProgramPair, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Iterator[Draws]:
     """Replicates of all rows, (N, *E), one for each of S draws of their latents."""
     with evaluating(model):
         batches = list(row_chunks(model, rows, 1, fields))
@@ -296,7 +297,7 @@ def replicates(model: Any, rows: Rows, latents: Latents, fields: tuple[str, ...]
         yield joined(parts)
 
 
-def run_model(model: Any, latents: Latents, batch: dict[str, Tensor]) -> Any:
+def run_model(model: ProgramPair, latents: Latents, batch: dict[str, Tensor]) -> Any:
     """The trace of the model at S given values of its latents, (S, B, ...), without data."""
     count = len(next(iter(latents.values()))) if latents else 1
     nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
@@ -305,7 +306,7 @@ def run_model(model: Any, latents: Latents, batch: dict[str, Tensor]) -> Any:
         return trace_of(model.model, rows=len(batch["x"]), **fields_of(batch))
 
 
-def _guide_draws(model: Any, batch: dict[str, Tensor], count: int) -> Latents:
+def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> Latents:
     """`count` draws of the guide, particles first."""
     nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
     with particles(count, nesting):
@@ -314,7 +315,7 @@ def _guide_draws(model: Any, batch: dict[str, Tensor], count: int) -> Latents:
     return values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
 
 
-def _resampled(model: Any, batch: dict[str, Tensor], count: int, candidates: int) -> Latents:
+def _resampled(model: ProgramPair, batch: dict[str, Tensor], count: int, candidates: int) -> Latents:
     """`count` draws from the posterior: of so many candidates from the guide, by smoothed weights, with replacement."""
     records = [chunk_weights(model, batch, part) for part in particle_counts(batch, candidates)]
     log_w = torch.cat([record.log_w for record in records])
@@ -328,7 +329,7 @@ def _resampled(model: Any, batch: dict[str, Tensor], count: int, candidates: int
 
 
 def replicate(
-    model: Any, batch: dict[str, Tensor], count: int, latents: Latents | None = None, *, mean: bool = False
+    model: ProgramPair, batch: dict[str, Tensor], count: int, latents: Latents | None = None, *, mean: bool = False
 ) -> dict[str, Tensor]:
     """`count` draws of data per row, or means given draws of the latents: (count, B, *E) per data site."""
     latents = _guide_draws(model, batch, count) if latents is None else latents

@@ -13,6 +13,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_fields
 from pyro_vae.inference.chunks import fields_of, particle_counts, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.predictive.draws import Draws, joined, read_fields, replicate
 from pyro_vae.predictive.sites import data_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
@@ -33,7 +34,7 @@ class _Means(poutine.messenger.Messenger):
 
 
 def reconstruct(
-    model: Any, rows: Rows, *, num_samples: int = 100, seed: int | None = None, fields: tuple[str, ...] = ()
+    model: ProgramPair, rows: Rows, *, num_samples: int = 100, seed: int | None = None, fields: tuple[str, ...] = ()
 ) -> Draws:
     """The decoder's mean at the guide's mean; see `LatentVariableModel.reconstruct`."""
     positive_integer("num_samples", num_samples)
@@ -56,7 +57,7 @@ def reconstruct(
     return joined(chunks)
 
 
-def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
+def _average(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for count in particle_counts(batch, num_samples):
         try:
@@ -68,14 +69,14 @@ def _average(model: Any, batch: dict[str, Tensor], num_samples: int) -> dict[str
     return total
 
 
-def encode(model: Any, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
+def encode(model: ProgramPair, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
     """The guide's distribution at every latent site, by name; upstream sites are set to a draw."""
     with evaluating(model, seed=seed):
         sites = trace_of(model.guide, x, **fields).nodes.items()
     return {name: site["fn"] for name, site in sites if site["type"] == "sample"}
 
 
-def decode(model: Any, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
+def decode(model: ProgramPair, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
     """The model's distribution at every observed site, by name, given values of all latent sites."""
     with evaluating(model):
         fields = read_fields(model, fields)

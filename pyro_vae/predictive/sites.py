@@ -10,6 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data.tensors import as_tensor, check_finite
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import row_dims
 from pyro_vae.parts import support_name
 from pyro_vae.runtime.random import preserved_rng
@@ -21,7 +22,7 @@ def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
     return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
-def latents_of(model: Any, trace: Any) -> dict[str, Any]:
+def latents_of(model: ProgramPair, trace: Any) -> dict[str, Any]:
     """The sample sites of a run without data that are not data."""
     return {
         name: site
@@ -30,7 +31,7 @@ def latents_of(model: Any, trace: Any) -> dict[str, Any]:
     }
 
 
-def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
+def data_of(model: ProgramPair, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
     """The values, or the means, of the sites that are data."""
     missing = [name for name in model.data_sites if name not in trace.nodes]
     if missing:
@@ -42,7 +43,9 @@ def data_of(model: Any, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
     return {name: (site["fn"].mean if mean else site["value"]).detach() for name, site in sites.items()}
 
 
-def read_latents(model: Any, latents: Any, fields: dict[str, Tensor], *, means: bool = False) -> dict[str, Tensor]:
+def read_latents(
+    model: ProgramPair, latents: Any, fields: dict[str, Tensor], *, means: bool = False
+) -> dict[str, Tensor]:
     """Values of latents by site, checked.
 
     Args:
@@ -105,7 +108,7 @@ def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = F
     )
 
 
-def num_rows_of(model: Any, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
+def num_rows_of(model: ProgramPair, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
     """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
     with preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})

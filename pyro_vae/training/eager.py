@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.batches import Batches, Rows
 from pyro_vae.elbos import Estimator, Terms
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_buffers
 from pyro_vae.runtime.random import RandomState, preserved_rng, random_state, set_random_state
@@ -42,7 +43,7 @@ class EagerStep:
         ballot: a number that is summed over the processes in passing.
     """
 
-    model: Any
+    model: ProgramPair
     estimator: Estimator
     optimizer: torch.optim.Optimizer
     batches: Batches

@@ -16,6 +16,7 @@ import torch
 from pyro_vae.arguments import as_path, is_number, positive_integer, positive_number, true_or_false
 from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_modes
 from pyro_vae.runtime.random import preserved_rng, seeded
@@ -37,7 +38,7 @@ logger = logging.getLogger("pyro_vae")
 
 
 def fit(
-    model: Any,
+    model: ProgramPair,
     data: Any,
     *,
     elbo: pyro.infer.ELBO | None = None,
@@ -121,7 +122,7 @@ def _device(device: Any) -> torch.device:
     return found
 
 
-def _check_rows(model: Any, batches: Batches) -> None:
+def _check_rows(model: ProgramPair, batches: Batches) -> None:
     """Raise unless all rows, of a loader the first, are data for the model."""
     if isinstance(batches.data, Rows) and batches.data.columns is not None:
         model.check_columns(batches.data.columns)
@@ -129,7 +130,7 @@ def _check_rows(model: Any, batches: Batches) -> None:
         model.check_rows(rows, first_row)
 
 
-def _held_out(model: Any, valid: Any, options: dict[str, Any]) -> Batches | None:
+def _held_out(model: ProgramPair, valid: Any, options: dict[str, Any]) -> Batches | None:
     """The validation rows, checked."""
     if valid is None:
         return None
@@ -141,7 +142,7 @@ def _held_out(model: Any, valid: Any, options: dict[str, Any]) -> Batches | None
     return held_out
 
 
-def _initialize(model: Any, batches: Batches) -> None:
+def _initialize(model: ProgramPair, batches: Batches) -> None:
     """Let the model start from its data.
 
     Raises:
@@ -165,7 +166,7 @@ def _refuse_large(batches: Batches, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _unless_prepared(model: Any) -> Iterator[None]:
+def _unless_prepared(model: ProgramPair) -> Iterator[None]:
     """Set the model, its training state included, back to how it was if what is within raises."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     earlier = copy.copy(model.training_state)
@@ -205,7 +206,9 @@ def _check_keeping(on_nonfinite: Any, run_dir: Any, resume: Any, checkpoint_ever
     positive_number("checkpoint_every", checkpoint_every)
 
 
-def _configuration(model: Any, batches: Batches, held_out: Batches | None, plan: dict[str, Any]) -> dict[str, Any]:
+def _configuration(
+    model: ProgramPair, batches: Batches, held_out: Batches | None, plan: dict[str, Any]
+) -> dict[str, Any]:
     """What a run is that goes on: another one of these would give other numbers."""
     tensors = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
     whole = description.configuration(model)
@@ -230,7 +233,7 @@ def _refuse_strangers(configuration: dict[str, Any]) -> None:
             )
 
 
-def _open_the_door(model: Any, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
+def _open_the_door(model: ProgramPair, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
     """Check the first batch strictly; returns the estimator to train with."""
     with preserved_rng():
         batch = batches.read(batches.first())

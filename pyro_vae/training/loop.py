@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.elbos import Estimator
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating, isolated
 from pyro_vae.runtime.processor import tuned_processor
@@ -54,7 +55,7 @@ class Loop:
         progress: what shows the run.
     """
 
-    model: Any
+    model: ProgramPair
     state: TrainingState
     estimator: Estimator
     held_out: Batches | None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import value_at
 from pyro_vae.training.history import History
 
@@ -56,7 +57,7 @@ class TrainingState:
 
 
 def prepared(
-    model: Any,
+    model: ProgramPair,
     optimizer: Callable[..., torch.optim.Optimizer] | None,
     learning_rate: float | Callable[..., float] | None,
 ) -> TrainingState:

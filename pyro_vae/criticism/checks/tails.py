@@ -17,6 +17,7 @@ from pyro_vae.criticism.checks.transforms import PIT, Ranks, check_unit, column_
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
 from pyro_vae.inference.chunks import facts
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.random import seeded
 
@@ -151,7 +152,7 @@ class Checks:
 
 
 def check(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     statistics: Mapping[str, Statistic] | None = None,
     *,
@@ -263,7 +264,7 @@ class _Tally:
 
 
 def _posterior_replicates(
-    model: Any, rows: Rows, names: tuple[str, ...], num_samples: int, num_candidates: int | None
+    model: ProgramPair, rows: Rows, names: tuple[str, ...], num_samples: int, num_candidates: int | None
 ) -> Iterator[Tensor]:
     """Data sets (N, *E) of rows replicated given themselves."""
     latents = predictive.posterior_draws(

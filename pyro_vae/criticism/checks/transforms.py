@@ -18,6 +18,7 @@ from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
@@ -75,7 +76,7 @@ class PIT:
 
 
 def pit(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     unit: str = "row",
@@ -116,7 +117,7 @@ def pit(
         return pit_of_cells(model, rows, names, num_particles)
 
 
-def pit_of_cells(model: Any, rows: Rows, fields: tuple[str, ...], num_particles: int) -> PIT:
+def pit_of_cells(model: ProgramPair, rows: Rows, fields: tuple[str, ...], num_particles: int) -> PIT:
     """PIT values of cells given the others of their row."""
     positive_integer("num_particles", num_particles, 2)
     with evaluating(model):
@@ -139,7 +140,7 @@ def check_unit(unit: Any) -> None:
         raise ValueError(f"unit must be row or cell; got {unit!r}. Choose one of these.")
 
 
-def _leave_cells_out(model: Any, batch: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
+def _leave_cells_out(model: ProgramPair, batch: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
     """PIT values and k-hat (B, *E) of cells given the others of their row."""
     record = chunk_weights(model, batch, num_particles)
     if len(record.observed) != 1 or record.joint:
@@ -181,7 +182,7 @@ def column_names(rows: Rows) -> list[str]:
     return rows.columns or [str(i) for i in range(math.prod(rows.event_shape))]
 
 
-def prior_replicates(model: Any, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:
+def prior_replicates(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:
     """Data sets (N, *E) of new rows under the same fields."""
     for _ in range(num_samples):
         yield predictive.one_site(predictive.sample(model, len(batch["x"]), **fields_of(batch)))

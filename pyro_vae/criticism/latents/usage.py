@@ -16,6 +16,7 @@ from pyro_vae.elbos.evidence import closed_forms_hold
 from pyro_vae.evaluation import Mean, mean_of
 from pyro_vae.inference import chunks
 from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import given
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.model import check_model
@@ -100,7 +101,7 @@ class LatentUse:
 
 
 def use(
-    model: Any,
+    model: ProgramPair,
     x: Any,
     *,
     num_particles: int = 64,
@@ -224,7 +225,7 @@ def _joined(parts: list[_Site]) -> SiteUse:
     return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
 
 
-def _information(model: Any, batch: dict[str, Tensor]) -> Tensor:
+def _information(model: ProgramPair, batch: dict[str, Tensor]) -> Tensor:
     """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N)."""
     n = len(batch["x"])
     record = chunk_weights(model, batch, 2)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.training.state import Position, TrainingState
 
 __all__ = ["described", "differences", "part", "restore", "take"]
@@ -20,7 +21,7 @@ NUMBERS = ("batches", "rows", "seconds", "skipped")  # of a position
 MOVING = ("step", "epoch")  # what `fit` sets on an estimator
 
 
-def take(model: Any, state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Parameters, optimizer, random states, position and history of a run.
 
     Raises:
@@ -57,7 +58,7 @@ def take(model: Any, state: TrainingState) -> tuple[dict[str, Tensor], dict[str,
     return {f"{kind}/{name}": value for kind, named in tensors.items() for name, value in named.items()}, record
 
 
-def restore(model: Any, state: TrainingState, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+def restore(model: ProgramPair, state: TrainingState, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Bring model and state to where `take` found them."""
     model.load_state_dict(part(tensors, "model"))
     _restore_optimizer(state.optimizer, record["optimizer"] | part(tensors, "optimizer"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import every_random_state
 from pyro_vae.training.checkpoints import folder as checkpoints
@@ -58,12 +59,12 @@ class Keeper:
             checkpoints.refuse_differences(self.facts["configuration"], dict(configuration))
         self.facts["configuration"] = dict(configuration)
 
-    def load(self, model: Any) -> None:
+    def load(self, model: ProgramPair) -> None:
         """Give the model the parameters of the checkpoint, if there is one."""
         if self.saved is not None:
             model.load_state_dict(snapshot.part(self.saved[0], "model"))
 
-    def restore(self, model: Any, state: TrainingState) -> None:
+    def restore(self, model: ProgramPair, state: TrainingState) -> None:
         """Bring model and state to where the checkpoint was written; the sums of all processes are with the first.
 
         With another number of processes than then, noise goes on from streams of its own.
@@ -90,7 +91,7 @@ class Keeper:
         due = time.monotonic() - self.last > (self.every if seconds is None else seconds)
         return float(processes.rank() == 0 and due)
 
-    def pause(self, model: Any, state: TrainingState, step: Any) -> None:
+    def pause(self, model: ProgramPair, state: TrainingState, step: Any) -> None:
         """Write a checkpoint within an epoch, and end there if that is what was voted for."""
         state.position.now = every_random_state(step.batches.generators)
         state.position.totals = processes.sum_of(step.sums)
@@ -99,7 +100,7 @@ class Keeper:
         if step.ballot >= SIGNAL:
             self._end()
 
-    def write(self, model: Any, state: TrainingState, step: Any) -> None:
+    def write(self, model: ProgramPair, state: TrainingState, step: Any) -> None:
         """Write a checkpoint; all processes call this at the same step."""
         step.settle()
         others = processes.gathered(state.position.now)
@@ -113,7 +114,7 @@ class Keeper:
             self.folder.write(state.step, tensors, record)
         self.last = time.monotonic()
 
-    def end_of_epoch(self, model: Any, state: TrainingState, step: Any, *, last: bool) -> None:
+    def end_of_epoch(self, model: ProgramPair, state: TrainingState, step: Any, *, last: bool) -> None:
         """Write a checkpoint, unless one was written a moment ago, and end if a signal came."""
         ballot = float(processes.sum_of(torch.tensor(self.wish(min(self.every, SHORT)))))
         if last or ballot:
