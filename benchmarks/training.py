@@ -51,10 +51,9 @@ from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import seeded
 from pyro_vae.training import first_batch
-from pyro_vae.training.compiled import step as capture
-from pyro_vae.training.compiled.step import CompiledStep
+from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads
 from pyro_vae.training.eager import EagerStep
-from pyro_vae.training.state import prepared
+from pyro_vae.training.state import prepare_state
 
 
 def optional(module: str) -> Any:
@@ -183,12 +182,12 @@ def eager_step(case: Case) -> EagerStep:
     batches = Batches(case.data, like=model.like, batch_size=case.batch)
     x = batches.read(batches.first())["x"]
     first_batch.check_gradients(model, estimator, x, num_rows=ROWS)  # as `fit` does; plates are counted here
-    return EagerStep(model, estimator, prepared(model, None, None).optimizer, batches)
+    return EagerStep(model, estimator, prepare_state(model, None, None).optimizer, batches)
 
 
 def compiled_step(case: Case) -> CompiledStep:
     eager = eager_step(case)
-    return CompiledStep(eager, eager.batches.first(), num_threads=capture.threads(eager))
+    return CompiledStep(eager, eager.batches.first(), num_threads=choose_num_threads(eager))
 
 
 def ours(case: Case, step: EagerStep | CompiledStep) -> Run:
@@ -196,7 +195,7 @@ def ours(case: Case, step: EagerStep | CompiledStep) -> Run:
     keys = case.order()
 
     def run(steps: int) -> None:
-        step.begin()
+        step.begin_epoch()
         with isolated(), tuned_processor(step.num_threads):
             for key in islice(keys, steps):
                 step(key)
@@ -328,7 +327,7 @@ def floor(case: Case) -> Run:
             products += [] if first else [(g, weight, torch.empty_like(x))]  # the data need no gradient
 
     def run(steps: int) -> None:
-        with tuned_processor(capture.threads(eager)):
+        with tuned_processor(choose_num_threads(eager)):
             for _ in range(steps):
                 for left, right, product in products:
                     torch.mm(left, right, out=product)

@@ -2,27 +2,18 @@
 
 from typing import Any
 
-from pyro_vae import (
-    bounds,
-    datasets,
-    elbos,
-    evaluation,
-    guides,
-    likelihoods,
-    nets,
-    priors,
-    schedules,
-)
+from pyro_vae import bounds, datasets, elbos, evaluation, guides, likelihoods, nets, priors, schedules
 from pyro_vae.criticism import calibration, checks, disentanglement, latents, statistics
-from pyro_vae.criticism.arviz import draws
+from pyro_vae.criticism.arviz import Draws, draws
 from pyro_vae.criticism.checks import check
-from pyro_vae.criticism.comparison import compare
-from pyro_vae.criticism.diagnosis import diagnose
+from pyro_vae.criticism.comparison import Comparison, compare
+from pyro_vae.criticism.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.hierarchical import HierarchicalVAE
-from pyro_vae.inference.weights import log_weights
+from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
+from pyro_vae.runtime import processes
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
@@ -30,9 +21,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Comparison",
+    "Diagnosis",
+    "Draws",
+    "Finding",
     "HierarchicalVAE",
     "History",
     "LatentVariableModel",
+    "LogWeights",
     "Rows",
     "bounds",
     "calibration",
@@ -53,13 +49,19 @@ __all__ = [
     "nets",
     "plots",
     "priors",
+    "processes",
     "schedules",
     "statistics",
 ]
 
 
+def __dir__() -> list[str]:
+    """What users use: the names in `__all__`."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
-    """`pv.plots`, imported when it is first used: matplotlib is slow to import."""
+    """`pv.plots` is imported when it is first used, because matplotlib takes long to import."""
     if name == "plots":
         import importlib
 

@@ -1,4 +1,4 @@
-"""The pair of Pyro programs, and what can be done with it."""
+"""The base class of models: a pair of Pyro programs, and the methods that train, evaluate, draw and save."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive
-from pyro_vae.arguments import true_or_false
 from pyro_vae.data.batches import Rows, as_rows, read_whole
-from pyro_vae.data.tensors import as_names, as_tensor
+from pyro_vae.data.tensors import as_names
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
-from pyro_vae.training import fitting as training
+from pyro_vae.training import fitting
 from pyro_vae.training.history import History
+from pyro_vae.training.options import Callback, FitOptions
 from pyro_vae.training.state import TrainingState
 
 __all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
@@ -29,14 +29,16 @@ __all__ = ["LatentVariableModel", "check_model", "keep_parameters"]
 class LatentVariableModel(ProgramPair):
     """A pair of Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
 
-    Subclass it, write both with ordinary `pyro.sample` and `pyro.plate` statements, and call `super().__init__()`
-    first in the constructor. Training, evaluation, draws and saving follow. The programs also work in plain Pyro.
+    Subclass it, write both programs with ordinary `pyro.sample` and `pyro.plate` statements, and call
+    `super().__init__()` first in the constructor. Training, evaluation, draws and saving then work. The programs also
+    work in plain Pyro.
 
-    Several particles run at once under a plate to the left: programs must take latents with leading dimensions, as
-    linear layers do; `nets.Rowwise` makes a convolution or any module that wants one batch dimension do so.
+    Several particles run together under a plate to the left of the others. Programs must therefore accept latents with
+    leading dimensions, as linear layers do; `nets.Rowwise` adapts a convolution, or any module that expects one batch
+    dimension.
 
-    Rows are the plate named `row_plate`; the observed sites are named in `data_sites`. The model is called with
-    `x` to be scored and with `rows=` (how many) to be drawn from; named per-row fields come as keywords.
+    The plate named `row_plate` counts rows, and `data_sites` names the observed sites. The model is called with `x` to
+    compute its density, and with `rows=` (a number of rows) to draw from it; named per-row fields come as keywords.
 
     Attributes:
         row_plate: the name of the plate over rows.
@@ -70,7 +72,7 @@ class LatentVariableModel(ProgramPair):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("model", "guide"):
-            if name in cls.__dict__:  # without it, plain SVI would see no parameters
+            if name in cls.__dict__:  # otherwise plain SVI would see no parameters
                 setattr(cls, name, pyro_method(cls.__dict__[name]))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -79,7 +81,7 @@ class LatentVariableModel(ProgramPair):
             keep_parameters(value)
 
     def made_of(self) -> dict[str, Any] | None:
-        """The constructor's arguments, to be saved: attributes of the same names; None where one is not kept."""
+        """The constructor's arguments for saving: the attributes of the same names; None if one is missing."""
         names = list(inspect.signature(type(self)).parameters)
         return {name: getattr(self, name) for name in names} if all(hasattr(self, name) for name in names) else None
 
@@ -91,11 +93,13 @@ class LatentVariableModel(ProgramPair):
     def read_rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of `x`, checked, and the names of the fields that the programs receive.
 
-        Fields are values by name, or, as `fields=("x", "label")`, names of what `x` brings itself.
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            fields: values by name; or, as `fields=("x", "label")`, the names of the fields that `x` itself has.
         """
-        given = {name: as_tensor(value, name) for name, value in fields.items() if name != "fields"}
+        given = {name: value for name, value in fields.items() if name != "fields"}
         names = as_names(fields.get("fields", ()))
-        with preserved_rng():  # a random transform draws here too
+        with preserved_rng():  # a random transform draws here, too
             read = as_rows(x, names)
             rows = read if isinstance(read, Rows) else read_whole(read, names)
             if rows.columns is not None:
@@ -103,8 +107,8 @@ class LatentVariableModel(ProgramPair):
             if given:
                 rows = rows.with_fields(given)
             used = tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
-            for start in range(0, len(rows), size := rows.fitting()):
-                self.check_rows(rows.take(slice(start, start + size), used, like=self.like), start)
+            for first_row, batch in rows.chunks(used, self.like):
+                self.check_data(batch["x"], first_row)
         return rows, used
 
     def fit(
@@ -123,7 +127,7 @@ class LatentVariableModel(ProgramPair):
         seed: int | None = None,
         device: torch.device | str | None = None,
         fields: Sequence[str] = (),
-        callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
+        callbacks: Sequence[Callback] = (),
         compile: bool | str = "auto",
         on_nonfinite: str = "raise",
         locate_nonfinite: bool = True,
@@ -132,46 +136,47 @@ class LatentVariableModel(ProgramPair):
         checkpoint_every: float = 300.0,
         progress: bool = True,
     ) -> History:
-        """Train model and guide by stochastic variational inference; called again, it goes on.
+        """Train model and guide by stochastic variational inference; a second call continues the first.
 
-        Optimiser, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
-        run and returns the history so far. The first batch is checked strictly; a loss or gradient that is not
-        finite raises before the optimiser steps, and says where it came from. Within an initialised
+        Optimizer, learning rate and history continue from the last call; `epochs` are additional. Ctrl-C ends the
+        run and returns the history so far. The first batch is checked strictly. If a loss or gradient is not finite,
+        `fit` raises before the optimizer's step, and the message says where it came from. Within an initialized
         `torch.distributed` process group all processes train one model: each is given all data, and takes its share of
         every batch.
 
         Args:
-            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Data
-                that are not in memory are checked, and started from, by their first batch.
+            data: rows (N, *E): a tensor, array, pandas frame, tuple of them, `Rows`, `Dataset` or `DataLoader`. Of data
+                that are not in memory, only the first batch is checked, and the model starts from it.
             elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
             epochs: passes over the data.
             batch_size: rows per step; a `DataLoader` brings its own.
             learning_rate: a number, a schedule of `pv.schedules`, or a function of the steps taken. 1e-3 at first.
-            optimizer: makes a `torch.optim` optimiser from `(parameters, lr=...)`; fused Adam by default.
-            valid: rows whose bound is reported each epoch, with every weight on the KL removed.
-            patience: stop after so many epochs without a better validation bound, and restore the best parameters.
-            grad_clip: the largest norm of the gradient; longer ones are shortened to it.
+            optimizer: a function or class that makes a `torch.optim` optimizer from `(parameters, lr=...)`; fused Adam
+                by default.
+            valid: validation rows; their bound, with every weight on the KL removed, is reported each epoch.
+            patience: stop after this many epochs without a better validation bound, and restore the best parameters.
+            grad_clip: the largest norm of the gradient; longer gradients are scaled down to it.
             num_rows: N, for data without a length, such as an `IterableDataset`.
-            seed: of the order of rows and the noise; parameters are drawn when the model is made.
+            seed: seed of the order of rows and of the noise; parameters are drawn when the model is made.
             device: where to train, e.g. "cuda"; the model is moved there.
             fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
                 the programs receive them as keywords. `row_weights` multiplies each row's bound.
-            callbacks: called with (model, history) after each epoch; True ends the run.
-            compile: True captures programs, gradient and update as one compiled function, many times faster for small
-                models, or raises with the reason why it can't; False never does; "auto" where the steps to come repay
-                the time that compiling takes, some ten seconds.
-            on_nonfinite: "raise", or "skip": leave out steps whose loss or gradient is not finite; the history counts
-                them, and an epoch of nothing else raises.
+            callbacks: functions of (model, history), called after each epoch; if one returns True, the run ends.
+            compile: True compiles programs, gradient and update into one function, which is many times faster for small
+                models, or raises with the reason why it can't; False never compiles; "auto" compiles if the steps of
+                this call save more than the ten seconds or so that compiling takes.
+            on_nonfinite: "raise", or "skip" to leave out steps whose loss or gradient is not finite; the history counts
+                them, and an epoch without any finite step raises.
             locate_nonfinite: whether a step that fails is repeated with every module watched, to name the module where
                 the first number that is not finite arose.
-            run_dir: a folder for checkpoints: parameters, optimiser, random states, position, history. One is written
-                at the end of each epoch (of short ones, every two seconds), every `checkpoint_every` seconds within
-                one, and before SIGTERM or Ctrl-C take effect; the last two are kept.
-            resume: go on from the last checkpoint in `run_dir`, if there is one, as if the run had never been
+            run_dir: a folder for checkpoints of parameters, optimizer, random states, position and history. One is
+                written at the end of each epoch (of short epochs, every two seconds), every `checkpoint_every` seconds
+                within an epoch, and before SIGTERM or Ctrl-C take effect; the last two are kept.
+            resume: continue from the last checkpoint in `run_dir`, if there is one, as if the run had never been
                 interrupted: on a CPU bit for bit. Model, data and options must be those of the run, whose steps stay
-                compiled or not; `epochs` counts from where the run began, and may be larger than it was.
+                compiled or uncompiled; `epochs` counts from where the run began, and may be larger than it was.
             checkpoint_every: seconds between checkpoints.
-            progress: whether a bar is shown where there is a terminal.
+            progress: whether to show a progress bar where there is a terminal.
 
         Returns:
             The table of all epochs so far, in nats per row.
@@ -180,49 +185,21 @@ class LatentVariableModel(ProgramPair):
             ValueError, TypeError: naming what is wrong with options, data or programs; nothing is trained then.
             OSError, RuntimeError: if `run_dir` can't be written, or another process trains there.
         """
-        bar = None
-        if true_or_false("progress", progress):
-            from pyro_vae import reporting
-
-            bar = reporting.ProgressBar(epochs)
-        return training.fit(
-            self,
-            data,
-            elbo=elbo,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            valid=valid,
-            patience=patience,
-            grad_clip=grad_clip,
-            num_rows=num_rows,
-            seed=seed,
-            device=device,
-            fields=fields,
-            callbacks=callbacks,
-            compile=compile,
-            on_nonfinite=on_nonfinite,
-            locate_nonfinite=locate_nonfinite,
-            run_dir=run_dir,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            progress=bar,
-        )
+        return fitting.fit(self, data, FitOptions.of_call(locals()))
 
     def elbo(
         self, x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Any
     ) -> evaluation.BoundResult:
-        """The evidence lower bound of each row and its parts, never weighted; the KL in closed form where there is one.
+        """The evidence lower bound of each row and its parts, unweighted; the KL is in closed form where there is one.
 
-        Near the exact posterior the reconstruction's noise is not cancelled by that of a closed-form KL: there the
-        Monte Carlo error of `log_likelihood` is much smaller.
+        A closed-form KL has no noise that could cancel the noise of the reconstruction. Near the exact posterior the
+        Monte Carlo error of `log_likelihood` is therefore much smaller.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             num_particles: draws from the guide per row.
-            seed: of the draws.
-            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+            seed: seed of the draws.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
         """
         rows, names = self.read_rows(x, fields)
         return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
@@ -240,8 +217,9 @@ class LatentVariableModel(ProgramPair):
     ) -> evaluation.LogLikelihood:
         """log p(x) of each row with its standard error, effective sample size and Pareto k-hat, in nats.
 
-        Data on the original scale; for real x a log-density. The estimate is a lower bound in expectation. Warns of
-        rows whose k-hat is above min(1 - 1 / log10 K, 0.7): there neither estimate nor error is to be relied on.
+        It is on the original scale of the data; for real x it is a log-density. The estimate is a lower bound in
+        expectation. A warning counts the rows whose k-hat is above min(1 - 1 / log10 K, 0.7): neither their estimates
+        nor their errors can be relied on.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
@@ -249,10 +227,10 @@ class LatentVariableModel(ProgramPair):
             method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row;
                 "ais", annealed from the guide to the posterior; or an object such as
                 `pv.evaluation.AIS(num_steps=500)`.
-            target_error: go on, doubling the draws, until each row's standard error is at most this.
-            max_particles: where to stop all the same, with a warning.
-            seed: of the draws.
-            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+            target_error: double the number of draws until each row's standard error is at most this.
+            max_particles: the largest number of draws per row; if the target is not reached by then, a warning says so.
+            seed: seed of the draws.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
 
         Raises:
             ValueError: naming what is wrong with an option or the data.
@@ -287,16 +265,16 @@ class LatentVariableModel(ProgramPair):
     ) -> evaluation.ConditionalLogLikelihood:
         """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, in nats, with its error and k-hat for both terms.
 
-        Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A says much
-        about z it is too narrow there, k-hat tells so, and "ais" helps.
+        Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A is informative
+        about z it is too narrow for p(x_B). Its k-hat shows this, and "ais" helps.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
-            given: which cells are x_B: boolean of shape E, or (B, *E) for each row its own; or names of columns of a
-                frame.
+            given: which cells are x_B: a boolean tensor of shape E, or (B, *E) with cells of its own for each row; or
+                names of the columns of a frame.
             num_particles: K, draws per row.
             method: as in `log_likelihood`.
-            seed: of the draws.
+            seed: seed of the draws.
             **fields: as in `log_likelihood`.
 
         Raises:
@@ -323,17 +301,17 @@ class LatentVariableModel(ProgramPair):
         seed: int | None = None,
         **fields: Any,
     ) -> evaluation.Sandwich:
-        """Lower and upper estimates of log p(x) on rows drawn from the model: the check of the check.
+        """Lower and upper estimates of log p(x) on rows drawn from the model, to check `log_likelihood` with.
 
-        Of such rows an exact posterior draw is known, so that annealed importance sampling can be run backwards from
-        it, and bounds log p(x) from above; forwards it bounds it from below. Score the same rows, `.x`, by
-        `log_likelihood`: the result must lie between.
+        For such rows an exact posterior draw is known. Annealed importance sampling that runs backward from it bounds
+        log p(x) from above; forward it bounds it from below. Compute the `log_likelihood` of the same rows, `.x`: it
+        must lie between the two.
 
         Args:
             num_rows: B.
             num_particles: K, chains per row.
-            method: `pv.evaluation.AIS(...)`.
-            seed: of the rows and the draws.
+            method: an object `pv.evaluation.AIS(...)`, with the lengths of the chains.
+            seed: seed of the rows and the draws.
             **fields: named per-row fields to draw under.
 
         References:
@@ -346,9 +324,9 @@ class LatentVariableModel(ProgramPair):
         """Draws of x from the prior predictive, (num_rows, *E), with observation noise.
 
         Args:
-            num_rows: how many.
-            mean: return E[x | z] at draws of z instead.
-            seed: of the draws.
+            num_rows: the number of rows.
+            mean: whether to return E[x | z] at draws of z instead.
+            seed: seed of the draws.
             **fields: named per-row fields to draw under.
 
         Returns:
@@ -357,11 +335,11 @@ class LatentVariableModel(ProgramPair):
         return predictive.sample(self, num_rows, mean=mean, seed=seed, **fields)
 
     def simulate(self, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
-        """Draws of latents and data together from the model, by site: (num_rows, ...); a global latent has no rows.
+        """Draws of latents and data together from the model, by site: (num_rows, ...), or (...) for a global latent.
 
         Args:
-            num_rows: how many.
-            seed: of the draws.
+            num_rows: the number of rows.
+            seed: seed of the draws.
             **fields: named per-row fields to draw under.
         """
         return predictive.simulate(self, num_rows, seed=seed, **fields)
@@ -378,10 +356,10 @@ class LatentVariableModel(ProgramPair):
         """Draws of x given latents, with observation noise.
 
         Args:
-            latents: values (B, ...) by site, or those of the only site; sites left out are drawn given the others.
-            num_samples: S.
-            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead.
-            seed: of the draws.
+            latents: values (B, ...) by site, or those of the only site; sites that are left out are drawn.
+            num_samples: S, draws for each value of the latents.
+            quantiles: Q levels between 0 and 1; the draws' quantiles are returned instead of the draws.
+            seed: seed of the draws.
             **fields: named per-row fields to draw under.
 
         Returns:
@@ -407,11 +385,11 @@ class LatentVariableModel(ProgramPair):
             num_samples: S, draws per row.
             num_candidates: for guides that are not exact: the number of draws of z from the guide, at least S, from
                 which S are resampled by their importance weights; these follow p(z | x) where k-hat is low.
-            quantiles: Q levels between 0 and 1, to return the draws' quantiles instead: a central 90 % interval is
-                (0.05, 0.95).
-            seed: of the draws.
+            quantiles: Q levels between 0 and 1; the draws' quantiles are returned instead of the draws. A central 90 %
+                interval is (0.05, 0.95).
+            seed: seed of the draws.
             out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
-            **fields: named per-row fields; or `fields=("x", "label")`, names of those that `x` brings, as in `fit`.
+            **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
 
         Returns:
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
@@ -443,7 +421,7 @@ class LatentVariableModel(ProgramPair):
             x: rows (B, *E), in any form that `fit` takes.
             num_samples: S, draws per row.
             num_candidates: as in `posterior_predictive`.
-            seed: of the draws.
+            seed: seed of the draws.
             **fields: as in `posterior_predictive`.
         """
         rows, names = self.read_rows(x, fields)
@@ -452,16 +430,16 @@ class LatentVariableModel(ProgramPair):
         )
 
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
-        """E[x | z] at the guide's mean of z, (B, *E); several sites take their means one after the other.
+        """E[x | z] at the guide's mean of z, (B, *E); several latent sites take their means one after the other.
 
-        Where guide or likelihood has no mean, an average over `num_samples` draws instead, with a warning; for an
-        autoregressive likelihood that takes a pass of its net per pixel and draw: ask for few.
+        Where guide or likelihood has no mean, it is an average over `num_samples` draws, and a warning says so. An
+        autoregressive likelihood then needs a pass of its net for each pixel and draw: ask for few draws.
         """
         rows, names = self.read_rows(x, fields)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:
-        """The guide's distributions given x, by latent site; sites that depend on others are given a draw of these."""
+        """The guide's distributions given x, by latent site; a site that depends on others is given a draw of them."""
         rows, names = self.read_rows(x, fields)
         return predictive.encode(self, seed=seed, **rows.take(slice(None), names, like=self.like))
 
@@ -472,15 +450,15 @@ class LatentVariableModel(ProgramPair):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model.safetensors` and `config.json` into the folder `path`; `pv.load(path)` reads them.
 
-        Each file is whole or absent, whatever happens meanwhile; neither can run code. The arguments of your own class
-        are saved if each is kept as an attribute of its own name and is a plain value or a part; otherwise `pv.load`
-        takes an instance.
+        Each file is whole or absent, even if the process is killed; neither can run code. The arguments of your own
+        class are saved if each is kept as an attribute of its own name and is a plain value or a part; otherwise
+        `pv.load` needs an instance.
         """
         description.save(self, path)
 
 
 def check_model(model: Any) -> Any:
-    """Return the model, or raise a TypeError if it is none."""
+    """Return the model, or raise a TypeError if it is not a `LatentVariableModel`."""
     if not isinstance(model, LatentVariableModel):
         raise TypeError(
             f"model must be a LatentVariableModel, such as a VAE; got {type(model).__name__}. Pass the fitted model."
@@ -489,7 +467,7 @@ def check_model(model: Any) -> Any:
 
 
 def keep_parameters(owner: nn.Module) -> None:
-    """Let all Pyro modules inside keep their own parameters; Pyro does where the setting is on when they are made."""
+    """Make all Pyro modules inside keep their own parameters, as Pyro does if its setting is on when they are made."""
     for module in owner.modules():
         if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
             module._pyro_context.param_state = {"params": {}, "constraints": {}}

@@ -1,44 +1,10 @@
-"""What a run shows while it goes on, and tables in plain text."""
+"""Reports and tables in plain text."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyro_vae.training.history import History
-
-__all__ = ["ProgressBar", "show", "table"]
-
-
-class ProgressBar:
-    """A bar over epochs with the bound in nats and its two parts; silent where there is no terminal."""
-
-    def __init__(self, epochs: int) -> None:
-        from tqdm.auto import tqdm
-
-        self.bar: Any = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
-        self.steps = 0
-
-    def batch(self) -> None:
-        self.steps += 1
-        if self.steps % 20 == 0:
-            self.bar.set_description_str(f"step {self.steps}")
-
-    def epoch(self, history: History) -> None:
-        """Show the last row of the table."""
-        last = history.rows[-1]
-        shown = {
-            "bound": "train_bound",
-            "reconstruction": "train_reconstruction",
-            "KL": "train_kl",
-            "valid": "valid_bound",
-        }
-        self.bar.set_postfix_str(
-            ", ".join(f"{name} {last[key]:.2f}" for name, key in shown.items() if last[key] is not None)
-        )
-        self.bar.update()
-
-    def close(self) -> None:
-        self.bar.close()
+__all__ = ["show", "table"]
 
 
 def show(text: str) -> None:

@@ -101,7 +101,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
     finally:
         done = True
         watcher.join()
-    bound = history.rows[-1]["train_bound"] if history.rows else float("nan")
+    bound = history.epochs[-1]["train_bound"] if history.epochs else float("nan")
     print(json.dumps({"peak": peak - before, "rows": seen, "bound": bound}))
 
 

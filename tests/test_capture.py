@@ -41,8 +41,8 @@ from pyro_vae import elbos, nets
 from pyro_vae.data.batches import Batches
 from pyro_vae.runtime.random import Noise
 from pyro_vae.schedules import Cosine, Linear
+from pyro_vae.training import fitting
 from pyro_vae.training.compiled import graph as graphs
-from pyro_vae.training.compiled import step as capture
 from pyro_vae.training.eager import EagerStep
 
 DATA = draw_data(LIKELIHOODS["Bernoulli"]().double(), 50)
@@ -83,7 +83,7 @@ def inductor(monkeypatch, recorded) -> None:
 
 @pytest.fixture
 def always_pays(monkeypatch) -> None:
-    monkeypatch.setattr(capture, "pays", lambda eager, epochs: True)
+    monkeypatch.setattr(fitting, "pays", lambda eager, epochs: True)
 
 
 class Pair(pv.LatentVariableModel):
@@ -851,7 +851,7 @@ def test_what_cannot_be_captured_is_named(name: str) -> None:
     make, elbo, reason = UNCAPTURABLE[name]
     model = make()
     before = snapshot(model)
-    with pytest.raises(RuntimeError, match=f"The step must be one that can be captured; got {reason}"):
+    with pytest.raises(RuntimeError, match=f"The step must be one that can be compiled; got {reason}"):
         model.fit(data_of(make), elbo=elbo(), **OPTIONS)
     assert_holds(model, before)
     assert all(owns_its_memory(parameter) and parameter.grad is None for parameter in model.parameters())
@@ -864,7 +864,7 @@ def test_a_fit_that_cannot_be_captured_leaves_the_training_state() -> None:
     trained = train(Branching, REALS, compile=False)
     state = copy.deepcopy(trained)
     for model in (fresh, trained):
-        with pytest.raises(RuntimeError, match="must be one that can be captured"):
+        with pytest.raises(RuntimeError, match="must be one that can be compiled"):
             model.fit(REALS, **OPTIONS, learning_rate=0.5, optimizer=torch.optim.AdamW)
     assert fresh.training_state is None
     assert_equal(trained, state)
@@ -918,7 +918,7 @@ def test_what_a_graph_may_miss_is_captured_as_it_is_or_refused(make) -> None:
     try:
         captured = train(make, REALS)
     except RuntimeError as error:
-        if "The step must be one that can be captured" not in str(error):
+        if "The step must be one that can be compiled" not in str(error):
             raise
         return
     assert_same(eager, captured)
@@ -938,7 +938,7 @@ def test_compiling_pays_for_many_steps() -> None:
     def pays(epochs: int, num_particles: int = 1, data=DATA) -> bool:
         batches = Batches(data, like=DATA, batch_size=10)
         estimator = elbos.IWAE(num_particles=num_particles)
-        return capture.pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
+        return pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
 
     assert not pays(epochs=4)
     assert pays(epochs=10_000)

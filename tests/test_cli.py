@@ -231,7 +231,7 @@ def test_a_run_interrupted_in_its_first_epoch_is_saved(tmp_path: Path, monkeypat
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Loop, "_epoch", stop)
+    monkeypatch.setattr(loop.Loop, "_train_epoch", stop)
     assert train(tmp_path / "run", "digits") == 130
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["epochs"] == 0 and summary["best_epoch"] is None

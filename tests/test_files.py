@@ -204,7 +204,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         expected = pv.datasets.load(tmp_path / f"{name}.npy").train.x
         with monkeypatch.context() as patch:
             patch.setattr(arrays, "LARGE", 0)
-            patch.setattr("pyro_vae.data.rows.LARGE", 0)
+            patch.setattr("pyro_vae.data.rows.PICKED_BY_NUMBER", 0)
             assert isinstance(arrays.read_array(tmp_path / f"{name}.npy"), np.memmap)
             data = pv.datasets.load(tmp_path / f"{name}.npy")
         assert torch.equal(data.train.x, expected)

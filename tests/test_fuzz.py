@@ -203,7 +203,7 @@ EXEMPT = {
     **{f"VAE.{name}": "the program" for name in ("model", "guide")},
     **{
         f"VAE.{name}": "called by fit and evaluation"
-        for name in ("initialize", "check_data", "check_columns", "check_rows", "made_of")
+        for name in ("initialize", "check_data", "check_columns", "read_rows", "made_of")
     },
     **{f"evaluation.{name}": "inner" for name in ("elbo", "log_likelihood", "conditional_log_likelihood", "sandwich")},
     **{f"evaluation.{name}": "inner" for name in ("mean_of", "summarize")},

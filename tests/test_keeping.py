@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 import pyro_vae as pv
 from pyro_vae.saving import files
 from pyro_vae.training.checkpoints import folder as checkpoints
-from pyro_vae.training.checkpoints import signals
-from pyro_vae.training.checkpoints import writer as keeper
+from pyro_vae.training.checkpoints import signals, writer
 
 DATA = (torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(3)) < 0.4).double()
 KILL = Path(__file__).parents[1] / "benchmarks" / "kill.py"
@@ -163,10 +162,10 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
 
 
 def test_the_last_two_are_kept_and_one_is_written_every_so_many_seconds(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(keeper, "SHORT", math.inf)
+    monkeypatch.setattr(writer, "SHORT_EPOCH", math.inf)
     fit(tmp_path / "short")
     assert [file.name for file in checkpoints_of(tmp_path / "short")] == ["step-000000000028.safetensors"]
-    monkeypatch.setattr(keeper, "SHORT", 0.0)
+    monkeypatch.setattr(writer, "SHORT_EPOCH", 0.0)
     fit(tmp_path / "epochs")
     assert [file.name for file in checkpoints_of(tmp_path / "epochs")] == [
         "step-000000000028.safetensors",
@@ -205,7 +204,7 @@ def test_a_run_goes_on_after_a_signal_that_is_ignored_or_that_its_own_handler_su
 
 def test_handlers_are_set_back_and_a_second_signal_does_not_wait() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with signals.held() as held:
+    with signals.hold_signals() as held:
         signal.raise_signal(signal.SIGINT)
         assert held.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
@@ -229,7 +228,7 @@ DRIFTS = {
 def test_another_run_is_refused_with_the_difference(message: str, tmp_path: Path) -> None:
     fit(tmp_path, 9)
     files = {file: file.read_bytes() for file in checkpoints_of(tmp_path)}
-    with pytest.raises(ValueError, match=f"(?s)resume must go on with the same run; got .*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)resume must continue the same run; got .*{message}"):
         fit(tmp_path, resume=True, **DRIFTS[message])
     assert {file: file.read_bytes() for file in checkpoints_of(tmp_path)} == files
 
@@ -241,7 +240,7 @@ def test_checkpoints_are_not_overwritten_unless_the_run_goes_on(tmp_path: Path) 
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    first = checkpoints.Checkpoints(tmp_path)
+    first = checkpoints.CheckpointFolder(tmp_path)
     with pytest.raises(RuntimeError, match=f"one process at a time; got .* where process {os.getpid()} trains"):
         fit(tmp_path)
     first.close()
@@ -249,7 +248,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(tmp_path: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(keeper, "SHORT", 0.0)
+    monkeypatch.setattr(writer, "SHORT_EPOCH", 0.0)
     fit(tmp_path, 9)
     newest = checkpoints_of(tmp_path)[0]
     content = bytearray(newest.read_bytes())
@@ -264,7 +263,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(tmp_path: 
 
 
 def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(keeper, "SHORT", 0.0)
+    monkeypatch.setattr(writer, "SHORT_EPOCH", 0.0)
     fit(tmp_path, 9)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

@@ -9,6 +9,7 @@ import pytest
 from cases import draw_data, small_vae
 
 from pyro_vae import History, reporting
+from pyro_vae.training.progress import ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -19,12 +20,12 @@ class Terminal(io.StringIO):
 def test_the_bar_shows_the_bound_and_its_parts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    bar = reporting.ProgressBar(2)
+    bar = ProgressBar(2)
     history = History()
     for epoch in (1, 2):
-        bar.batch()
+        bar.count_step()
         history.append(epoch=epoch, train_bound=-3.456, train_reconstruction=-2.0, train_kl=1.456, valid_bound=-4.0)
-        bar.epoch(history)
+        bar.show_epoch(history)
     bar.close()
     shown = screen.getvalue()
     assert "2/2" in shown
@@ -40,9 +41,9 @@ def test_the_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None
 def test_unknown_parts_are_left_out_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    bar, history = reporting.ProgressBar(1), History()
+    bar, history = ProgressBar(1), History()
     history.append(epoch=1, train_bound=-3.0)
-    bar.epoch(history)
+    bar.show_epoch(history)
     bar.close()
     assert "bound -3.00" in screen.getvalue()
     assert "KL" not in screen.getvalue()

@@ -56,7 +56,7 @@ def test_rows_picked_by_number_are_those_copied(monkeypatch: pytest.MonkeyPatch,
             assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
         further = {"extra": torch.arange(len(a)) * 1.0}
         assert torch.equal(b.with_fields(further).take([1], ["extra"])["extra"], torch.tensor([1.0]))
-        assert torch.equal(b.shown(None).take(slice(None))["x"], a.x)
+        assert torch.equal(b.with_transform(None).take(slice(None))["x"], a.x)
         assert torch.equal(torch.cat(list(b.pieces())), a.x)
 
 
@@ -73,7 +73,7 @@ def test_training_and_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, comp
     for rows in both(monkeypatch, INDICES["permutation"][:50]):
         vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
         history = vae.fit(rows, epochs=3, batch_size=16, seed=0, compile=compile, progress=False, valid=rows)
-        found.append((history.rows[-1]["train_bound"], vae.log_likelihood(rows, num_particles=5, seed=0).estimate))
+        found.append((history.epochs[-1]["train_bound"], vae.log_likelihood(rows, num_particles=5, seed=0).estimate))
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
@@ -122,10 +122,10 @@ def test_a_sample_is_all_rows_or_evenly_spaced(monkeypatch: pytest.MonkeyPatch) 
     batches = Batches(Rows(X, FIELDS), like=torch.zeros(()), fields=("label",))
     assert batches.sample()["label"].tolist() == list(range(60))
     assert [first for first, _ in batches.chunks()] == [0]
-    monkeypatch.setattr("pyro_vae.data.batches.SAMPLE", 100)
-    monkeypatch.setattr("pyro_vae.data.batches.WHOLE", 100)
+    monkeypatch.setattr("pyro_vae.data.batches.PARTIAL_SAMPLE", 100)
+    monkeypatch.setattr("pyro_vae.data.batches.WHOLE_SAMPLE", 100)
     monkeypatch.setattr(room, "CHUNK", 24)
-    assert Rows(X).fitting() == 4
+    assert Rows(X).rows_at_once() == 4
     sample = batches.sample()
     assert sample["label"].tolist() == list(range(0, 60, 4)) and sample["x"].dtype == torch.float32
     chunks = list(batches.chunks())

@@ -96,7 +96,7 @@ def test_every_likelihood_trains(likelihood: str) -> None:
     vae = small_vae(likelihood=LIKELIHOODS[likelihood]())
     x = draw_data(vae.likelihood, 30)
     history = vae.fit(x, valid=x[:10], epochs=1, batch_size=16, seed=0, progress=False)
-    row = history.rows[0]
+    row = history.epochs[0]
     assert row["train_bound"] == pytest.approx(row["train_reconstruction"] - row["train_kl"])
     assert math.isfinite(row["valid_bound"])
 
@@ -464,7 +464,7 @@ def test_the_history_is_a_table() -> None:
     assert len(lines) == 3
     assert float(lines[1].split(",")[1]) == history["train_bound"][0]
     assert "2 epochs" in repr(history)
-    assert small_vae().history.rows == []
+    assert small_vae().history.epochs == []
 
 
 def test_more_rows_than_there_are_may_be_spoken_for() -> None:

@@ -204,7 +204,7 @@ def _largest(splits: Splits) -> int:
 
 
 def _largest_of(rows: Rows) -> float:
-    size = rows.fitting()
+    size = rows.rows_at_once()
     pieces = (rows.take(slice(start, start + size))["x"] for start in range(0, len(rows), size))
     return max(float(piece.max()) for piece in pieces)
 
@@ -219,7 +219,7 @@ def _report(epochs: int) -> Callable[[Any, History], None]:
     every = max(1, epochs // 10)
 
     def report(model: Any, history: History) -> None:
-        last = history.rows[-1]
+        last = history.epochs[-1]
         if last["epoch"] % every == 0:
             bounds = f"train {last['train_bound']:.2f}, valid {last['valid_bound']:.2f} nats per row"
             print(f"epoch {last['epoch']}/{epochs}: bound on {bounds}", file=sys.stderr, flush=True)

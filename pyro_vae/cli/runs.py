@@ -20,7 +20,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.runtime import processes
 from pyro_vae.saving import description, files
-from pyro_vae.training.checkpoints.folder import Checkpoints
+from pyro_vae.training.checkpoints.folder import CheckpointFolder
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
@@ -123,7 +123,7 @@ def settle(folder: Path) -> None:
         RuntimeError: if another process trains there.
     """
     if (folder / "checkpoints").is_dir():
-        Checkpoints(folder).close()
+        CheckpointFolder(folder).close()
     aside = folder / EARLIER
     if not aside.is_dir():
         return

@@ -1,4 +1,4 @@
-"""Data in: whatever the user holds becomes named per-row tensors, and batches come out.
+"""From what the user holds to batches.
 
 A batch is a dictionary: `x` of shape (B, *E) and named per-row fields of shape (B, ...).
 """
@@ -16,26 +16,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
-from pyro_vae.data.rows import Batch, Rows, cast
-from pyro_vae.data.tensors import as_names, as_tensor
+from pyro_vae.data.rows import Batch, Rows, cast, check_overflow
+from pyro_vae.data.tensors import as_names, check_finite
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["Batches", "Rows", "as_rows"]
 
-SAMPLE = 2**24  # cells from which a model starts where there are more than WHOLE
-WHOLE = 2**26
+WHOLE_SAMPLE = 2**26  # cells: a model starts from all rows if they have at most so many
+PARTIAL_SAMPLE = 2**24  # cells of the sample that it starts from if they have more
 
 
-def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
-    """Read a tensor, array, frame, tuple, data set or loader; in memory where that is what it is.
+def as_rows(
+    data: Any, fields: Sequence[str] = (), *, batch_size: int = 256, shuffle: bool = False
+) -> Rows | DataLoader[Any]:
+    """The rows of a tensor, array, frame or tuple; a loader of a data set that is not in memory.
 
     Args:
         data: a tensor or array (N, *E), a pandas frame, a tuple of them, `Rows`, a `Dataset` or a `DataLoader`.
-        fields: names of a tuple's elements, `"x"` among them; of a frame's columns that are fields, not data.
+        fields: names of a tuple's elements, `"x"` among them; or of a frame's columns that are fields and not data.
+        batch_size: rows per batch of the loader that is made of a `Dataset`.
+        shuffle: whether that loader draws a new order each time; an `IterableDataset` has its own.
 
     Raises:
-        TypeError: for anything else, and for cells that are not numbers.
+        TypeError: if `data` is none of these, or has cells that are not numbers.
     """
     fields = as_names(fields)
     if isinstance(data, Rows | DataLoader):
@@ -43,35 +47,35 @@ def as_rows(data: Any, fields: Sequence[str] = ()) -> Rows | DataLoader[Any]:
     if isinstance(data, TensorDataset):
         data = data.tensors
     if isinstance(data, tuple):
-        named = name_elements([as_tensor(element) for element in data], fields)
+        named = name_elements(data, fields)
         return Rows(named.pop("x"), named)
     if type(data).__module__.startswith("pandas"):
         return _from_frame(data, fields)
     if isinstance(data, IterableDataset):
-        return DataLoader(data, batch_size=256)
+        return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Dataset):
-        return DataLoader(data, batch_size=256)
-    return Rows(as_tensor(data))
+        return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+    return Rows(data)
 
 
 def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
-    """Warn where columns vary less than the digits that the cast to the parameters' dtype keeps of them."""
+    """Warn of columns that vary only in digits which are lost in the cast to the parameters' dtype."""
     if not isinstance(data, Rows) or torch.finfo(data.dtype if data.dtype.is_floating_point else like.dtype).eps >= (
         torch.finfo(like.dtype).eps
     ):
         return
-    mean, deviation = _moments(data)
-    lost = ((deviation > 0) & (deviation < 1e3 * torch.finfo(like.dtype).eps * mean.abs())).nonzero().flatten()
+    mean, std = _mean_and_std(data)
+    lost = ((std > 0) & (std < 1e3 * torch.finfo(like.dtype).eps * mean.abs())).nonzero().flatten()
     if len(lost):
         names = [data.columns[i] if data.columns else str(i) for i in lost.tolist()]
         warnings.warn(
             f"Columns {', '.join(names[:8])} of x vary in digits that {like.dtype} does not hold. Subtract a constant,"
             " or train a model in float64: model.double().",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _moments(rows: Rows) -> tuple[Tensor, Tensor]:
+def _mean_and_std(rows: Rows) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each cell over rows, merged from pieces."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for part in rows.pieces():
@@ -93,14 +97,14 @@ def _from_frame(frame: Any, fields: Sequence[str]) -> Rows:
     if text:
         raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
     keep = [name not in fields for name in names]
-    taken = {name: as_tensor(frame.iloc[:, i].to_numpy(), name) for i, name in enumerate(names) if not keep[i]}
+    taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
     columns = [name for name, kept in zip(names, keep, strict=True) if kept]
-    x = as_tensor((frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64))
+    x = (frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64)
     return Rows(x, taken, columns=columns, index=frame.index.tolist())
 
 
-def name_elements(elements: Sequence[Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
-    """Name a tuple's elements: the first is x unless `fields` names them all.
+def name_elements(elements: Sequence[Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Name a tuple's elements: the first is x, unless `fields` names them all.
 
     Raises:
         ValueError: if `fields` is given and does not name every element, `"x"` included.
@@ -116,7 +120,7 @@ def name_elements(elements: Sequence[Tensor], fields: Sequence[str]) -> dict[str
 
 
 def name_item(item: Any, fields: Sequence[str]) -> Batch:
-    """A batch from what a loader yields: a tensor, a tuple or a dictionary with `"x"`.
+    """A batch of what a loader yields: a tensor, a tuple, or a dictionary with `"x"`.
 
     Raises:
         ValueError: if a dictionary lacks a name.
@@ -136,7 +140,7 @@ def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
     """All rows of a loader in memory, in its order.
 
     Raises:
-        ValueError: if the order is random: results could not be told apart by row.
+        ValueError: if the order is random, so that results could not be matched with rows.
     """
     if isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(loader.dataset, "shuffle", False):
         raise ValueError(
@@ -151,19 +155,22 @@ def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
 
 
 class Batches:
-    """Batches of a data set, in a new random order each epoch, cast to suit the parameters.
+    """Batches of a data set, in a new random order each epoch, of the dtype and device of the parameters.
+
+    An epoch is a sequence of *keys*, each of which stands for a batch: the numbers of its rows, or, where the data are
+    not in memory, what the loader yielded.
 
     Args:
-        data: what `as_rows` returns, or takes.
+        data: anything that `as_rows` reads.
         like: a tensor whose dtype and device the batches take.
         fields: names of the fields that reach the programs.
-        batch_size: rows per batch; a last row that would stand alone joins the batch before. A `DataLoader` brings its
+        batch_size: rows per batch; a last row that would be alone joins the batch before. A `DataLoader` brings its
             own.
         shuffle: whether the order is random (drawn from torch's global stream).
-        num_rows: N, needed where the data cannot tell.
+        num_rows: N, needed where the data have no length.
 
     Raises:
-        ValueError: if the size of the data is unknown and `num_rows` is not given.
+        ValueError: if the data have no length and `num_rows` is not given.
     """
 
     def __init__(
@@ -176,21 +183,22 @@ class Batches:
         shuffle: bool = True,
         num_rows: int | None = None,
     ) -> None:
-        if isinstance(data, Dataset) and not isinstance(data, Rows | TensorDataset | IterableDataset):
-            data = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
-        elif isinstance(data, IterableDataset):
-            data = DataLoader(data, batch_size=batch_size)
         fields = as_names(fields)
-        self.data = as_rows(data, fields)
+        self.data = as_rows(data, fields, batch_size=batch_size, shuffle=shuffle)
         self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
         self._first: Any = None
 
     def _count(self) -> int:
+        """The number of rows in the data.
+
+        Raises:
+            ValueError: if there are none, or the data have no length.
+        """
         try:
             data = self.data if isinstance(self.data, Rows) else self.data.dataset
-            told = getattr(data, "num_rows", None)
-            count = told if isinstance(told, int) else len(data)  # type: ignore[arg-type]
+            stated = getattr(data, "num_rows", None)
+            count = stated if isinstance(stated, int) else len(data)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
                 "num_rows must be given for data without a length; got None. Pass fit(num_rows=N)."
@@ -200,7 +208,7 @@ class Batches:
         return count
 
     def __len__(self) -> int:
-        """The number of batches in an epoch; as if rows came `batch_size` at a time where a loader can't tell."""
+        """The number of batches in an epoch; a loader without a length is taken to have batches of `batch_size`."""
         if isinstance(self.data, Rows):
             return -(-len(self.data) // self.batch_size)
         try:
@@ -209,18 +217,20 @@ class Batches:
             return -(-self.num_rows // self.batch_size)
 
     @property
+    def names(self) -> list[str]:
+        """The names of the fields that reach the programs."""
+        return [name for name in self.fields if name != "x"]
+
+    @property
     def row_size(self) -> int:
-        """The cells of one row; 1 where they are not in memory."""
+        """The number of cells of a row; 1 where the data are not in memory."""
         return math.prod(self.data.event_shape) if isinstance(self.data, Rows) else 1
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self.read, self.order())
 
     def order(self, epoch: int = 0) -> Iterator[Any]:
-        """What stands for each batch of an epoch: the numbers of its rows, or the loader's item.
-
-        Whatever is random about the order has been drawn when this returns.
-        """
+        """The keys of an epoch's batches. Whatever is random about the order is drawn before this returns."""
         if not isinstance(self.data, Rows):
             if hasattr(self.data.sampler, "set_epoch"):
                 self.data.sampler.set_epoch(epoch)
@@ -239,58 +249,63 @@ class Batches:
         return cast(name_item(key, self.fields), self.like)
 
     def share(self, key: Any) -> Batch:
-        """This process's rows of the batch that a key stands for: all, or every so many-th where several train."""
+        """This process's rows of the batch that a key stands for; all rows where one process trains."""
         if isinstance(self.data, Rows):
-            return self.read(self.mine(key))
-        return {name: self.mine(value) for name, value in self.read(key).items()}
+            return self.read(self.own(key))
+        return {name: self.own(value) for name, value in self.read(key).items()}
 
-    def mine(self, rows: Tensor) -> Tensor:
-        """This process's of some rows."""
-        return rows if self._is_shared() else rows[processes.rank() :: processes.size()]
+    def own(self, values: Tensor) -> Tensor:
+        """This process's share of values by row; all of them where the sampler has divided the rows already."""
+        if processes.size() == 1 or isinstance(getattr(self.data, "sampler", None), DistributedSampler):
+            return values
+        return values[processes.own()]
 
     def row_numbers(self, key: Any) -> list[int]:
-        """The numbers of the rows of `share(key)`: in the data, or, where these are not in memory, in the batch."""
+        """The numbers of the rows of `share(key)`: in the data, or in the batch where the data are not in memory."""
         numbers = key if isinstance(self.data, Rows) else torch.arange(len(self.read(key)["x"]))
-        return self.mine(numbers).tolist()  # type: ignore[no-any-return]
-
-    def _is_shared(self) -> bool:
-        """Whether what is read are this process's rows already."""
-        return processes.size() == 1 or isinstance(getattr(self.data, "sampler", None), DistributedSampler)
+        return self.own(numbers).tolist()  # type: ignore[no-any-return]
 
     def sample(self) -> Batch:
-        """All rows; where they are very many a fixed sample, evenly spaced; of a loader the first batch.
+        """The rows that a model starts from: all, or evenly spaced ones of very many, or a loader's first batch.
 
-        Random state is left alone.
+        Random state is left as it was.
         """
         with preserved_rng():
             if not isinstance(self.data, Rows):
                 return self.read(self.first())
-            fitting = len(self.data) if len(self.data) <= self.data.fitting(WHOLE) else self.data.fitting(SAMPLE)
-            step = -(-len(self.data) // fitting)
+            count = len(self.data)
+            if count > self.data.rows_at_once(WHOLE_SAMPLE):
+                count = self.data.rows_at_once(PARTIAL_SAMPLE)
+            step = -(-len(self.data) // count)
             return self.data.take(slice(None, None, step), self.names, like=self.like)
 
     def chunks(self) -> Iterator[tuple[int, Batch]]:
-        """The number of its first row and a chunk of rows, for all rows; of a loader the first batch.
+        """All rows in chunks, each with the number of its first row; of a loader the first batch.
 
-        Random state is left alone.
+        Random state is left as it was.
+
+        Raises:
+            ValueError: if a cell or a field is not finite.
         """
         with preserved_rng():
-            if not isinstance(self.data, Rows):
-                yield 0, self.read(self.first())
+            if isinstance(self.data, Rows):
+                yield from self.data.chunks(self.names, self.like)
                 return
-            size = self.data.fitting()
-            for start in range(0, len(self.data), size):
-                yield start, self.data.take(slice(start, start + size), self.names, like=self.like)
+            batch = self.read(self.first())
+            check_overflow(batch["x"])
+            for name in self.names:
+                check_finite(f"field {name!r}", batch[name])
+            yield 0, batch
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """Random generators of their own that a loader and its sampler draw from."""
+        """The random generators of their own that a loader and its sampler draw from."""
         owners = () if isinstance(self.data, Rows) else (self.data, self.data.sampler)
         found = [getattr(owner, "generator", None) for owner in owners]
         return list(dict.fromkeys(generator for generator in found if generator is not None))
 
     def describe(self) -> dict[str, Any]:
-        """What tells these data from others, as plain values: digests of rows; of a loader what it says of itself."""
+        """What identifies these data, as plain values: digests of rows; the length and kind of a loader's data set."""
         if isinstance(self.data, Rows):
             transform = self.data.transform
             name = None if transform is None else getattr(getattr(transform, "func", transform), "__qualname__", "")
@@ -298,15 +313,10 @@ class Batches:
         kind = type(self.data.dataset).__qualname__
         return {"rows": self.num_rows, "dataset": kind, "batch_size": self.data.batch_size}
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the fields that reach the programs."""
-        return [name for name in self.fields if name != "x"]
-
     def first(self) -> Any:
-        """What stands for the first rows, in the order of the data: what is checked at the door.
+        """The key of the first rows, in the order of the data, on which the programs are validated.
 
-        A loader is read for it once only, since reading may change what comes next.
+        A loader is asked for its first item once only, since reading may change what comes next.
 
         Raises:
             ValueError: if there are no rows.

@@ -1,4 +1,4 @@
-"""Rows of data: `x` and named fields as tensors, in memory or in mapped files, however large."""
+"""Rows of data: `x` and named fields as tensors, in memory or in mapped files, of any size."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.data.tensors import as_names, as_tensor, check_fields
+from pyro_vae.data.tensors import as_names, as_tensor, check_fields, check_finite
 
-__all__ = ["Batch", "Rows", "cast"]
+__all__ = ["Batch", "Rows", "cast", "check_overflow"]
 
 Batch = dict[str, Tensor]
-CHUNK = 2**22  # cells that are looked at at once
-LARGE = 2**26  # bytes of a tensor from which on picked rows are their numbers, not copies
+CHUNK = 2**22  # cells that are read at once
+PICKED_BY_NUMBER = 2**26  # bytes: of larger tensors, picked rows are kept as row numbers and not copied
 
 
 class Rows(Dataset[tuple[Tensor, ...]]):
     """Rows of data in memory: `x`, named per-row fields, and the names that came with them.
 
-    An ordinary map-style data set (`rows[i]` is the tuple of x and the fields) that `fit` and every
-    evaluation method also read in whole batches, which is much faster than row by row. Tensors may lie in mapped
-    files and be larger than memory: they are shared, not copied, and looked at in pieces.
+    This is an ordinary map-style data set (`rows[i]` is the tuple of x and the fields). `fit` and every evaluation
+    method read it in whole batches, which is much faster than row by row. Tensors may lie in mapped files and be
+    larger than memory: they are shared and not copied, and are read piece by piece.
 
     Args:
-        x: the data, (N, *E), any numeric dtype; cast to the parameters' dtype batch by batch.
+        x: the data, (N, *E), of any numeric dtype; it is cast to the parameters' dtype batch by batch.
         fields: named per-row fields, each of shape (N, ...).
-        transform: applied to the cast `x` of a batch each time it is drawn, e.g. `torch.bernoulli`
-            for a fresh binarisation.
+        transform: a function of the cast `x` of a batch, applied each time the batch is read, e.g. `torch.bernoulli`
+            for a fresh binarization.
         columns: names of the columns of `x`.
         index: names of the rows.
-        first_row: the number of the first of them, where they are a part of others, for messages.
+        first_row: the number of the first row, where these rows are a part of others; it is used in messages.
 
     Raises:
         ValueError: if there are no rows, a field has another number of rows, or x is not finite.
@@ -62,39 +62,47 @@ class Rows(Dataset[tuple[Tensor, ...]]):
                 f"x must be at least one row; got shape {tuple(x.shape)}. Check the data's first dimension."
             )
         if x.numel() == 0:
-            raise ValueError(f"x must have a cell in each row; got shape {tuple(x.shape)}. Leave some to x.")
+            raise ValueError(
+                f"x must have a cell in each row; got shape {tuple(x.shape)}. Leave at least one column to x."
+            )
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be a function of x; got {transform!r}. Pass e.g. torch.bernoulli.")
-        self._stored = {"x": [x]} | _checked({} if fields is None else fields, len(x))
+        self._stored = {"x": [x]} | _read_fields({} if fields is None else fields, len(x))
         self.transform = transform
-        self.columns = None if columns is None else _as_many("columns", as_names(columns, "columns"), x[0].numel())
-        self.index = None if index is None else _as_many("index", index, len(x))
-        self._check_finite(positive_integer("first_row", first_row, 0))
+        self.columns = None if columns is None else _check_names("columns", as_names(columns, "columns"), x[0].numel())
+        self.index = None if index is None else _check_names("index", index, len(x))
+        self._largest = self._check_finite(positive_integer("first_row", first_row, 0))
 
-    def _check_finite(self, start: int) -> None:
+    def _check_finite(self, first_row: int) -> float:
+        """The largest absolute value; raises a ValueError that names the first cell that is not finite."""
         if not self.dtype.is_floating_point:
-            return
-        found, count = "", 0
+            return 1.0 if self.dtype == torch.bool else float(torch.iinfo(self.dtype).max)
+        largest, found, count = 0.0, "", 0
         for part in self.pieces():
-            bad = ~torch.isfinite(part.reshape(len(part), -1))
-            if bad.any() and not found:
+            cells = part.reshape(len(part), -1)
+            bad = ~torch.isfinite(cells)
+            if not bad.any():
+                low, high = cells.aminmax()
+                largest = max(largest, -float(low), float(high))
+            elif not found:
                 row, column = (int(i) for i in bad.nonzero()[0])
-                where = f"row {start + row}" + (f", column {self.columns[column]!r}" if self.columns else "")
-                found = f"{part.reshape(len(part), -1)[row, column].item()} in {where}"
-            count, start = count + int(bad.sum()), start + len(part)
+                where = f"row {first_row + row}" + (f", column {self.columns[column]!r}" if self.columns else "")
+                found = f"{cells[row, column].item()} in {where}"
+            count, first_row = count + int(bad.sum()), first_row + len(part)
         if found:
             raise ValueError(
                 f"x must be finite; got {found} ({count} such cells). Drop those rows or impute the cells."
             )
+        return largest
 
     @property
     def x(self) -> Tensor:
-        """All cells, (N, *E), as they are stored; of rows that were picked from large data a copy."""
+        """All cells, (N, *E), as they are stored; a copy if the rows were picked from large data."""
         return self._whole("x")
 
     @property
     def fields(self) -> dict[str, Tensor]:
-        """The fields by name; those of rows that were picked from large data are copies."""
+        """The fields by name; copies if the rows were picked from large data."""
         return {name: self._whole(name) for name in self._stored if name != "x"}
 
     @property
@@ -115,48 +123,64 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return (x if self.transform is None else self.transform(x), *fields)
 
     def stored(self, names: Sequence[str] = ()) -> dict[str, list[Tensor]]:
-        """x and the fields in `names` as they are stored, each followed by the numbers of these rows if not all."""
-        return {"x": self._stored["x"]} | {name: self._known(name) for name in names}
+        """x and the fields in `names` as they are stored: a tensor, and the numbers of these rows in it if not all."""
+        return {"x": self._stored["x"]} | {name: self._stored_field(name) for name in names}
 
-    def _known(self, name: str) -> list[Tensor]:
+    def _stored_field(self, name: str) -> list[Tensor]:
         if name == "x" or name not in self._stored:
             known = sorted(self._stored.keys() - {"x"})
             raise ValueError(f"fields must name fields of the data ({known}); got {name!r}. Correct the name.")
         return self._stored[name]
 
     def _whole(self, name: str) -> Tensor:
-        tensor, *rows = self._stored[name]
-        return tensor[rows[0]] if rows else tensor
+        tensor, *numbers = self._stored[name]
+        return tensor[numbers[0]] if numbers else tensor
 
     def field(self, name: str) -> Tensor:
         """A field, (N, ...)."""
-        self._known(name)
+        self._stored_field(name)
         return self._whole(name)
 
-    def fitting(self, cells: int | None = None) -> int:
-        """How many rows have so many cells, or as many as are looked at at once; at least one."""
+    def rows_at_once(self, cells: int | None = None) -> int:
+        """The number of rows with this many cells, by default as many as are read at once; at least one."""
         return max(1, (cells or CHUNK) // max(1, self._stored["x"][0][0].numel()))
 
     def pieces(self, name: str = "x") -> Iterator[Tensor]:
-        """x, or a field, in order and in pieces that fit into memory."""
+        """x, or a field, as it is stored, in order and in pieces that fit into memory."""
         size = max(1, CHUNK // max(1, self._stored[name][0][0].numel()))
         for start in range(0, len(self), size):
             yield _at(self._stored[name], slice(start, start + size))
 
     def take(self, index: Any, names: Sequence[str] = (), *, like: Tensor | None = None) -> Batch:
-        """The rows at `index` as a batch: `x` and the fields in `names`, cast and moved to suit the tensor `like`."""
+        """The rows at `index` as a batch: `x` and the fields in `names`, cast and moved to match the tensor `like`."""
         return self.pick(self.stored(names), index, like)
 
     def pick(self, tensors: Mapping[str, list[Tensor]], index: Any, like: Tensor | None) -> Batch:
-        """The same from what stands in for `stored`, e.g. copies on another device."""
+        """Do what `take` does with tensors that stand in for `stored`, e.g. copies on another device."""
         batch = {name: _at(parts, index) for name, parts in tensors.items()}
         batch = batch if like is None else cast(batch, like)
         if self.transform is not None:
             batch["x"] = self.transform(batch["x"])
         return batch
 
+    def chunks(self, names: Sequence[str], like: Tensor) -> Iterator[tuple[int, Batch]]:
+        """All rows in order, in batches that fit into memory, each with the number of its first row.
+
+        Raises:
+            ValueError: if a field is not finite, or x no longer is after the cast or the transform.
+        """
+        size = self.rows_at_once()
+        safe = self.transform is None and self._largest <= torch.finfo(like.dtype).max
+        for start in range(0, len(self), size):
+            batch = self.take(slice(start, start + size), names, like=like)
+            if not safe:
+                check_overflow(batch["x"], start)
+            for name in names:
+                check_finite(f"field {name!r}", batch[name], start)
+            yield start, batch
+
     def drawn(self, like: Tensor) -> Rows:
-        """These rows with the transform applied for good: where it is random, every question sees the same x."""
+        """These rows with the transform applied once, so that every question sees the same x if it is random."""
         if self.transform is None:
             return self
         return Rows(self.take(slice(None), like=like)["x"], self.fields, columns=self.columns, index=self.index)
@@ -176,7 +200,7 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return found.hexdigest()
 
     def subset(self, index: Any) -> Rows:
-        """The rows at `index` (a slice or a 1-d tensor of positions), with all fields and names; large data stay put.
+        """The rows at `index` (a slice or a 1-d tensor of positions), with all fields and names.
 
         Raises:
             ValueError: if there are none.
@@ -189,48 +213,61 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         rows.index = None if self.index is None else [self.index[i] for i in positions.tolist()]
         return rows
 
-    def with_fields(self, fields: Mapping[str, Tensor]) -> Rows:
-        """These rows with further fields, or others for those of the same names."""
+    def with_fields(self, fields: Mapping[str, Any]) -> Rows:
+        """These rows with further fields; a field of a name that is there is replaced."""
         rows = copy.copy(self)
-        rows._stored = self._stored | _checked(fields, len(self))
+        rows._stored = self._stored | _read_fields(fields, len(self))
         return rows
 
-    def shown(self, transform: Callable[[Tensor], Tensor] | None) -> Rows:
+    def with_transform(self, transform: Callable[[Tensor], Tensor] | None) -> Rows:
         """These rows with another transform."""
         rows = copy.copy(self)
         rows.transform = transform
         return rows
 
 
-def _checked(fields: Any, count: int) -> dict[str, list[Tensor]]:
+def check_overflow(x: Tensor, first_row: int = 0) -> None:
+    """Raise a ValueError unless x, after it was cast, is finite."""
+    bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
+    if bad.any():
+        row = first_row + int(bad.nonzero()[0])
+        raise ValueError(
+            f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
+        )
+
+
+def _read_fields(fields: Any, num_rows: int) -> dict[str, list[Tensor]]:
+    """Fields as tensors, checked."""
     if not isinstance(fields, Mapping):
         raise TypeError(f"fields must be a dictionary of tensors; got {fields!r}. Pass e.g. {{'label': labels}}.")
     reserved = sorted({"x", "rows", "self"} & set(as_names(list(fields))))
     if reserved:
         raise ValueError(f"fields must have names that programs do not use; got {reserved}. Rename them.")
     read = {name: as_tensor(field, name) for name, field in fields.items()}
-    check_fields(read, count)
+    check_fields(read, num_rows)
     return {name: [field] for name, field in read.items()}
 
 
-def _as_many(what: str, names: Any, count: int) -> list[Any]:
+def _check_names(what: str, names: Any, count: int) -> list[Any]:
+    """Return the names as a list; raise a ValueError unless there are `count`."""
     if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != count:
         raise ValueError(f"{what} must be a list of {count} names; got {names!r}. Give one for each.")
     return list(names)
 
 
 def _at(tensors: Sequence[Tensor], index: Any) -> Tensor:
-    tensor, *rows = tensors
-    return tensor[rows[0][index] if rows else index]
+    tensor, *numbers = tensors
+    return tensor[numbers[0][index] if numbers else index]
 
 
 def _picked(tensors: Sequence[Tensor], index: Any, positions: Tensor) -> list[Tensor]:
-    tensor, *rows = tensors
-    if rows:
-        return [tensor, rows[0][positions]]
+    """The rows at these positions, as they are stored; of large tensors the row numbers alone."""
+    tensor, *numbers = tensors
+    if numbers:
+        return [tensor, numbers[0][positions]]
     if isinstance(index, slice):
         return [tensor[index]]
-    large = tensor.numel() * tensor.element_size() > LARGE
+    large = tensor.numel() * tensor.element_size() > PICKED_BY_NUMBER
     return [tensor, positions] if large else [tensor[positions]]
 
 

@@ -1,4 +1,4 @@
-"""The user's numbers as tensors, checked: values of any kind, named fields, names."""
+"""The user's numbers as tensors, and checks of fields and names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["as_names", "as_tensor", "check_fields", "check_finite"]
 
 
 def as_tensor(values: Any, what: str = "x") -> Tensor:
-    """A tensor of numbers, without its graph, that shares no memory with a read-only or reversed array, mapped files
-    apart.
+    """The values as a tensor of numbers, without its graph.
+
+    It shares memory with an array where torch can; a read-only or reversed array is copied, a mapped file is not.
 
     Raises:
-        TypeError: if the values are not numbers, or are none that can be read.
+        TypeError: if the values are not numbers, or can't be read.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -60,10 +61,10 @@ def _plain(array: np.ndarray, writeable: bool) -> bool:
 
 
 def as_names(names: Any, what: str = "fields") -> tuple[str, ...]:
-    """Names in a sequence, or one by itself.
+    """A tuple of names, from a sequence of names or a single one.
 
     Raises:
-        TypeError: if they are no names.
+        TypeError: if they are not names.
     """
     found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Sequence) else (names,)
     if not all(isinstance(name, str) for name in found):
@@ -82,7 +83,7 @@ def check_fields(fields: Mapping[str, Tensor], num_rows: int) -> None:
 
 
 def check_finite(what: str, values: Tensor, first_row: int = 0) -> None:
-    """Raise a ValueError unless all values, whose rows come first, are finite."""
+    """Raise a ValueError unless all values are finite; their first dimension counts rows."""
     bad = ~torch.isfinite(values)
     if bad.any():
         place = tuple(int(i) for i in bad.nonzero()[0])

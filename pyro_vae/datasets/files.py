@@ -8,7 +8,8 @@ from typing import cast
 
 from torch import Tensor
 
-from pyro_vae.data.batches import Rows, as_rows, as_tensor
+from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets import tables
 from pyro_vae.datasets.arrays import read_array, read_arrays
 from pyro_vae.datasets.splits import Request, Splits, UnsuitedError, describe, reading, tenths

@@ -151,7 +151,7 @@ def draw(x: Tensor, peak: int) -> Tensor:
 
 
 def _levels(rows: Rows, show: Any, peak: int) -> Rows:
-    return rows.shown(partial(show, peak=peak))
+    return rows.with_transform(partial(show, peak=peak))
 
 
 def _once(rows: Rows, peak: int, seed: int) -> Rows:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.arguments import as_path, positive_integer
-from pyro_vae.data.batches import Rows, as_tensor
+from pyro_vae.data.batches import Rows
+from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets.bombs import refuse_bomb
 from pyro_vae.datasets.splits import reading
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyro_vae import bounds
 from pyro_vae.arguments import positive_integer, positive_number
-from pyro_vae.data.batches import Rows, as_tensor
+from pyro_vae.data.batches import Rows
+from pyro_vae.data.tensors import as_tensor
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation.results import ConditionalLogLikelihood, LogLikelihood, UnreliableWarning, check_told
 from pyro_vae.inference import pareto

@@ -10,9 +10,6 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.data.rows import Batch
-from pyro_vae.data.tensors import check_finite
-
 __all__ = ["ProgramPair"]
 
 
@@ -50,19 +47,6 @@ class ProgramPair(PyroModule):
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise where names of the columns of x tell that they come in a wrong order; called as `check_data` is."""
-
-    def check_rows(self, batch: Batch, first_row: int = 0) -> None:
-        """Raise unless x, cast, is finite and data for this model, and the fields are finite."""
-        x = batch["x"]
-        bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
-        if bad.any():
-            row = first_row + int(bad.nonzero()[0])
-            raise ValueError(
-                f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
-            )
-        self.check_data(x, first_row)
-        for name, field in batch.items():
-            check_finite(f"field {name!r}", field, first_row)
 
     @property
     def like(self) -> Tensor:

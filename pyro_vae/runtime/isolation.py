@@ -1,4 +1,4 @@
-"""What a call leaves as it found it: Pyro's parameter store and validation, and a module's modes and buffers."""
+"""Calls that leave everything as they found it: Pyro's globals, and a module's modes, parameters and buffers."""
 
 from __future__ import annotations
 
@@ -13,36 +13,59 @@ from torch import Tensor, nn
 from pyro_vae.runtime.processor import keep_memory
 from pyro_vae.runtime.random import seeded
 
-__all__ = ["call_frozen", "call_with", "evaluating", "isolated", "preserved_buffers", "preserved_modes"]
+__all__ = [
+    "call_frozen",
+    "call_with",
+    "evaluating",
+    "isolated",
+    "preserved_buffers",
+    "preserved_modes",
+    "remember_buffers",
+]
 
 
 @contextmanager
 def isolated(*, validate: bool = False) -> Iterator[None]:
     """Run Pyro programs without touching Pyro's globals.
 
-    Modules keep their own parameters, an empty parameter store stands in for the global one, and validation
-    is switched to `validate`; all is restored on exit.
+    Modules keep their own parameters, an empty parameter store replaces the global one, and validation is set to
+    `validate`; everything is restored on exit.
     """
     local = pyro.settings.context(module_local_params=True)
     with pyro.get_param_store().scope(), local, pyro.validation_enabled(validate):
         yield
 
 
-@contextmanager
-def preserved_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore the module's buffers (running statistics, counters) on exit."""
+def remember_buffers(module: nn.Module) -> Callable[[], None]:
+    """Copy the module's buffers (running statistics, counters); returns a function that sets them back."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
 
+    return restore
+
+
+@contextmanager
+def preserved_buffers(module: nn.Module) -> Iterator[None]:
+    """Set the module's buffers back on exit."""
+    restore = remember_buffers(module)
+    try:
+        yield
+    finally:
+        restore()
+
 
 @contextmanager
 def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients, Pyro's globals isolated; every module's mode is restored."""
+    """Evaluate a module: in evaluation mode, without gradients, Pyro's globals isolated; modes are restored on exit.
+
+    Args:
+        module: the module.
+        seed: seed of the draws; the global random stream by default.
+    """
     keep_memory()
     with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed):
         for part in module.modules():
@@ -52,7 +75,7 @@ def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def preserved_modes(module: nn.Module) -> Iterator[None]:
-    """Restore on exit whether each module is in training or in evaluation mode."""
+    """Set every module back to training or evaluation mode, as it was, on exit."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         yield
@@ -62,7 +85,7 @@ def preserved_modes(module: nn.Module) -> Iterator[None]:
 
 
 class _Call(nn.Module):
-    """A module whose call is a function of another one, so that `functional_call` can swap that one's tensors."""
+    """A module whose call is a function of another module, whose tensors `functional_call` can then replace."""
 
     def __init__(self, owner: nn.Module, function: Callable[[], Any]) -> None:
         super().__init__()
@@ -73,10 +96,10 @@ class _Call(nn.Module):
 
 
 def call_with(owner: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
-    """Call a function while other tensors stand in for a module's parameters and buffers, by their names.
+    """Call a function while other tensors replace a module's parameters and buffers, by their names.
 
-    A tensor in several places is replaced in each; a module in several places is entered once, as torch, which would
-    enter it twice, leaves the stand-ins in it.
+    A tensor that a module has in several places is replaced in each. A module that is in several places is visited
+    once: torch would visit it twice and leave the replacements in it.
     """
     own = dict([*owner.named_parameters(), *owner.named_buffers()])
     by_id = {id(own[name]): tensor for name, tensor in tensors.items()}
@@ -91,6 +114,6 @@ def call_with(owner: nn.Module, tensors: Mapping[str, Tensor], function: Callabl
 
 
 def call_frozen(owner: nn.Module, function: Callable[[], Any]) -> Any:
-    """Call a function while a module's parameters are detached and its buffers copies: statistics do not move."""
+    """Call a function while a module's parameters are detached and its buffers are copies, so that statistics stay."""
     tensors = {name: parameter.detach() for name, parameter in owner.named_parameters()}
     return call_with(owner, tensors | {name: buffer.clone() for name, buffer in owner.named_buffers()}, function)

@@ -1,6 +1,6 @@
-"""The processes that train one model together: which of them this is, and what they tell each other.
+"""The processes that train one model together: which one this is, and how they exchange numbers.
 
-All of it rests on `torch.distributed`: without an initialised process group there is one process, and nothing is sent.
+Everything here uses `torch.distributed`. Without an initialized process group there is one process and no message.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "launch",
     "launched",
     "mean_gradient",
+    "own",
     "rank",
     "restarted",
     "share",
@@ -41,12 +42,12 @@ def size() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0; process 0 writes files and speaks."""
+    """The number of this process, from 0; process 0 writes files and prints."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def agree_on(value: Any) -> Any:
-    """What process 0 has, in all of them."""
+    """The value that process 0 has, in all processes."""
     if size() == 1:
         return value
     box = [value]
@@ -55,7 +56,7 @@ def agree_on(value: Any) -> Any:
 
 
 def gathered(value: Any) -> list[Any]:
-    """What every process has, in the order of their numbers."""
+    """The values of all processes, in the order of their numbers."""
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
@@ -64,7 +65,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def sum_of(numbers: Tensor) -> Tensor:
-    """Numbers summed over the processes."""
+    """The sum of these numbers over the processes."""
     if size() > 1:
         there = numbers.to(_device())
         dist.all_reduce(there)
@@ -78,7 +79,7 @@ def any_of(flag: bool) -> bool:
 
 
 def synchronize(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of process 0."""
+    """Overwrite these tensors with those of process 0."""
     if size() > 1:
         for tensor in tensors:
             there = tensor.detach().to(_device()).contiguous()
@@ -87,24 +88,24 @@ def synchronize(tensors: Iterable[Tensor]) -> None:
                 tensor.copy_(there)
 
 
-def mean_gradient(parameters: Sequence[nn.Parameter], rows: int, numbers: Sequence[float]) -> list[float]:
-    """Replace each gradient, a mean over this process's rows, by the mean over all rows; one message for all.
+def mean_gradient(parameters: Sequence[nn.Parameter], num_rows: int, numbers: Sequence[float]) -> list[float]:
+    """Replace each gradient, a mean over this process's rows, by the mean over all rows, in one message.
 
     Args:
-        parameters: those that are trained, the same in every process.
-        rows: how many this process has; where there are none, its gradients are not read.
-        numbers: to be summed on the way.
+        parameters: the parameters that are trained, the same in every process.
+        num_rows: the number of rows that this process has; without rows its gradients are not read.
+        numbers: numbers to sum over the processes in the same message.
 
     Returns:
         The sums of the numbers.
     """
     parts = [
-        parameter.grad.reshape(-1) * rows
-        if rows and parameter.grad is not None
+        parameter.grad.reshape(-1) * num_rows
+        if num_rows and parameter.grad is not None
         else parameter.new_zeros(parameter.numel())
         for parameter in parameters
     ]
-    flat = torch.cat([*parts, parts[0].new_tensor([rows, *numbers])])
+    flat = torch.cat([*parts, parts[0].new_tensor([num_rows, *numbers])])
     dist.all_reduce(flat)
     *sums, counts = flat.split([*(part.numel() for part in parts), 1 + len(numbers)])
     for parameter, total in zip(parameters, sums, strict=True):
@@ -113,17 +114,28 @@ def mean_gradient(parameters: Sequence[nn.Parameter], rows: int, numbers: Sequen
 
 
 def _device() -> torch.device:
-    """Where messages must lie: NCCL sends from GPUs alone."""
+    """The device that messages must be on: NCCL sends from GPUs only."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
+def own() -> slice:
+    """This process's share of any sequence: every n-th item from its own number on, where n processes train."""
+    return slice(rank(), None, size())
+
+
 def share(count: int) -> slice | None:
-    """Which of so many rows are this process's, every so many-th; None where all are: alone, or with too few rows."""
-    return None if size() == 1 or count < size() else slice(rank(), None, size())
+    """This process's share of `count` rows; None where it has all of them: alone, or with fewer rows than processes."""
+    return None if size() == 1 or count < size() else own()
 
 
 def joined(columns: Sequence[Tensor], count: int, mine: slice | None) -> list[Tensor]:
-    """Columns of numbers by row, of all rows, from those of each process's share."""
+    """Columns of numbers by row for all `count` rows, from those of each process's share.
+
+    Args:
+        columns: numbers by row of this process's share.
+        count: the number of all rows.
+        mine: what `share` returned.
+    """
     if mine is None:
         return list(columns)
     whole = [column.new_empty(count, *column.shape[1:]) for column in columns]
@@ -134,12 +146,12 @@ def joined(columns: Sequence[Tensor], count: int, mine: slice | None) -> list[Te
 
 
 def restarted() -> bool:
-    """Whether the launcher started these processes again after one had died."""
+    """Whether the launcher has restarted these processes after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def launch() -> str | None:
-    """What tells this launch of processes from others: the identifier it was given, else the launcher's process."""
+    """A name for this launch of processes: the identifier it was given, or the launcher's process number."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     given = os.environ["TORCHELASTIC_RUN_ID"]
@@ -147,28 +159,29 @@ def launch() -> str | None:
 
 
 def warn_if_alone() -> None:
-    """Warn where a launcher started several processes and this one does not know of the others."""
+    """Warn if a launcher started several processes and this one has not joined the others."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and size() == 1:
         logger.warning(
-            "This is one of %s processes, and trains alone: call fit within `with pv.processes.launched():`.",
+            "This is one of %s processes and it trains alone: call fit within `with pv.processes.launched():`.",
             os.environ["WORLD_SIZE"],
         )
 
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Join the processes that a launcher such as `torchrun` started, which tells by environment variables."""
+    """Join the processes that a launcher such as `torchrun` started, for as long as the context lasts.
+
+    The launcher is recognized by its environment variables; without one there is a single process.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    backend, attempt = (
-        "nccl" if torch.cuda.is_available() else "gloo",
-        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
-    )
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, number, count = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt {attempt}", store)  # else addresses of processes that died are found there
+    store = dist.PrefixStore(f"attempt {attempt}", store)  # without it, addresses of dead processes would be found
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The processor while a call runs: threads, denormal numbers, memory that is kept."""
+"""How the processor computes during a call: threads, denormal numbers, memory that is kept."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ __all__ = ["keep_memory", "tuned_processor"]
 
 
 def keep_memory() -> None:
-    """Let the C library keep memory that is freed for what is allocated next.
+    """Make the C library keep memory that is freed, for what is allocated next.
 
-    glibc returns blocks to the system above a size that follows the largest block freed so far, up to 32 MiB. Without
-    this every step asks for its memory anew, page by page, which can take as long as a third of the step.
+    glibc returns freed blocks to the system if they are larger than a threshold, which follows the largest block freed
+    so far, up to 32 MiB. Without this call every step asks for its memory again, page by page, which can take a third
+    of the step.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @contextmanager
 def tuned_processor(num_threads: int) -> Iterator[None]:
-    """Compute with so many threads, and take denormal numbers for zero; both are set back on exit.
+    """Compute with `num_threads` threads and treat denormal numbers as zero; both are set back on exit.
 
-    Adam's moments of cells that are always zero decay into denormals, on which a CPU is many times slower.
+    Adam's moments of cells that are always zero decay into denormal numbers, on which a CPU is many times slower.
     """
     keep_memory()
     threads, flushed = torch.get_num_threads(), bool(torch.tensor([1e-40]).mul(1.0) == 0.0)

@@ -1,4 +1,4 @@
-"""Random state: streams of their own for calls with a seed, states that are kept and set back, noise that repeats."""
+"""Random state: a stream of its own for every call with a seed, states that are set back, noise that is repeated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Go back to what `random_state` returned."""
+    """Set torch's random state back to what `random_state` returned."""
     cpu, cuda = state
     torch.set_rng_state(cpu)
     if cuda is not None:
@@ -44,7 +44,7 @@ def set_random_state(state: RandomState) -> None:
 
 
 def every_random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
-    """All random states that data and programs may draw from: torch's, NumPy's, Python's, further generators'."""
+    """All random states that data and programs may draw from: torch's, NumPy's, Python's, and those of `generators`."""
     cpu, cuda = random_state()
     _, python, spare = random.getstate()
     numbers: Any = np.random.get_state(legacy=False)
@@ -60,7 +60,7 @@ def every_random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, 
 
 
 def set_every_random_state(states: Mapping[str, Tensor], generators: Sequence[torch.Generator] = ()) -> None:
-    """Go back to what `every_random_state` returned, as far as it is there and devices are in use."""
+    """Set back what `every_random_state` returned; devices that are not in use, and states left out, stay."""
     if "torch" in states:
         torch.set_rng_state(states["torch"])
     if torch.cuda.is_initialized() and f"cuda{torch.cuda.device_count() - 1}" in states:
@@ -85,13 +85,13 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int | None, *steps: int) -> Iterator[None]:
-    """Draw from a stream of its own, given by `seed` and `steps`; with None, from the global stream.
+    """Draw from a stream of its own, which `seed` and `steps` determine; with None, from the global stream.
 
     The global stream is untouched when a seed is given, and never reseeded when none is.
 
     Args:
         seed: a non-negative integer, or None.
-        *steps: further non-negative integers that tell streams of one seed apart, e.g. the epoch.
+        *steps: further non-negative integers, e.g. the epoch; each combination has its own stream.
 
     Raises:
         TypeError: if `seed` is neither an integer nor None.
@@ -110,7 +110,7 @@ def seeded(seed: int | None, *steps: int) -> Iterator[None]:
 
 
 def begin_stream(seed: int, *steps: int) -> None:
-    """Let torch draw from the stream of these numbers from now on."""
+    """Make torch draw from the stream that these numbers determine from now on."""
     state = int(np.random.SeedSequence([seed, *steps]).generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(state)
     if torch.cuda.is_initialized():
@@ -118,12 +118,12 @@ def begin_stream(seed: int, *steps: int) -> None:
 
 
 class Noise(TorchDispatchMode):
-    """Keep what random operations return, or return what another run of the same code kept.
+    """Record what random operations return, or return what was recorded in another run of the same code.
 
-    Works where the random state itself cannot be set back: inside a graph that is being captured.
+    It works where the random state itself cannot be set back: inside a graph that is being recorded.
 
     Args:
-        repeat: the noise to return again; by default it is drawn, and kept.
+        repeat: the noise to return again; by default noise is drawn and recorded.
     """
 
     def __init__(self, repeat: Noise | None = None) -> None:

@@ -20,19 +20,19 @@ __all__ = ["check_gradients", "check_programs"]
 
 
 def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
-    """Run model and guide once on a batch, with every check on; random state and buffers are left as found.
+    """Run model and guide once on a batch with every check; random state and buffers are left as they were.
 
     Args:
-        owner: the module with `model` and `guide`.
+        owner: the pair of programs.
         x: the batch, (B, *E).
-        fields: its named fields.
+        fields: the named fields of its rows.
 
     Returns:
         Whether every guide site has a pathwise derivative.
 
     Raises:
-        ValueError: if sites or plates of the programs differ, shapes are undeclared, a parameter lives outside the
-            module, x leaves the support of its distribution or a term is not finite.
+        ValueError: if sites or plates of the programs differ, a dimension is declared by no plate, a parameter is not
+            the module's, x lies outside the support of its distribution, or a term is not finite.
     """
     with isolated(validate=True), preserved_rng(), preserved_buffers(owner), torch.no_grad():
         guide_trace = poutine.trace(owner.guide).get_trace(x, **fields)
@@ -46,7 +46,7 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
                     _check_support(name, site)
-        for trace in reversed(traces):  # what the guide draws reaches the model
+        for trace in reversed(traces):  # the guide first: the model sees its draws
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
@@ -57,6 +57,7 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
 
 
 def _check_plates(model_trace: Any, guide_trace: Any) -> None:
+    """Raise unless a plate has one size in both programs."""
     sizes: list[dict[str, int]] = [
         {
             frame.name: int(frame.full_size or frame.size)
@@ -74,6 +75,7 @@ def _check_plates(model_trace: Any, guide_trace: Any) -> None:
 
 
 def _check_parameters(owner: nn.Module, *traces: Any) -> None:
+    """Raise unless every parameter of the programs belongs to the module."""
     known = {name for name, _ in owner.named_parameters(remove_duplicate=False)}
     places = {parameter.data_ptr() for parameter in owner.parameters()}
     for trace in traces:
@@ -87,6 +89,7 @@ def _check_parameters(owner: nn.Module, *traces: Any) -> None:
 
 
 def _check_support(name: str, site: Any) -> None:
+    """Raise unless the data of an observed site lie in the support of its distribution."""
     fn, value = site["fn"], site["value"]
     if not site["is_observed"] or not isinstance(value, Tensor):
         return
@@ -106,6 +109,7 @@ def _check_support(name: str, site: Any) -> None:
 
 
 def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
+    """Raise, with the likely cause, unless the terms of a site are finite."""
     bad = ~torch.isfinite(site["log_prob"])
     if bad.any():
         local = sorted(set(bad.nonzero()[:, -1].tolist())) if bad.dim() else [0]
@@ -118,10 +122,10 @@ def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
 
 
 def check_gradients(owner: Any, estimator: Estimator, x: Tensor, **options: Any) -> None:
-    """Raise unless every trainable parameter receives a gradient from the first batch; gradients are cleared again.
+    """Raise unless every trainable parameter receives a gradient from the first batch; gradients are then cleared.
 
     Raises:
-        ValueError: naming the parameters that receive none.
+        ValueError: naming the parameters without a gradient.
     """
     parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
     if not parameters:

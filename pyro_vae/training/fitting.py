@@ -1,19 +1,17 @@
-"""`fit`: options and data checked, model and optimizer made ready, one loop started."""
+"""`fit`: options and data are checked, model, optimizer and step are prepared, and the loop is started."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyro.infer
 import torch
 
-from pyro_vae.arguments import as_path, is_number, positive_integer, positive_number, true_or_false
 from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.inference.pair import ProgramPair
@@ -23,95 +21,68 @@ from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
 from pyro_vae.training import first_batch
 from pyro_vae.training.checkpoints.snapshot import described, differences
-from pyro_vae.training.checkpoints.writer import Keeper, keeping
-from pyro_vae.training.compiled import step as capture
+from pyro_vae.training.checkpoints.writer import CheckpointWriter, open_checkpoints
 from pyro_vae.training.compiled.graph import CaptureError
-from pyro_vae.training.compiled.step import CompiledStep
+from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads, pays
 from pyro_vae.training.eager import EagerStep
 from pyro_vae.training.history import History
-from pyro_vae.training.loop import Loop, Progress
-from pyro_vae.training.state import prepared
+from pyro_vae.training.loop import Loop
+from pyro_vae.training.options import FitOptions
+from pyro_vae.training.progress import ProgressBar
+from pyro_vae.training.state import prepare_state
+from pyro_vae.training.step import Step
 
 __all__ = ["fit"]
 
 logger = logging.getLogger("pyro_vae")
 
 
-def fit(
-    model: ProgramPair,
-    data: Any,
-    *,
-    elbo: pyro.infer.ELBO | None = None,
-    epochs: int = 100,
-    batch_size: int = 128,
-    learning_rate: float | Callable[..., float] | None = None,
-    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-    valid: Any = None,
-    patience: int | None = None,
-    grad_clip: float | None = None,
-    num_rows: int | None = None,
-    seed: int | None = None,
-    device: torch.device | str | None = None,
-    fields: Sequence[str] = (),
-    callbacks: Sequence[Callable[[Any, History], bool | None]] = (),
-    compile: bool | str = "auto",
-    on_nonfinite: str = "raise",
-    locate_nonfinite: bool = True,
-    run_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    checkpoint_every: float = 300.0,
-    progress: Progress | None = None,
-) -> History:
+def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
     """Train a model and its guide; see `LatentVariableModel.fit`, which calls this."""
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
     processes.warn_if_alone()
-    _check_options(valid, patience, grad_clip, num_rows, callbacks, compile)
-    _check_keeping(on_nonfinite, run_dir, resume, checkpoint_every)
-    if device is not None:
-        model.to(_device(device))
-    options: dict[str, Any] = {"like": model.like, "fields": fields, "batch_size": batch_size}
-    batches = Batches(data, num_rows=num_rows, **options)
-    _check_rows(model, batches)
-    held_out = _held_out(model, valid, options)
-    warn_of_lost_digits(batches.data, model.like)
-    plan: dict[str, Any] = {
-        "elbo": elbo,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-    }
-    plan |= {"seed": seed, "grad_clip": grad_clip, "patience": patience, "num_rows": num_rows, "fields": batches.names}
-    _refuse_strangers(
-        {"epochs": epochs, "on_nonfinite": on_nonfinite, "compile": compile, "run_dir": run_dir is not None}
-    )
-    with preserved_modes(model), keeping(run_dir, checkpoint_every, resume=resume) as keeper:
-        if keeper is not None or processes.size() > 1:
-            configuration = _configuration(model, batches, held_out, plan)
-            _refuse_strangers(configuration)
-            if keeper is not None:
-                keeper.check(configuration)
-        if seed is None and processes.size() > 1:  # all must draw the same order
+    if options.device is not None:
+        model.to(_existing_device(options.device))
+    batches, held_out = _read_data(model, data, options)
+    _check_called_alike(_whole_run(options))
+    checkpoints = open_checkpoints(options.run_dir, options.checkpoint_every, resume=options.resume)
+    with preserved_modes(model), checkpoints as writer:
+        if writer is not None or processes.size() > 1:
+            configuration = _configuration(model, batches, held_out, options)
+            _check_called_alike(configuration)
+            if writer is not None:
+                writer.check_same_run(configuration)
+        seed = options.seed
+        if seed is None and processes.size() > 1:  # all processes must draw the same order of rows
             seed = processes.agree_on(int(torch.randint(2**62, ())))
-        with _unless_prepared(model):
-            if keeper is not None:
-                keeper.load(model)
+        with _restored_on_error(model):
+            if writer is not None:
+                writer.load_parameters(model)
             if not model.initialized:
                 with torch.no_grad(), seeded(seed, 0, 1):  # a stream that no epoch has
                     _initialize(model, batches)
             processes.synchronize(model.state_dict().values())
-            estimator = _open_the_door(model, batches, pyro.infer.Trace_ELBO() if elbo is None else elbo)
-            state = prepared(model, optimizer, learning_rate)
-            if keeper is not None:
-                keeper.restore(model, state)
+            estimator = _validate_first_batch(model, batches, options)
+            state = prepare_state(model, options.optimizer, options.learning_rate)
+            if writer is not None:
+                writer.restore(model, state)
             model.train()
-            eager = EagerStep(model, estimator, state.optimizer, batches, grad_clip, on_nonfinite, locate_nonfinite)
-            step = _step(eager, epochs if keeper is None else keeper.left_of(epochs, state), compile, keeper)
-        loop = Loop(model, state, estimator, held_out, seed, keeper, progress if processes.rank() == 0 else None)
-        return loop.run(step, epochs, patience, callbacks)
+            eager = EagerStep(
+                model,
+                estimator,
+                state.optimizer,
+                batches,
+                options.grad_clip,
+                options.on_nonfinite,
+                options.locate_nonfinite,
+            )
+            epochs = options.epochs if writer is None else writer.epochs_left(options.epochs, state)
+            step = _make_step(eager, epochs, options.compile, writer)
+        progress = ProgressBar(options.epochs) if options.progress and processes.rank() == 0 else None
+        return Loop(model, options, state, estimator, held_out, seed, writer, progress).run(step)
 
 
-def _device(device: Any) -> torch.device:
-    """The device of this name, where there is one."""
+def _existing_device(device: Any) -> torch.device:
+    """The device of this name; a ValueError if this machine has none."""
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -122,42 +93,47 @@ def _device(device: Any) -> torch.device:
     return found
 
 
+def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batches, Batches | None]:
+    """The rows to train on and the validation rows, read and checked."""
+    common: dict[str, Any] = {"like": model.like, "fields": options.fields, "batch_size": options.batch_size}
+    batches = Batches(data, num_rows=options.num_rows, **common)
+    _check_rows(model, batches)
+    held_out = None
+    if options.valid is not None:
+        try:
+            held_out = Batches(options.valid, shuffle=False, **common)
+            _check_rows(model, held_out)
+        except ValueError as error:
+            raise ValueError(f"valid must be rows like those of data. {error}") from error
+    warn_of_lost_digits(batches.data, model.like)
+    return batches, held_out
+
+
 def _check_rows(model: ProgramPair, batches: Batches) -> None:
-    """Raise unless all rows, of a loader the first, are data for the model."""
+    """Raise unless all rows, or the first batch of a loader, are data for the model."""
     if isinstance(batches.data, Rows) and batches.data.columns is not None:
         model.check_columns(batches.data.columns)
-    for first_row, rows in batches.chunks():
-        model.check_rows(rows, first_row)
-
-
-def _held_out(model: ProgramPair, valid: Any, options: dict[str, Any]) -> Batches | None:
-    """The validation rows, checked."""
-    if valid is None:
-        return None
-    try:
-        held_out = Batches(valid, shuffle=False, **options)
-        _check_rows(model, held_out)
-    except ValueError as error:
-        raise ValueError(f"valid must be rows like those of data. {error}") from error
-    return held_out
+    for first_row, batch in batches.chunks():
+        model.check_data(batch["x"], first_row)
 
 
 def _initialize(model: ProgramPair, batches: Batches) -> None:
     """Let the model start from its data.
 
     Raises:
-        ValueError: if that leaves a buffer that is not finite, and a cell is too large to compute with.
+        ValueError: if that leaves a buffer that is not finite because a cell is too large to compute with.
     """
     finite = [name for name, buffer in model.named_buffers() if torch.isfinite(buffer).all()]
     model.initialize(**batches.sample())
     if not all(torch.isfinite(model.get_buffer(name)).all() for name in finite):
-        _refuse_large(batches, model.like.dtype)
+        _refuse_large_cells(batches, model.like.dtype)
     model.initialized.fill_(True)
 
 
-def _refuse_large(batches: Batches, dtype: torch.dtype) -> None:
-    for first_row, rows in batches.chunks():
-        sizes = rows["x"].reshape(len(rows["x"]), -1).abs().amax(1)
+def _refuse_large_cells(batches: Batches, dtype: torch.dtype) -> None:
+    """Raise if x has a cell whose square overflows."""
+    for first_row, batch in batches.chunks():
+        sizes = batch["x"].reshape(len(batch["x"]), -1).abs().amax(1)
         if sizes.max() > torch.finfo(dtype).max ** 0.5:
             raise ValueError(
                 f"x must be of a size that can be squared in {dtype}; got {float(sizes.max()):g} in row"
@@ -166,7 +142,7 @@ def _refuse_large(batches: Batches, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _unless_prepared(model: ProgramPair) -> Iterator[None]:
+def _restored_on_error(model: ProgramPair) -> Iterator[None]:
     """Set the model, its training state included, back to how it was if what is within raises."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     earlier = copy.copy(model.training_state)
@@ -181,35 +157,20 @@ def _unless_prepared(model: ProgramPair) -> Iterator[None]:
         raise
 
 
-def _check_options(valid: Any, patience: Any, grad_clip: Any, num_rows: Any, callbacks: Any, compile: Any) -> None:
-    if not isinstance(compile, int | str) or compile not in (True, False, "auto"):
-        raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}. 'auto' compiles where it pays.")
-    if num_rows is not None:
-        positive_integer("num_rows", num_rows)
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise TypeError(f"callbacks must be a sequence of functions; got {callbacks!r}. Pass [function].")
-    if patience is not None and (valid is None or positive_integer("patience", patience) < 1):
-        raise ValueError("valid must be given where patience is; got None. Pass rows that training does not see.")
-    if isinstance(valid, int | float | str):
-        raise TypeError(f"valid must be rows, in any form that data takes; got {valid!r}. Split the data first.")
-    if grad_clip is not None and not (is_number(grad_clip) and grad_clip > 0):
-        raise ValueError(f"grad_clip must be positive; got {grad_clip!r}. It is the largest norm of the gradient.")
-
-
-def _check_keeping(on_nonfinite: Any, run_dir: Any, resume: Any, checkpoint_every: Any) -> None:
-    if not isinstance(on_nonfinite, str) or on_nonfinite not in ("raise", "skip"):
-        raise ValueError(f"on_nonfinite must be 'raise' or 'skip'; got {on_nonfinite!r}. Choose one of these.")
-    if run_dir is not None:
-        as_path("run_dir", run_dir)
-    if true_or_false("resume", resume) and run_dir is None:
-        raise ValueError("run_dir must be given where resume is; got None. Pass the folder of the run.")
-    positive_number("checkpoint_every", checkpoint_every)
+def _whole_run(options: FitOptions) -> dict[str, Any]:
+    """The options that must be the same in all processes, though a resumed run may change them."""
+    return {
+        "epochs": options.epochs,
+        "on_nonfinite": options.on_nonfinite,
+        "compile": options.compile,
+        "run_dir": options.run_dir is not None,
+    }
 
 
 def _configuration(
-    model: ProgramPair, batches: Batches, held_out: Batches | None, plan: dict[str, Any]
+    model: ProgramPair, batches: Batches, held_out: Batches | None, options: FitOptions
 ) -> dict[str, Any]:
-    """What a run is that goes on: another one of these would give other numbers."""
+    """What a run is, as plain values: a resumed run that differed in any of them would give other numbers."""
     tensors = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
     whole = description.configuration(model)
     return {
@@ -218,23 +179,25 @@ def _configuration(
         "tensors": tensors,
         "data": batches.describe(),
         "valid": None if held_out is None else held_out.describe(),
-        **{name: described(value) for name, value in plan.items()},
+        **{name: described(value) for name, value in options.of_the_run().items()},
+        "fields": batches.names,
     }
 
 
-def _refuse_strangers(configuration: dict[str, Any]) -> None:
-    """Raise, in all processes, unless `fit` was called alike in them."""
+def _check_called_alike(configuration: dict[str, Any]) -> None:
+    """Raise, in all processes, unless `fit` was called with the same values in all of them."""
     first, *others = processes.gathered(json.loads(json.dumps(configuration)))
     for number, other in enumerate(others, 1):
         if found := differences(first, other, "in process 0", f"in process {number}"):
             raise ValueError(
-                f"fit must be called alike in all processes; got {found}. Give each the same data and options: rows are"
-                " shared out by fit itself."
+                f"fit must be called alike in all processes; got {found}. Give each process the same data and options:"
+                " fit itself divides the rows among them."
             )
 
 
-def _open_the_door(model: ProgramPair, batches: Batches, elbo: pyro.infer.ELBO) -> Estimator:
-    """Check the first batch strictly; returns the estimator to train with."""
+def _validate_first_batch(model: ProgramPair, batches: Batches, options: FitOptions) -> Estimator:
+    """Check the programs strictly on the first batch; returns the estimator to train with."""
+    elbo = pyro.infer.Trace_ELBO() if options.elbo is None else options.elbo
     with preserved_rng():
         batch = batches.read(batches.first())
     x, fields = batch.pop("x"), batch
@@ -244,25 +207,25 @@ def _open_the_door(model: ProgramPair, batches: Batches, elbo: pyro.infer.ELBO) 
     return estimator
 
 
-def _step(eager: EagerStep, epochs: int, compile: bool | str, keeper: Keeper | None) -> EagerStep | CompiledStep:
-    """The way to take steps: as before where a run goes on, else compiled where asked for or where it repays itself."""
-    kept = {} if keeper is None or keeper.saved is None else keeper.facts
+def _make_step(eager: EagerStep, epochs: int, compile: bool | str, writer: CheckpointWriter | None) -> Step:
+    """The step to train with: as before where a run is resumed, else compiled where asked for or where it pays."""
+    kept = {} if writer is None or writer.saved is None else writer.choices
     wanted = kept.get("compiled", compile)
     eager.num_threads = kept.get("num_threads", eager.num_threads)
-    step: EagerStep | CompiledStep = eager
+    step: Step = eager
     if compile != "auto" and wanted != compile:
-        logger.warning("The run goes on with %s steps, as it began.", "compiled" if wanted else "the interpreter's")
-    if epochs > 0 and (capture.pays(eager, epochs) if wanted == "auto" else wanted):
+        logger.warning("The run continues with %s steps, as it began.", "compiled" if wanted else "uncompiled")
+    if epochs > 0 and (pays(eager, epochs) if wanted == "auto" else wanted):
         try:
-            num_threads = kept.get("num_threads", capture.threads(eager))
+            num_threads = kept.get("num_threads", choose_num_threads(eager))
             step = CompiledStep(eager, eager.batches.first(), num_threads=num_threads)
         except CaptureError as reason:
             if compile is True:
                 raise RuntimeError(
-                    f"The step must be one that can be captured; got {reason}. Change the program, or pass"
+                    f"The step must be one that can be compiled; got {reason}. Change the program, or pass"
                     " compile='auto'."
                 ) from reason
             logger.warning("Training is not compiled: %s.", reason)
-    if keeper is not None:
-        keeper.facts |= {"num_threads": step.num_threads}
+    if writer is not None:
+        writer.choices |= {"num_threads": step.num_threads}
     return step

@@ -1,4 +1,4 @@
-"""The table of a run: one row per epoch."""
+"""The table of a run: one line for each epoch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ __all__ = ["History"]
 
 
 class History:
-    """Epoch by epoch: bound and parts on training and validation rows, in nats per row, and seconds.
+    """Bound and parts on training and validation rows, epoch by epoch, in nats per row, and seconds.
 
     Columns: `epoch`, `train_bound`, `train_reconstruction`, `train_kl`, `train_objective`, `valid_bound`,
-    `valid_reconstruction`, `valid_kl`, `learning_rate`, `skipped` (steps left out, for
-    they were not finite), `seconds`; None where there is no such number (no validation
-    rows, or an estimator that tells its loss alone). `train_bound` and `valid_bound` are the bound that was trained
-    with every weight on the KL removed, `train_objective` is what was maximised, weights and penalties included; the
-    parts are those of the ELBO.
+    `valid_reconstruction`, `valid_kl`, `learning_rate`, `skipped` (the number of steps left out because something was
+    not finite), `seconds`. A cell is None where there is no such number: without validation rows, or with an estimator
+    that computes nothing but its loss. `train_bound` and `valid_bound` are the bound that was trained, with every
+    weight on the KL removed; `train_objective` is what was maximized, weights and penalties included; the parts are
+    those of the ELBO.
+
+    Attributes:
+        epochs: the lines, one dictionary for each epoch.
+        interrupted: whether Ctrl-C ended the last run.
 
     Example:
         >>> history = History()
@@ -42,42 +46,42 @@ class History:
     )
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.epochs: list[dict[str, Any]] = []
         self.interrupted = False
 
     def append(self, **values: Any) -> None:
         """Add an epoch; columns that are not given are None."""
-        self.rows.append(dict.fromkeys(self.COLUMNS) | values)
+        self.epochs.append(dict.fromkeys(self.COLUMNS) | values)
 
     def __getitem__(self, column: str) -> list[Any]:
-        return [row[column] for row in self.rows]
+        return [line[column] for line in self.epochs]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.epochs)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.rows)
+        return iter(self.epochs)
 
     def __repr__(self) -> str:
-        last = {name: value for name, value in self.rows[-1].items() if value is not None} if self.rows else {}
+        last = {name: value for name, value in self.epochs[-1].items() if value is not None} if self.epochs else {}
         return f"History({len(self)} epochs" + "".join(f", {name}={value:.4g}" for name, value in last.items()) + ")"
 
     def to_csv(self) -> str:
-        """The table as text, numbers in full precision."""
+        """The table as text, with numbers in full precision."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(self.epochs)
         return buffer.getvalue()
 
     def to_pandas(self) -> Any:
         """The table as a pandas frame (needs pandas)."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=list(self.COLUMNS))
+        return pd.DataFrame(self.epochs, columns=list(self.COLUMNS))
 
     def plot(self, ax: Any = None) -> Any:
-        """The training curve; returns matplotlib axes."""
+        """Draw the training curve; returns matplotlib axes."""
         from pyro_vae import plots
 
         return plots.training_curve(self, ax=ax)

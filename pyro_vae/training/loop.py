@@ -1,14 +1,15 @@
-"""The loop: batches in, gradient steps, a table out."""
+"""The loop of training: epochs of steps, validation, and the table of what came of them."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,73 +21,64 @@ from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating, isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import begin_stream, every_random_state, seeded, set_every_random_state
-from pyro_vae.training.checkpoints.writer import Keeper
-from pyro_vae.training.compiled.step import CompiledStep
-from pyro_vae.training.eager import EagerStep
+from pyro_vae.training.checkpoints.writer import CheckpointWriter
 from pyro_vae.training.history import History
-from pyro_vae.training.state import Position, TrainingState, set_rate
+from pyro_vae.training.options import FitOptions
+from pyro_vae.training.progress import ProgressBar
+from pyro_vae.training.state import Position, TrainingState, set_learning_rate
+from pyro_vae.training.step import Request, Step, Totals
 
-__all__ = ["Loop", "Progress"]
+__all__ = ["Loop"]
 
 logger = logging.getLogger("pyro_vae")
-MORE = 1.1  # rows of an epoch over num_rows, from which on that is told: samplers may repeat a few
+REPEATED_ROWS = 1.1  # an epoch with more rows than this times num_rows is reported: samplers may repeat a few
 VALIDATION_SEED = 0  # common random numbers: validation bounds of different epochs differ by the parameters alone
-
-
-class Progress(Protocol):
-    """What shows a run while it goes on."""
-
-    def batch(self) -> None: ...
-    def epoch(self, history: History) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass
 class Loop:
-    """What training goes by, epoch after epoch.
+    """Trains a model for epochs.
 
     Attributes:
         model: the pair of programs.
-        state: what changes.
-        estimator: what is maximised.
-        held_out: validation rows.
-        seed: of the streams of random numbers, one an epoch.
-        keeper: of checkpoints.
-        progress: what shows the run.
+        options: the options of `fit`.
+        state: what changes: optimizer, history, position.
+        estimator: what is maximized.
+        held_out: the validation rows, or None.
+        seed: seed of the random streams, one for each epoch; None for the global stream.
+        writer: the writer of checkpoints, or None.
+        progress: what shows the run, or None.
     """
 
     model: ProgramPair
+    options: FitOptions
     state: TrainingState
     estimator: Estimator
     held_out: Batches | None
     seed: int | None
-    keeper: Keeper | None
-    progress: Progress | None
+    writer: CheckpointWriter | None
+    progress: ProgressBar | None
 
-    def run(
-        self,
-        step: EagerStep | CompiledStep,
-        epochs: int,
-        patience: int | None,
-        callbacks: Sequence[Callable[[Any, History], bool | None]],
-    ) -> History:
-        """Train for so many epochs, fewer where a callback or patience says so; returns the table."""
-        state, keeper = self.state, self.keeper
+    def run(self, step: Step) -> History:
+        """Train for `options.epochs` epochs, or fewer where a callback or patience ends the run; returns the table."""
+        state, writer, patience = self.state, self.writer, self.options.patience
         state.history.interrupted = False
-        if keeper is None or keeper.saved is None:
-            self._begin(patience)
-        last = len(state.history) + (epochs if keeper is None else keeper.left_of(epochs, state))
+        if writer is None or writer.saved is None:
+            self._begin_run()
+        epochs = self.options.epochs if writer is None else writer.epochs_left(self.options.epochs, state)
+        last = len(state.history) + epochs
         try:
             while len(state.history) < last and not state.stopped:
-                step = step.begin(state.position.totals, state.position.skipped)
-                self._epoch(step)
-                self._note_best(keep=patience is not None)
-                stop = [callback(self.model, state.history) for callback in callbacks]
+                step = step.begin_epoch(state.position.totals, state.position.skipped)
+                self._train_epoch(step)
+                self._note_best()
+                stop = [callback(self.model, state.history) for callback in self.options.callbacks]
                 waited = patience is not None and state.epochs_since_best >= patience
                 state.stopped = processes.any_of(any(stop) or waited)
-                if keeper is not None:
-                    state.position.begun = self._between(step.batches)
-                    keeper.end_of_epoch(self.model, state, step, last=state.stopped or len(state.history) >= last)
+                if writer is not None:
+                    state.position.begun = self._random_state_between_epochs(step.batches)
+                    is_last = state.stopped or len(state.history) >= last
+                    writer.write_after_epoch(self.model, state, step, is_last=is_last)
         except KeyboardInterrupt:
             state.history.interrupted = True
             if processes.rank() == 0:
@@ -99,127 +91,138 @@ class Loop:
             self.model.load_state_dict(state.best_parameters)
         return state.history
 
-    def _begin(self, patience: int | None) -> None:
-        """Begin at an epoch's start; bounds of other rows or another estimator do not compare with those to come."""
+    def _begin_run(self) -> None:
+        """Begin at the start of an epoch.
+
+        The best bound so far is measured anew: the validation rows or the estimator may have changed.
+        """
         state = self.state
         state.position, state.stopped = Position(), False
-        if patience is not None:
+        if self.options.patience is not None:
             state.epochs_since_best, state.best_parameters = 0, copy.deepcopy(self.model.state_dict())
-            bound = self._validate()[0]
+            bound = self._validate()["bound"]
             state.best_bound = -math.inf if bound is None else bound
 
-    def _epoch(self, step: EagerStep | CompiledStep) -> None:
-        """Train for an epoch, or what is left of it, and note it."""
-        state, at = self.state, self.state.position
-        start = time.perf_counter() - at.seconds
-        with (
-            isolated(),
-            seeded(self.seed, len(state.history)),
-            tuned_processor(step.num_threads),
-        ):
+    def _train_epoch(self, step: Step) -> None:
+        """Train for an epoch, or the rest of one, and add its line to the history."""
+        state, position = self.state, self.state.position
+        start = time.perf_counter() - position.seconds
+        with isolated(), seeded(self.seed, len(state.history)), tuned_processor(step.num_threads):
             for key in self._keys(step.batches):
-                if self.keeper is not None:
-                    step.ballot = self.keeper.wish()
-                at.rows += self._advance(step, key)
-                at.batches, at.skipped = at.batches + 1, step.skipped
-                if self.keeper is not None and step.ballot:
-                    at.seconds = time.perf_counter() - start
-                    self.keeper.pause(self.model, state, step)
+                if self.writer is not None:
+                    step.request = self.writer.request()
+                position.num_rows += self._take_step(step, key)
+                position.batches, position.skipped = position.batches + 1, step.skipped
+                if self.writer is not None and Request.granted(step.request):
+                    position.seconds = time.perf_counter() - start
+                    self.writer.write_within_epoch(self.model, state, step)
         step.settle()
         processes.synchronize(self.model.buffers())
-        rows = int(processes.sum_of(torch.tensor(at.rows)))
-        if rows == 0:
-            raise ValueError(
-                f"Some step of an epoch must be finite; got none of {at.batches} in epoch {len(state.history) + 1}."
-                " Lower learning_rate, or look at the data with on_nonfinite='raise'."
-            )
-        if rows > MORE * step.batches.num_rows and not state.history:
-            logger.warning(
-                "An epoch has %d rows where num_rows is %d: loader's workers may each read all of them.",
-                *(rows, step.batches.num_rows),
-            )
-        valid: list[float | None] = [None] * 4 if self.held_out is None else self._validate()
-        names = ("bound", "reconstruction", "kl")
-        train = _means(processes.sum_of(step.totals), rows)
+        num_rows = self._check_num_rows(step.batches)
+        train = _means(processes.sum_of(step.totals.sum()), num_rows)
+        valid = dict.fromkeys(Totals.PARTS) if self.held_out is None else self._validate()
+        del valid["objective"]
         state.history.append(
             epoch=len(state.history) + 1,
-            **{f"train_{n}": value for n, value in zip((*names, "objective"), train, strict=True)},
-            **{f"valid_{name}": value for name, value in zip(names, valid[:3], strict=True)},
+            **{f"train_{part}": value for part, value in train.items()},
+            **{f"valid_{part}": value for part, value in valid.items()},
             learning_rate=state.optimizer.param_groups[0]["lr"],
             skipped=step.skipped,
             seconds=time.perf_counter() - start,
         )
         state.position = Position()
         if self.progress is not None:
-            self.progress.epoch(state.history)
+            self.progress.show_epoch(state.history)
+
+    def _check_num_rows(self, batches: Batches) -> int:
+        """The number of rows that all processes trained on in this epoch.
+
+        Raises:
+            ValueError: if every step was left out.
+        """
+        position, history = self.state.position, self.state.history
+        num_rows = int(processes.sum_of(torch.tensor(position.num_rows)))
+        if num_rows == 0:
+            raise ValueError(
+                f"Some step of an epoch must be finite; got none of {position.batches} in epoch {len(history) + 1}."
+                " Lower learning_rate, or look at the data with on_nonfinite='raise'."
+            )
+        if num_rows > REPEATED_ROWS * batches.num_rows and not history:
+            logger.warning(
+                "An epoch has %d rows where num_rows is %d: each worker of the loader may read all of them.",
+                *(num_rows, batches.num_rows),
+            )
+        return num_rows
 
     def _keys(self, batches: Batches) -> Iterator[Any]:
-        """What stands for the batches to come: those of the epoch, without the ones taken before an interruption."""
-        at, epoch = self.state.position, len(self.state.history)
-        if at.begun is not None:
-            set_every_random_state(at.begun, batches.generators)
-        if self.keeper is not None:
-            at.begun = every_random_state(batches.generators)
+        """The keys of this epoch's batches, without those that were used before an interruption."""
+        position, epoch = self.state.position, len(self.state.history)
+        if position.begun is not None:
+            set_every_random_state(position.begun, batches.generators)
+        if self.writer is not None:
+            position.begun = every_random_state(batches.generators)
         keys = batches.order(epoch)
-        for _ in range(at.batches):
+        for _ in range(position.batches):
             next(keys, None)
-        if at.now is not None:
-            set_every_random_state(at.now, batches.generators)
-        elif processes.rank() > 0 or at.batches:  # a process has noise of its own, and new noise if others are gone
-            begin_stream(self.seed or 0, epoch, 2 + processes.rank(), at.batches)
-        at.now = at.totals = None
+        if position.now is not None:
+            set_every_random_state(position.now, batches.generators)
+        elif processes.rank() > 0 or position.batches:
+            # Each process has noise of its own, and new noise where a run is resumed by another number of processes.
+            begin_stream(self.seed or 0, epoch, 2 + processes.rank(), position.batches)
+        position.now = position.totals = None
         return keys
 
-    def _between(self, batches: Batches) -> dict[str, Tensor]:
-        """The random states that the next epoch begins with, torch's left out where it has a stream of its own."""
+    def _random_state_between_epochs(self, batches: Batches) -> dict[str, Tensor]:
+        """The random states that the next epoch begins with, without torch's where a seed gives it a stream."""
         states = every_random_state(batches.generators)
         own = self.seed is not None
         return {name: value for name, value in states.items() if not (own and name.startswith(("torch", "cuda")))}
 
-    def _advance(self, step: EagerStep | CompiledStep, key: Any) -> int:
-        """Take one step; returns the number of rows seen."""
+    def _take_step(self, step: Step, key: Any) -> int:
+        """Set what follows a schedule and take one step; returns the number of rows seen."""
         state = self.state
         if callable(state.learning_rate):
-            set_rate(state)
+            set_learning_rate(state)
         self.estimator.step, self.estimator.epoch = state.step, len(state.history)
-        rows = step(key)
+        num_rows = step(key)
         state.step += 1
         if self.progress is not None:
-            self.progress.batch()
-        return rows
+            self.progress.count_step()
+        return num_rows
 
-    def _validate(self) -> list[float | None]:
-        """Bound, parts and objective of held-out rows, every weight on the KL removed, with common random numbers."""
+    def _validate(self) -> dict[str, float | None]:
+        """Means over the validation rows, every weight on the KL removed, with common random numbers."""
         unweighted, held_out = self.estimator.unweighted(), self.held_out
         assert held_out is not None
-        totals, rows = torch.zeros(4, dtype=torch.float64), 0
+        totals, num_rows = torch.zeros(4, dtype=torch.float64), 0
         with evaluating(self.model, seed=VALIDATION_SEED):
-            for number, key in enumerate(held_out.order()):
-                if number % processes.size() != processes.rank():
-                    continue
+            own = processes.own()
+            for number, key in itertools.islice(enumerate(held_out.order()), own.start, None, own.step):
                 batch = held_out.read(key)
                 x = batch.pop("x")
                 with seeded(VALIDATION_SEED, number):
                     terms = unweighted.run(self.model.model, self.model.guide, x, num_rows=held_out.num_rows, **batch)
                 totals += len(x) * terms.per_row().to(totals)
-                rows += len(x)
+                num_rows += len(x)
         totals = processes.sum_of(totals)
         if not math.isfinite(totals[0]) and processes.rank() == 0:
             logger.warning(
-                "The bound on the validation rows is %s: elbo(valid).bound tells of which rows.", float(totals[0])
+                "The bound on the validation rows is %s: elbo(valid).bound shows for which rows.", float(totals[0])
             )
-        return _means(totals, int(processes.sum_of(torch.tensor(rows))))
+        return _means(totals, int(processes.sum_of(torch.tensor(num_rows))))
 
-    def _note_best(self, *, keep: bool) -> None:
-        """Count epochs since the best validation bound, and keep the parameters that had it."""
-        state, bound = self.state, self.state.history.rows[-1]["valid_bound"]
+    def _note_best(self) -> None:
+        """Count the epochs since the best validation bound; with patience, keep the parameters that reached it."""
+        state, bound = self.state, self.state.history.epochs[-1]["valid_bound"]
         if bound is not None and bound > state.best_bound:
+            keep = self.options.patience is not None
             state.best_bound, state.epochs_since_best = bound, 0
             state.best_parameters = copy.deepcopy(self.model.state_dict()) if keep else None
         else:
             state.epochs_since_best += 1
 
 
-def _means(totals: Tensor, rows: int) -> list[float | None]:
+def _means(totals: Tensor, num_rows: int) -> dict[str, float | None]:
     """Means over rows of bound, reconstruction, KL and objective; None where a part is unknown."""
-    return [None if math.isnan(value) else value for value in (totals / max(rows, 1)).tolist()]
+    means = (totals / max(num_rows, 1)).tolist()
+    return {part: None if math.isnan(mean) else mean for part, mean in zip(Totals.PARTS, means, strict=True)}

@@ -1,4 +1,4 @@
-"""Where a number went wrong: the term, site, rows and step, the likely cause, and the module where it began."""
+"""Explanations of NaN and infinity: the term, site, rows and step, the likely cause, and the module where it began."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pyro_vae.elbos import Terms
 
 __all__ = ["cause", "explain", "locate"]
 
-FAR = 1e3  # times the size of the other rows: data that are likely to be the cause
-EXTREME = 1e10  # parameters of distributions beyond this, or below its inverse, likewise
+FAR = 1e3  # rows this many times larger than the others are likely to be the cause
+EXTREME = 1e10  # so are parameters of distributions beyond this, and scales below its inverse
 
 
-def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, rows: list[int], of: str) -> str:
-    """Say which term, site, rows and step made the loss, or which parameter's gradient, not finite, and likely why.
+def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, row_numbers: list[int], place: str) -> str:
+    """A sentence that names the term, site, rows and step that are not finite, or the parameters, and the likely cause.
 
     Args:
-        terms: of the step; None where they were finite in this process.
+        terms: the terms of the step; None if they were finite in this process.
         owner: the module, with the gradients of the step.
-        step: its number.
+        step: the number of the step.
         x: the batch.
-        rows: the numbers of its rows.
-        of: in what.
+        row_numbers: the numbers of its rows.
+        place: what the row numbers refer to: "data" or "batch".
     """
     where = f"at step {step}"
     kept = "The parameters are those before this step"
@@ -40,12 +40,12 @@ def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, rows: l
             bad = ~torch.isfinite(site.log_prob)
             if bad.any():
                 local = bad.any(0).nonzero().flatten().tolist()
-                why = cause(owner, x, rows, local, site.distribution, step)
+                why = cause(owner, x, row_numbers, local, site.distribution, step)
                 return (
                     f"The term {kind} must be finite; got {site.log_prob[bad][0].item()} at site {name!r} in rows"
-                    f" {_shown(rows, local)} of the {of} {where}. {why} {kept}."
+                    f" {_listed(row_numbers, local)} of the {place} {where}. {why} {kept}."
                 )
-    why = cause(owner, x, rows, [], None, step)
+    why = cause(owner, x, row_numbers, [], None, step)
     if terms is not None and not torch.isfinite(terms.objective):
         return f"The loss must be finite; got {-terms.objective.item()} {where}. {why} {kept}."
     named = [n for n, p in owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
@@ -55,49 +55,54 @@ def explain(terms: Terms | None, owner: nn.Module, step: int, x: Tensor, rows: l
     )
 
 
-def _shown(rows: list[int], local: list[int]) -> str:
-    """The numbers of some rows of a batch, the first few."""
-    numbers = [str(rows[i]) for i in local if i < len(rows)]
+def _listed(row_numbers: list[int], local: list[int]) -> str:
+    """The numbers of some rows of a batch, at most eight, as text."""
+    numbers = [str(row_numbers[i]) for i in local if i < len(row_numbers)]
     return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "") or "all"
 
 
-def cause(owner: nn.Module, x: Tensor, rows: list[int], bad: list[int], distribution: Any, step: int) -> str:
-    """The likely cause and what to do, as a sentence or two.
+def cause(owner: nn.Module, x: Tensor, row_numbers: list[int], bad: list[int], distribution: Any, step: int) -> str:
+    """One or two sentences on the likely cause and what to do.
 
     Args:
         owner: the module.
         x: the batch.
-        rows: the numbers of its rows.
-        bad: the places in the batch of rows that went wrong; empty where that is unknown.
-        distribution: of the site that went wrong, if known.
-        step: how many steps were taken before.
+        row_numbers: the numbers of its rows.
+        bad: the positions in the batch of the rows that are not finite; empty if unknown.
+        distribution: the distribution at the site that is not finite, if known.
+        step: the number of steps taken before.
     """
     broken = [name for name, p in owner.named_parameters() if not torch.isfinite(p).all()]
     if broken:
-        return f"The parameters {', '.join(broken[:8])} were not finite before: start anew from finite ones."
+        return f"The parameters {', '.join(broken[:8])} were not finite before this step: start again from finite ones."
     sizes = x.detach().reshape(len(x), -1).double().abs().amax(1)
     broken_rows = (~torch.isfinite(sizes)).nonzero().flatten().tolist()
     if broken_rows:
-        return f"x itself is not finite in rows {_shown(rows, broken_rows)}: drop these, or impute the cells."
+        return (
+            f"x itself is not finite in rows {_listed(row_numbers, broken_rows)}: drop these rows, or impute the cells."
+        )
     good = torch.ones(len(x), dtype=torch.bool, device=x.device)
     typical = float(sizes.median())
     bad = [i for i in bad if i < len(x)] or (sizes > (FAR * typical or math.inf)).nonzero().flatten().tolist()
     good[bad] = False
     if bad and good.any() and sizes[~good].numel() and sizes[~good].min() > FAR * sizes[good].max().clamp_min(1e-30):
         return (
-            f"Likely cause: x reaches {sizes[~good].max():g} in rows {_shown(rows, bad)} and at most"
-            f" {sizes[good].max():g} in the others: look at them, or rescale."
+            f"Likely cause: x reaches {sizes[~good].max():g} in rows {_listed(row_numbers, bad)} and at most"
+            f" {sizes[good].max():g} in the others: look at these rows, or rescale x."
         )
     extreme = _extreme(distribution)
     if extreme:
-        return f"Likely cause: {extreme}: lower learning_rate, set grad_clip, or bound this parameter."
+        return f"Likely cause: {extreme}. Lower learning_rate, set grad_clip, or bound this parameter."
     if step == 0:
-        return "Likely cause: the programs as they begin: look for roots, logarithms, powers or divisions near zero."
-    return "Likely cause: the step before was too long: lower learning_rate, or set grad_clip."
+        return (
+            "Likely cause: the programs at their initial parameters. Look for roots, logarithms, powers or divisions"
+            " near zero."
+        )
+    return "Likely cause: the step before this one was too long. Lower learning_rate, or set grad_clip."
 
 
 def _extreme(distribution: Any) -> str:
-    """A parameter of a distribution that is not finite, or far too large or small; empty if there is none."""
+    """A description of a parameter that is not finite, or far too large or small; empty if there is none."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     for name in getattr(distribution, "arg_constraints", {}):
@@ -112,11 +117,11 @@ def _extreme(distribution: Any) -> str:
 
 
 def locate(owner: nn.Module, run: Callable[[], Any]) -> str:
-    """Repeat a step with every module watched; says where numbers first cease to be finite.
+    """Repeat a step with a hook on every module; returns a sentence that names where numbers cease to be finite.
 
     Args:
         owner: the module.
-        run: repeats the step, forwards and backwards, from the same random state.
+        run: a function that repeats the step, forward and backward, from the same random state.
     """
     forward: list[str] = []
     backward: list[str] = []
@@ -133,11 +138,11 @@ def locate(owner: nn.Module, run: Callable[[], Any]) -> str:
         return f"It began in the output of {forward[0]}."
     if backward:
         return f"It began in the gradient that went back through {backward[0]}."
-    return "It began outside of all modules: in the distributions, or the programs themselves."
+    return "It began outside of all modules: in the distributions, or in the programs themselves."
 
 
 class _Watch:
-    """A hook that notes its module where what goes in is finite, and what comes out is not; both ways."""
+    """A hook that notes its module if what goes in is finite and what comes out is not, forward and backward."""
 
     def __init__(self, label: str, forward: list[str], backward: list[str], handles: list[Any]) -> None:
         self.label, self.forward, self.backward, self.handles = label, forward, backward, handles

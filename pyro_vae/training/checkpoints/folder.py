@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder: each whole or not there, the last two kept, written by one process at a time."""
+"""The checkpoints in a run folder: each file is whole or absent, and the last two are kept."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from pyro_vae.saving import files
 from pyro_vae.training.checkpoints import snapshot
 
-__all__ = ["Checkpoints", "refuse_differences"]
+__all__ = ["CheckpointFolder", "refuse_differences"]
 
 logger = logging.getLogger("pyro_vae")
-KEPT = 2
+KEPT = 2  # checkpoints
 
 
-class Checkpoints:
-    """The folder `checkpoints` of a run, locked while this object is open.
+class CheckpointFolder:
+    """The folder `checkpoints` of a run; while this object is open, no other process can train there.
 
     Args:
-        run_dir: the run folder; it is made where it is not there.
+        run_dir: the run folder; it is made if it does not exist.
 
     Raises:
-        OSError: if it can't be made or written to.
-        RuntimeError: if another process has it.
+        OSError: if it can't be made or written.
+        RuntimeError: if another process uses it.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
@@ -43,7 +43,7 @@ class Checkpoints:
                 " Choose another",
             ) from error
         self._take_lock()
-        for unfinished in self.folder.glob(".step-*"):  # of a process that was killed as it wrote
+        for unfinished in self.folder.glob(".step-*"):  # left by a process that was killed while it wrote
             unfinished.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
@@ -65,7 +65,7 @@ class Checkpoints:
         os.write(self._lock, str(os.getpid()).encode())
 
     def close(self) -> None:
-        """Let other processes have the folder; it goes if nothing was written."""
+        """Unlock the folder, and remove it if nothing was written."""
         os.close(self._lock)
         if not self.files():
             (self.folder / "lock").unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class Checkpoints:
         """Write a checkpoint, and remove all but the last two.
 
         Raises:
-            OSError: if that is impossible; earlier checkpoints are intact.
+            OSError: if the file can't be written; earlier checkpoints are intact then.
         """
         try:
             files.save_tensors(self.folder / f"step-{step:012d}.safetensors", tensors, {"checkpoint": record})
@@ -89,16 +89,16 @@ class Checkpoints:
             raise type(error)(
                 error.errno,
                 f"run_dir must take a checkpoint at step {step}; got {os.strerror(error.errno or 0)} in"
-                f" {str(self.run_dir)!r}. Make room, and go on from the last one with resume=True",
+                f" {str(self.run_dir)!r}. Make room, and continue from the last one with resume=True",
             ) from error
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the record of the newest checkpoint that is whole; None where there is none at all.
+        """The tensors and the record of the newest checkpoint that is whole; None if there are no checkpoints.
 
         Raises:
-            ValueError: if none of those there can be read.
+            ValueError: if there are checkpoints and none can be read.
         """
         problem: Exception | None = None
         for file in self.files():
@@ -106,12 +106,12 @@ class Checkpoints:
                 tensors, config = files.load_tensors(file)
                 return tensors, config["checkpoint"]
             except (ValueError, KeyError) as error:
-                logger.warning("%s is damaged and left out: %s", file, error)
+                logger.warning("%s is damaged and is left out: %s", file, error)
                 problem = error
         if problem is not None:
             raise ValueError(
-                f"run_dir must hold a whole checkpoint; got damaged ones alone in {str(self.folder)!r}."
-                " Start anew in another folder."
+                f"run_dir must hold a whole checkpoint; got only damaged ones in {str(self.folder)!r}."
+                " Start again in another folder."
             ) from problem
         return None
 
@@ -124,6 +124,4 @@ def refuse_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
     """
     found = snapshot.differences(then, now, "then", "now")
     if found:
-        raise ValueError(
-            f"resume must go on with the same run; got {found}. Restore these, or start in another run_dir."
-        )
+        raise ValueError(f"resume must continue the same run; got {found}. Restore these, or start in another run_dir.")

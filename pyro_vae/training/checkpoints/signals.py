@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait until a step is done and a checkpoint is written."""
+"""Ctrl-C and SIGTERM that wait until a step is finished and a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Held", "held"]
+__all__ = ["HeldSignals", "hold_signals"]
 
 
-class Held:
-    """The signal that came, and whose it was.
+class HeldSignals:
+    """A signal that arrived and waits, and the handlers that were there before.
 
     Attributes:
-        received: its number; None as long as none came.
+        received: the number of the signal that waits; None as long as none has arrived.
     """
 
     def __init__(self) -> None:
@@ -23,16 +23,16 @@ class Held:
         self.earlier: dict[int, Any] = {}
 
     def note(self, number: int, frame: Any) -> None:
-        """The handler: the first signal waits; a second one does not."""
+        """Handle a signal: the first one waits, a second one takes effect at once."""
         if self.received is not None:
             self.deliver()
         self.received = number
 
     def deliver(self) -> None:
-        """Give the signal to its earlier handler: as a rule Ctrl-C raises KeyboardInterrupt, SIGTERM ends the process.
+        """Pass the signal to its earlier handler: Ctrl-C usually raises KeyboardInterrupt, SIGTERM ends the process.
 
-        Without a signal (another process got it) this raises KeyboardInterrupt. If the handler returns, later signals
-        are held again.
+        Without a signal (another process received it) this raises KeyboardInterrupt. If the handler returns, later
+        signals are held again.
         """
         number, self.received = self.received, None
         self.release()
@@ -42,7 +42,7 @@ class Held:
         self.hold()
 
     def hold(self) -> None:
-        """Let signals wait, those apart that are ignored, as Ctrl-C is in a script's background."""
+        """Hold signals from now on, except those that are ignored, as Ctrl-C is for a script in the background."""
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if handler != signal.SIG_IGN:
@@ -57,12 +57,12 @@ class Held:
 
 
 @contextmanager
-def held(wanted: bool = True) -> Iterator[Held]:
-    """Hold SIGINT and SIGTERM back; outside of the main thread, which Python gives no signals, nothing is done."""
-    here = Held()
-    if wanted and threading.current_thread() is threading.main_thread():
-        here.hold()
+def hold_signals() -> Iterator[HeldSignals]:
+    """Hold SIGINT and SIGTERM; does nothing outside of the main thread, which alone receives signals in Python."""
+    signals = HeldSignals()
+    if threading.current_thread() is threading.main_thread():
+        signals.hold()
     try:
-        yield here
+        yield signals
     finally:
-        here.release()
+        signals.release()

@@ -1,4 +1,4 @@
-"""A run as tensors and plain values, and back: what a checkpoint holds."""
+"""What a checkpoint holds: a run as tensors and plain values, and back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.training.state import Position, TrainingState
+from pyro_vae.training.step import Totals
 
 __all__ = ["described", "differences", "part", "restore", "take"]
 
-NUMBERS = ("batches", "rows", "seconds", "skipped")  # of a position
-MOVING = ("step", "epoch")  # what `fit` sets on an estimator
+NUMBERS = {"batches": "batches", "rows": "num_rows", "seconds": "seconds", "skipped": "skipped"}  # of a `Position`
+SET_BY_FIT = ("step", "epoch")  # attributes of an estimator
 
 
 def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Parameters, optimizer, random states, position and history of a run.
+    """Parameters, optimizer, random states, position and history of a run, as tensors and plain values by name.
 
     Raises:
         TypeError: if the optimizer keeps anything but tensors and plain values.
@@ -31,11 +32,11 @@ def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], d
     moments = {f"{i}.{name}": value for i, values in optimizer["state"].items() for name, value in values.items()}
     groups = {f"group.{i}.{k}": v for i, group in enumerate(optimizer["param_groups"]) for k, v in group.items()}
     plain = {name: value for name, value in (moments | groups).items() if not isinstance(value, Tensor)}
-    strange = [name for name, value in plain.items() if not _is_plain(value)]
-    if strange:
+    others = [name for name, value in plain.items() if not _is_plain(value)]
+    if others:
         raise TypeError(
-            f"optimizer must keep tensors and plain values to be written to run_dir; got {plain[strange[0]]!r} as"
-            f" {strange[0]}. Use one of torch.optim, or train without run_dir."
+            f"optimizer must keep tensors and plain values to be written to run_dir; got {plain[others[0]]!r} as"
+            f" {others[0]}. Use one of torch.optim, or train without run_dir."
         )
     position = state.position
     tensors = {
@@ -44,12 +45,12 @@ def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], d
         "optimizer": {name: value for name, value in (moments | groups).items() if isinstance(value, Tensor)},
         "begun": position.begun or {},
         "now": position.now or {},
-        "position": {} if position.totals is None else {"totals": position.totals},
+        "position": {} if position.totals is None else {"totals": position.totals.to_tensor()},
     }
     record = {
         "optimizer": plain,
-        "position": {name: getattr(position, name) for name in NUMBERS},
-        "history": state.history.rows,
+        "position": {stored: getattr(position, name) for stored, name in NUMBERS.items()},
+        "history": state.history.epochs,
         "step": state.step,
         "best_bound": state.best_bound,
         "epochs_since_best": state.epochs_since_best,
@@ -59,16 +60,18 @@ def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], d
 
 
 def restore(model: ProgramPair, state: TrainingState, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Bring model and state to where `take` found them."""
+    """Set model and state back to what `take` returned."""
     model.load_state_dict(part(tensors, "model"))
     _restore_optimizer(state.optimizer, record["optimizer"] | part(tensors, "optimizer"))
     state.best_parameters = part(tensors, "best") or None
-    state.history.rows[:] = record["history"]
+    state.history.epochs[:] = record["history"]
     state.step, state.best_bound = record["step"], record["best_bound"]
     state.epochs_since_best, state.stopped = record["epochs_since_best"], record["stopped"]
     begun, now = part(tensors, "begun") or None, part(tensors, "now") or None
-    totals = tensors.get("position/totals")
-    state.position = Position(**record["position"], begun=begun, now=now, totals=totals)
+    sums = tensors.get("position/totals")
+    totals = None if sums is None else Totals.from_tensor(sums)
+    numbers = {NUMBERS[stored]: value for stored, value in record["position"].items()}
+    state.position = Position(**numbers, begun=begun, now=now, totals=totals)
 
 
 def part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -111,7 +114,7 @@ def described(value: Any) -> Any:
     if isinstance(value, partial):
         return {"": described(value.func)} | {name: described(part) for name, part in value.keywords.items()}
     options = {
-        name: part for name, part in getattr(value, "__dict__", {}).items() if name not in MOVING and name[0] != "_"
+        name: part for name, part in getattr(value, "__dict__", {}).items() if name not in SET_BY_FIT and name[0] != "_"
     }
     kept = {name: part for name, part in options.items() if _is_plain(part) or is_dataclass(part) or callable(part)}
     return {"": type(value).__qualname__} | {name: described(part) for name, part in kept.items()}

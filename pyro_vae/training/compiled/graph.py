@@ -1,7 +1,7 @@
-"""A function of tensors as a graph of their operations, compiled for the machine at hand.
+"""A function of tensors, recorded as a graph of operations and compiled for this machine.
 
-The function runs once on tensors without values, which records what it does. On CPU the graph draws the same noise from
-the same random state as the function itself. Whatever is not an input is a constant of the graph.
+The function runs once on tensors without values, which records its operations. On CPU the graph draws the same noise
+from the same random state as the function itself. Everything that is not an input is a constant of the graph.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ from pyro_vae.runtime.random import preserved_rng
 __all__ = ["COMPILATION", "SAVED_BY_CELL", "CaptureError", "CudaGraph", "Graph", "compilations"]
 
 INDUCTOR = {
-    "fallback_random": True,  # the interpreter's noise
+    "fallback_random": True,  # the same noise as without compilation
     "size_asserts": False,
     "alignment_asserts": False,
     "scalar_asserts": False,
 }
-COMPILATION, SAVED_BY_CELL = 20.0, 3e-9  # seconds, as seen on two cores of a server: what it costs, what it saves
-compilations = 0  # how many graphs this process has compiled
+COMPILATION = 20.0  # seconds that a compilation takes, as measured on two cores of a server
+SAVED_BY_CELL = 3e-9  # seconds that it saves in each step for each number
+compilations = 0  # the number of graphs that this process has compiled
 
 
 class CaptureError(RuntimeError):
-    """Why a function can't be captured."""
+    """The reason why a function can't be recorded and compiled."""
 
 
 class Graph:
-    """A recorded and compiled function of two arguments: tensors that stay, and tensors with one row each per example.
+    """A recorded and compiled function of two arguments: static tensors, and inputs whose first dimension counts rows.
 
     Args:
-        function: of (static, rows) to a tensor; it may change the static tensors in place.
+        function: a function of (static, inputs) that returns a tensor; it may change the static tensors in place.
         static: tensors in any nesting, of fixed shapes; always the same objects.
-        rows: tensors like those to come; their first size is open.
-        num_threads: that the compiled code runs with.
+        inputs: tensors like those that follow; the number of their rows stays open.
+        num_threads: the number of threads that the compiled code runs with.
 
     Raises:
-        CaptureError: with the reason, whatever it is that the function, the recording or the compiler raises.
+        CaptureError: with the reason, whether the function, the recording or the compiler fails.
     """
 
     def __init__(
-        self, function: Callable[[Any, list[Tensor]], Tensor], static: Any, rows: list[Tensor], *, num_threads: int
+        self, function: Callable[[Any, list[Tensor]], Tensor], static: Any, inputs: list[Tensor], *, num_threads: int
     ) -> None:
         global compilations
         self.static, structure = pytree.tree_flatten(static)
@@ -66,9 +67,9 @@ class Graph:
                 return [function(pytree.tree_unflatten(list(tensors[:count]), structure), list(tensors[count:]))]
 
         try:
-            with warnings.catch_warnings(), _forgotten():
+            with warnings.catch_warnings(), _emptied_caches():
                 warnings.simplefilter("ignore")
-                self.fakes = _fakes(self.static, rows)
+                self.fakes = _fakes(self.static, inputs)
                 with isolated(), preserved_rng(), self.fakes[0].fake_mode:
                     graph = make_fx(flat, _allow_non_fake_inputs=True)(*self.fakes)
                 self.run = _compiled(graph, self.fakes, num_threads)
@@ -78,62 +79,62 @@ class Graph:
         except Exception as error:
             raise CaptureError(_first_line(error)) from error
 
-    def fits(self, rows: list[Tensor]) -> bool:
-        """Whether the graph holds for rows of these shapes and kinds."""
-        key = tuple((tensor.shape, tensor.dtype) for tensor in rows)
+    def fits(self, inputs: list[Tensor]) -> bool:
+        """Whether the graph is valid for inputs of these shapes and dtypes."""
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         if key not in self.fitting:
             fakes = self.fakes[len(self.static) :]
-            same = all(f.dtype == t.dtype and _matches(f.shape, t.shape) for f, t in zip(fakes, rows, strict=True))
+            same = all(f.dtype == t.dtype and _matches(f.shape, t.shape) for f, t in zip(fakes, inputs, strict=True))
             env = self.fakes[0].fake_mode.shape_env
-            self.fitting[key] = same and env.evaluate_guards_for_args(fakes, rows)
+            self.fitting[key] = same and env.evaluate_guards_for_args(fakes, inputs)
         return self.fitting[key]
 
-    def __call__(self, rows: list[Tensor]) -> Tensor:
-        """The function of the static tensors and these rows."""
-        (result,) = self.run(*self.static, *rows)
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        """The function's value at the static tensors and these inputs."""
+        (result,) = self.run(*self.static, *inputs)
         return result  # type: ignore[no-any-return]
 
 
 class CudaGraph:
-    """A graph whose kernels are launched all at once, where rows are as many as in the sample.
+    """A graph whose kernels are launched together, for batches with as many rows as the sample.
 
-    The first calls run as they are, since libraries set themselves up then.
+    The first calls run normally, because libraries initialize themselves then.
     """
 
     WARM_UP = 3
 
     def __init__(self, graph: Graph, sample: list[Tensor]) -> None:
-        self.graph, self.rows = graph, [row.clone() for row in sample]
+        self.graph, self.inputs = graph, [tensor.clone() for tensor in sample]
         self.calls = 0
         self.replay: Any = None
         self.result = torch.empty(())
 
-    def fits(self, rows: list[Tensor]) -> bool:
-        """Whether the graph holds for rows of these shapes and kinds."""
-        return self.graph.fits(rows)
+    def fits(self, inputs: list[Tensor]) -> bool:
+        """Whether the graph is valid for inputs of these shapes and dtypes."""
+        return self.graph.fits(inputs)
 
-    def __call__(self, rows: list[Tensor]) -> Tensor:
-        """The function of the static tensors and these rows."""
-        if any(row.shape != own.shape for row, own in zip(rows, self.rows, strict=True)):
-            return self.graph(rows)
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        """The function's value at the static tensors and these inputs."""
+        if any(tensor.shape != own.shape for tensor, own in zip(inputs, self.inputs, strict=True)):
+            return self.graph(inputs)
         self.calls += 1
         if self.calls <= self.WARM_UP:
-            return self.graph(rows)
-        for row, own in zip(rows, self.rows, strict=True):
-            own.copy_(row)
+            return self.graph(inputs)
+        for tensor, own in zip(inputs, self.inputs, strict=True):
+            own.copy_(tensor)
         if self.replay is None:
             self.replay = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.replay):  # records, and computes nothing
-                self.result = self.graph(self.rows)
+            with torch.cuda.graph(self.replay):  # this records and computes nothing
+                self.result = self.graph(self.inputs)
         self.replay.replay()
         return self.result
 
 
 class _AsRecorded(TorchDispatchMode):
-    """Record some operations in a form that the graph can hold.
+    """Record some operations in another form, which the graph can hold.
 
-    Bernoulli draws are recorded as the compiler leaves them as they are: of the other form it makes other noise.
-    Triangular systems are recorded in their older form: of the newer one torch can't tell shapes while sizes are open.
+    Bernoulli draws are recorded in the form that the compiler does not rewrite: rewritten, they give other noise.
+    Triangular systems are recorded in their older form, whose shapes torch can infer while sizes are open.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -147,7 +148,7 @@ class _AsRecorded(TorchDispatchMode):
 
 
 def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
-    with _disable_current_modes():  # says once for the process that it is the older form; not heard while recording
+    with _disable_current_modes():  # the first call in a process warns that this form is old; the warning is hidden
         torch.triangular_solve(torch.ones(1, 1), torch.ones(1, 1))
     if not left:
         return _solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
@@ -155,7 +156,7 @@ def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, u
 
 
 def _untouched_random_state() -> ExitStack:
-    """Raise where the random state is set: a graph would draw on."""
+    """Raise if the programs set the random state: the graph would ignore it."""
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise CaptureError("the programs set the random state as they run")
@@ -167,9 +168,10 @@ def _untouched_random_state() -> ExitStack:
     return stack
 
 
-def _fakes(static: list[Tensor], rows: list[Tensor]) -> list[Any]:
-    """Tensors without values that stand for the inputs; numbers of rows that are equal are one open number."""
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext  # half a second
+def _fakes(static: list[Tensor], inputs: list[Tensor]) -> list[Any]:
+    """Tensors without values that stand for static tensors and inputs; equal numbers of rows are one open number."""
+    # This import takes half a second.
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
@@ -177,12 +179,12 @@ def _fakes(static: list[Tensor], rows: list[Tensor]) -> list[Any]:
         kinds = [*sizes, *[DimDynamic.STATIC] * tensor.dim()][: tensor.dim()]
         return mode.from_tensor(tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
-    return [*map(fake, static), *(fake(tensor, DimDynamic.DUCK) for tensor in rows)]
+    return [*map(fake, static), *(fake(tensor, DimDynamic.DUCK) for tensor in inputs)]
 
 
 @contextmanager
-def _forgotten() -> Iterator[None]:
-    """Leave nothing in torch's memories, which keep sources, modules and shapes for as long as the process lives."""
+def _emptied_caches() -> Iterator[None]:
+    """Remove on exit what a compilation adds to torch's caches, which would keep sources, modules and shapes."""
     from torch._inductor.codecache import PyCodeCache
     from torch.fx import graph_module
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -205,7 +207,7 @@ def _forgotten() -> Iterator[None]:
 
 
 def _matches(recorded: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether a shape is the recorded one, but for sizes that stayed open."""
+    """Whether a shape is the recorded one, apart from sizes that stay open."""
     fixed = [size if isinstance(size, int) else size.node.maybe_as_int() for size in recorded]
     return len(fixed) == len(shape) and all(a is None or a == b for a, b in zip(fixed, shape, strict=True))
 
@@ -214,7 +216,7 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
     from torch import _inductor
     from torch._inductor import config
 
-    patches = INDUCTOR | {"cpp_wrapper": fakes[0].device.type == "cpu"}  # no Python between kernels
+    patches = INDUCTOR | {"cpp_wrapper": fakes[0].device.type == "cpu"}  # no Python between the kernels
     options = {"config_patches": {name: value for name, value in patches.items() if hasattr(config, name)}}
     with tuned_processor(num_threads):
         return _inductor.standalone_compile(graph, fakes, dynamic_shapes="from_graph", options=options)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Parameters, and an optimizer's moments, as slices of flat tensors, so that one operation updates them all."""
+"""Parameters and moments as slices of flat tensors, so that one operation updates all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_vae.training.compiled.graph import CaptureError
 
 __all__ = ["Flat", "FlatAdam", "FlatOptimizer"]
 
-ALIGNMENT = 64  # bytes: where slices begin
+ALIGNMENT = 64  # bytes: slices begin at multiples of it
 
 
 class Flat:
@@ -21,20 +21,21 @@ class Flat:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
         if len(kinds) > 1 or not tensors[0].is_floating_point():
-            raise CaptureError(f"parameters are of several kinds: {sorted(map(str, kinds))}")
+            raise CaptureError(f"parameters have several dtypes or devices: {sorted(map(str, kinds))}")
         unit = max(1, ALIGNMENT // tensors[0].element_size())
         self.shapes = [tensor.shape for tensor in tensors]
         self.sizes = [tensor.numel() for tensor in tensors]
         self.padding = [-size % unit for size in self.sizes]
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """One flat tensor of these tensors."""
         parts = []
         for tensor, padding in zip(tensors, self.padding, strict=True):
             parts += [tensor.reshape(-1), *([tensor.new_zeros(padding)] if padding else [])]
         return torch.cat(parts)
 
     def split(self, flat: Tensor) -> Iterator[Tensor]:
-        """Views of the slices."""
+        """Views of a flat tensor's slices, in their shapes."""
         start = 0
         for shape, size, padding in zip(self.shapes, self.sizes, self.padding, strict=True):
             yield flat[start : start + size].view(shape)
@@ -42,7 +43,7 @@ class Flat:
 
 
 class FlatOptimizer:
-    """The gradient in a flat tensor whose slices are the parameters' gradients; the optimizer itself steps outside."""
+    """The optimizer's step outside of the graph, on a flat gradient whose slices are the parameters' gradients."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         self.optimizer, self.parameters = optimizer, parameters
@@ -58,29 +59,29 @@ class FlatOptimizer:
 
     @property
     def options(self) -> list[dict[str, Any]]:
-        """The groups' options that the graph takes for constant."""
+        """The options of the parameter groups that the graph treats as constant."""
         return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in self.optimizer.param_groups]
 
     @property
     def addresses(self) -> list[int]:
-        """Where the optimizer's moments lie: elsewhere after its state was loaded anew."""
+        """The addresses of the optimizer's moments, which change when its state is loaded again."""
         return []
 
     def controls(self) -> list[float]:
-        """Numbers that change from step to step and that `update` needs."""
+        """The numbers that `update` needs and that change from step to step."""
         return []
 
     def update(self, tensors: dict[str, Tensor], gradient: Tensor, finite: Tensor, controls: Tensor) -> None:
-        """The part of the graph that follows the gradient."""
+        """Update from the flat gradient; this is the last part of the graph."""
         tensors["gradient"].copy_(gradient)
 
     def show_gradients(self) -> None:
-        """Let the parameters' gradients be those of the graph."""
+        """Give the parameters the gradients that the graph computed."""
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
 
     def step(self) -> None:
-        """What follows the graph."""
+        """Finish a step after the graph has run."""
         self.show_gradients()
         self.optimizer.step()
 
@@ -88,7 +89,7 @@ class FlatOptimizer:
         """Bring the optimizer's own state up to date."""
 
     def after_eager(self) -> None:
-        """Note that the optimizer took a step by itself."""
+        """Note that an eager step was taken."""
 
     def close(self) -> None:
         """Give every parameter memory of its own."""
@@ -97,13 +98,13 @@ class FlatOptimizer:
 
 
 class FlatAdam(FlatOptimizer):
-    """Adam or AdamW inside the graph, on flat parameters and moments; the optimizer's state are slices of these."""
+    """Adam or AdamW inside the graph, on flat parameters and moments, whose slices are the optimizer's state."""
 
     moments = ("exp_avg", "exp_avg_sq")
 
     @staticmethod
     def fits(optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this is Adam or AdamW, in one group, without variants, and has taken as many steps everywhere."""
+        """Whether this is plain Adam or AdamW with one group, and all parameters have taken equally many steps."""
         if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or len(optimizer.param_groups) > 1:
             return False
         group = optimizer.param_groups[0]
@@ -171,5 +172,5 @@ class FlatAdam(FlatOptimizer):
             state |= {name: state[name].clone() for name in self.moments}
 
     def _states(self) -> list[Any]:
-        """The optimizer's state of each parameter, where nobody cleared it."""
+        """The optimizer's state of each parameter that has one."""
         return [self.optimizer.state[p] for p in self.parameters if self.optimizer.state.get(p)]

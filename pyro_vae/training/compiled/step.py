@@ -1,7 +1,7 @@
-"""One gradient step as one compiled function: batch, loss, gradient, clipping and update, without the interpreter.
+"""One gradient step as one compiled function: batch, loss, gradient, clipping and update, without Python between.
 
-What the graph takes for constant: everything but tensors of the model, the batch, the learning rate and the schedules
-of the estimator. Where such a thing changes between epochs, training goes on by the interpreter.
+The compiled graph treats everything as constant except the tensors of the model, the batch, the learning rate and the
+schedules of the estimator. If such a constant changes between epochs, training continues with eager steps.
 """
 
 from __future__ import annotations
@@ -21,47 +21,49 @@ from pyro_vae.runtime.random import random_state
 from pyro_vae.training.compiled.graph import COMPILATION, SAVED_BY_CELL, CaptureError, CudaGraph, Graph
 from pyro_vae.training.compiled.optimizer import FlatAdam, FlatOptimizer
 from pyro_vae.training.eager import EagerStep
+from pyro_vae.training.step import Step, Totals
 
-__all__ = ["CompiledStep", "pays", "threads"]
+__all__ = ["CompiledStep", "choose_num_threads", "pays"]
 
 logger = logging.getLogger("pyro_vae")
-SMALL_BUFFER = 2**16  # numbers
-SMALL = 10**7  # parameters x rows x particles
-SAVED_BY_STEP = 2.5e-3  # seconds, as seen on two cores of a server
-RESIDENT = 2**32  # bytes of data that another device than the processor keeps
-MOVING = {"_parameters", "_buffers", "step", "epoch", "fed"}  # attributes that are the graph's inputs
+WATCHED_BUFFER = 2**16  # numbers: larger buffers are not copied before each step
+LITTLE_WORK = 10**7  # parameters x rows x particles
+SAVED_BY_STEP = 2.5e-3  # seconds, as measured on two cores of a server
+RESIDENT_DATA = 2**32  # bytes of data that are kept on a device other than the CPU
+INPUTS = {"_parameters", "_buffers", "step", "epoch", "fed"}  # attributes that are inputs of the graph
 
 
 def pays(eager: EagerStep, epochs: int) -> bool:
-    """Whether compiling repays itself within so many epochs.
+    """Whether compiling saves more time than it takes, within this number of epochs.
 
-    Judged by counts and sizes, not by the clock, so that runs repeat: a step costs the interpreter some milliseconds
-    that the graph saves, and each number of each particle some nanoseconds.
+    It is judged by counts and sizes and not by the clock, so that runs can be repeated: a compiled step saves the
+    milliseconds that Python takes, and some nanoseconds for each number of each particle.
     """
     batches = eager.batches
     cells = batches.row_size * batches.batch_size * eager.estimator.num_particles
     return epochs * len(batches) * (SAVED_BY_STEP + SAVED_BY_CELL * cells) > COMPILATION
 
 
-def threads(eager: EagerStep) -> int:
-    """One for steps of little arithmetic, where threads wait for each other more than they compute."""
+def choose_num_threads(eager: EagerStep) -> int:
+    """One thread for steps of little arithmetic, where threads wait for each other longer than they compute."""
     parameters = sum(parameter.numel() for parameter in eager.parameters)
     work = parameters * eager.batches.batch_size * eager.estimator.num_particles
-    return 1 if work < SMALL else torch.get_num_threads()
+    return 1 if work < LITTLE_WORK else torch.get_num_threads()
 
 
 class CompiledStep:
-    """The step of an `EagerStep`, captured and compiled; batches that the graph does not fit take the eager one.
+    """An `EagerStep`, recorded and compiled; a batch that does not fit the graph takes the eager step.
 
-    While it lives, parameters and moments are slices of flat tensors; `close` gives them memory of their own again.
+    As long as the step is open, parameters and moments are slices of flat tensors; `close` gives them memory of their
+    own again.
 
     Args:
-        eager: the step to capture.
-        sample: the key of a batch like those to come.
-        num_threads: that the compiled code runs with.
+        eager: the step to compile.
+        sample: the key of a batch like those that follow.
+        num_threads: the number of threads that the compiled code runs with.
 
     Raises:
-        CaptureError: with the reason; nothing is changed then.
+        CaptureError: with the reason why the step can't be compiled; nothing is changed then.
     """
 
     compiled: ClassVar[bool] = True
@@ -74,37 +76,38 @@ class CompiledStep:
         trained = {id(parameter) for parameter in eager.parameters}
         self.names = [name for name, parameter in self.model.named_parameters() if id(parameter) in trained]
         parameters = [self.model.get_parameter(name) for name in self.names]
-        inside = processes.size() == 1 and FlatAdam.fits(eager.optimizer)  # several agree on the gradient before that
+        inside = processes.size() == 1 and FlatAdam.fits(eager.optimizer)  # else the gradient is exchanged before it
         self.optimizer = (FlatAdam if inside else FlatOptimizer)(eager.optimizer, parameters)
         self.scheduled = [o for o in self.estimator.scheduled if callable(getattr(self.estimator, o))]
         attributes = [(module, dict(vars(module))) for module in self.model.modules()]
         try:
-            self.static = self._inputs(parameters[0].device)
+            self.static = self._static_tensors(parameters[0].device)
             self.constant = self._constants()
-            rows = self._rows(sample)
-            self.graph: Graph | CudaGraph = Graph(self._record, self.static, rows, num_threads=num_threads)
+            inputs = self._inputs_of(sample)
+            self.graph: Graph | CudaGraph = Graph(self._record, self.static, inputs, num_threads=num_threads)
             if self._constants() != self.constant:
                 raise CaptureError("the programs change attributes of the model as they run")
         except BaseException:
             self.close()
-            for module, values in attributes:  # tensors without values may be left among them
+            for module, values in attributes:  # the programs may have kept tensors without values
                 vars(module).clear()
                 vars(module).update(values)
             raise
-        # Batch norm moves its statistics without a trace in the record: those that the first step moves are watched.
+        # Batch norm changes its statistics where the recording does not see it. Those that the first step changes are
+        # copied before every step, so that a step that is left out can set them back.
         self.first, others = True, self.static["others"].items()
-        self.watched = [name for name, value in others if value.is_floating_point() and value.numel() <= SMALL_BUFFER]
-        self.on_cpu = rows[0].device.type == "cpu"
+        self.watched = [name for name, value in others if value.is_floating_point() and value.numel() <= WATCHED_BUFFER]
+        self.on_cpu = inputs[0].device.type == "cpu"
         if not self.on_cpu:
-            self.graph = CudaGraph(self.graph, rows)
+            self.graph = CudaGraph(self.graph, inputs)
 
-    def _inputs(self, device: torch.device) -> dict[str, Any]:
-        """The tensors that stay from step to step, on the device of the parameters."""
+    def _static_tensors(self, device: torch.device) -> dict[str, Any]:
+        """The tensors that are the same objects in every step, on the device of the parameters."""
         data: dict[str, list[Tensor]] = {}
         values = self._controls()
         if isinstance(self.batches.data, Rows):
             data = self.batches.data.stored(self.batches.names)
-            if device.type != "cpu" and sum(tensor.nbytes for part in data.values() for tensor in part) > RESIDENT:
+            if device.type != "cpu" and sum(tensor.nbytes for part in data.values() for tensor in part) > RESIDENT_DATA:
                 data = {}
         self.splits = [len(value) for value in values]
         self.host = torch.zeros(sum(self.splits), dtype=self.model.like.dtype)
@@ -121,35 +124,35 @@ class CompiledStep:
         }
 
     def _controls(self) -> list[list[float]]:
-        """The optimizer's numbers, and those of each schedule."""
+        """The numbers of this step that the graph reads: the optimizer's, and those of each schedule."""
         values = [self.estimator.now(option) for option in self.scheduled]
         return [self.optimizer.controls(), *([v] if isinstance(v, int | float) else [*v] for v in values)]
 
-    def _rows(self, key: Any) -> list[Tensor]:
-        """What the graph takes for a batch: the numbers of its rows, or its tensors."""
+    def _inputs_of(self, key: Any) -> list[Tensor]:
+        """The graph's inputs for a batch: the numbers of its rows where all data are inputs, else its tensors."""
         like = self.batches.like
         if self.static["data"]:
-            return [self.batches.mine(key).to(like.device, non_blocking=True)]
+            return [self.batches.own(key).to(like.device, non_blocking=True)]
         batch = self.batches.share(key)
         return [batch[name].contiguous() for name in ("x", *self.batches.names)]
 
-    def _record(self, static: dict[str, Any], rows: list[Tensor]) -> Tensor:
-        """The step; returns whether all was finite."""
+    def _record(self, static: dict[str, Any], inputs: list[Tensor]) -> Tensor:
+        """Take the step, to be recorded; returns whether loss and gradient are finite."""
         batches, estimator = self.batches, self.estimator
         controls, *schedules = static["controls"].split(self.splits)
         views = self.optimizer.flat.split(static["optimizer"]["parameters"])
         leaves = {name: view.detach().requires_grad_() for name, view in zip(self.names, views, strict=True)}
         if isinstance(batches.data, Rows) and static["data"]:
-            batch = batches.data.pick(static["data"], rows[0], batches.like)
+            batch = batches.data.pick(static["data"], inputs[0], batches.like)
         else:
-            batch = dict(zip(("x", *batches.names), rows, strict=True))
+            batch = dict(zip(("x", *batches.names), inputs, strict=True))
         x = batch.pop("x")
         step, epoch = estimator.step, estimator.epoch
         estimator.fed = {
             option: value if isinstance(estimator.now(option), Sequence) else value[0]
             for option, value in zip(self.scheduled, schedules, strict=True)
         }
-        estimator.step = estimator.epoch = None  # type: ignore[assignment]  # read, they would become constants
+        estimator.step = estimator.epoch = None  # type: ignore[assignment]  # if they were read, they would become constants
 
         before = {name: (tensor.clone(), tensor._version) for name, tensor in static["others"].items()}
 
@@ -157,7 +160,7 @@ class CompiledStep:
             terms = estimator.run(self.model.model, self.model.guide, x, num_rows=batches.num_rows, **batch)
             for name, buffer in self.model.named_buffers():
                 if buffer is not static["others"][name]:
-                    raise CaptureError(f"the programs set the buffer {name} anew; change it in place")
+                    raise CaptureError(f"the programs replace the buffer {name}; change it in place")
             return terms
 
         try:
@@ -180,24 +183,25 @@ class CompiledStep:
         return finite
 
     def __call__(self, key: Any) -> int:
-        """Take one step; returns the number of rows seen.
+        """Take one step; returns the number of rows that this process had in it.
 
         Raises:
-            ValueError: if loss or gradient are not finite and such steps are not left out; nothing is changed then.
+            ValueError: if loss or gradient are not finite and such steps are not to be left out; nothing is changed
+                then.
         """
-        rows = self._rows(key)
-        if not self.graph.fits(rows):
-            return self._eager(key)
+        inputs = self._inputs_of(key)
+        if not self.graph.fits(inputs):
+            return self._take_eager_step(key)
         before = random_state() if self.on_cpu else None
         totals = self.static["totals"].clone() if processes.size() > 1 else None
         others = self.static["others"]
         statistics = {name: others[name].clone() for name in self.watched}
-        self._steer()
-        fine = bool(self.graph(rows))
-        if totals is not None:  # the others count, too
+        self._write_controls()
+        finite = bool(self.graph(inputs))
+        if totals is not None:  # the other processes have gradients, too
             self.optimizer.show_gradients()
-            fine = self.eager.agree(len(rows[0]), self.static["objective"])
-        if not fine:
+            finite = self.eager.finish_gradient(len(inputs[0]), self.static["objective"])
+        if not finite:
             if totals is not None:
                 self.static["totals"].copy_(totals)
             for name, value in ({name: self.static["before"][name] for name in self.moved} | statistics).items():
@@ -208,68 +212,68 @@ class CompiledStep:
             self.first = False
             self.watched = [name for name, value in statistics.items() if not torch.equal(value, others[name])]
         (self.optimizer if totals is None else self.eager.optimizer).step()
-        return len(rows[0])
+        return len(inputs[0])
 
-    def _eager(self, key: Any) -> int:
-        """The step by the interpreter, on the same parameters and moments."""
+    def _take_eager_step(self, key: Any) -> int:
+        """Take an eager step, on the same parameters and moments."""
         self.optimizer.settle()
-        rows = self.eager(key)
+        num_rows = self.eager(key)
         self.optimizer.after_eager()
-        return rows
+        return num_rows
 
-    def _steer(self) -> None:
-        """Write the numbers of this step where the graph reads them."""
+    def _write_controls(self) -> None:
+        """Write the numbers of this step to where the graph reads them."""
         numbers = self._controls()
         if self.scheduled and [len(number) for number in numbers] != self.splits:
             raise ValueError(f"Schedules must keep their length, {self.splits}; got {numbers}. Pass compile=False.")
         self.numbers[:] = [number for value in numbers for number in value]
-        if not self.on_cpu:  # where it is, both are one
+        if not self.on_cpu:  # on the CPU, both are the same memory
             self.static["controls"].copy_(self.host)
 
     def settle(self) -> None:
-        """Leave model and optimizer as they should be seen between epochs."""
+        """Bring the optimizer's own state up to date."""
         self.optimizer.settle()
 
     @property
-    def totals(self) -> Tensor:
-        """Sums over rows since they were last zero, of compiled and eager steps."""
-        return self.eager.totals + self.static["totals"].to(self.eager.totals)
-
-    @property
-    def sums(self) -> Tensor:
-        """All that `totals` is made of, to go on from."""
-        return torch.cat([self.eager.totals, self.static["totals"].to(self.eager.totals)])
+    def totals(self) -> Totals:
+        """Sums over the rows of all steps since the epoch began."""
+        return Totals(self.eager.totals.eager, self.static["totals"].to(self.eager.totals.eager))
 
     @property
     def skipped(self) -> int:
-        """The steps left out since it was last zero."""
+        """The number of steps left out since the epoch began."""
         return self.eager.skipped
 
     @property
-    def ballot(self) -> float:
-        """A number that is summed over the processes in passing."""
-        return self.eager.ballot
+    def request(self) -> float:
+        """What this process asks for; after a step, the sum of what all processes asked for."""
+        return self.eager.request
 
-    @ballot.setter
-    def ballot(self, value: float) -> None:
-        self.eager.ballot = value
+    @request.setter
+    def request(self, value: float) -> None:
+        self.eager.request = value
 
-    def begin(self, sums: Tensor | None = None, skipped: int = 0) -> CompiledStep | EagerStep:
-        """Begin an epoch, or go on in one; returns the step to take it with: the eager one where the graph is out."""
+    def begin_epoch(self, totals: Totals | None = None, skipped: int = 0) -> Step:
+        """Begin an epoch, or continue one with these totals; returns the step to take it with.
+
+        That is the eager step if what the graph treats as constant has changed.
+        """
         self.static["totals"].zero_()
-        if sums is not None:
-            self.static["totals"].copy_(sums[4:])
-        eager = self.eager.begin(None if sums is None else torch.cat([sums[:4], torch.zeros_like(sums[4:])]), skipped)
+        eager_totals = None
+        if totals is not None:
+            self.static["totals"].copy_(totals.compiled)
+            eager_totals = Totals(totals.eager, torch.zeros_like(totals.eager))
+        eager = self.eager.begin_epoch(eager_totals, skipped)
         if self._constants() == self.constant:
             return self
-        logger.warning("Training goes on without compiled steps: model, estimator or optimizer were changed.")
+        logger.warning("Training continues without compiled steps: model, estimator or optimizer were changed.")
         self.close()
         return eager
 
     def _constants(self) -> str:
-        """What the graph takes for constant, as far as it can be seen."""
+        """What the graph treats as constant, as text, as far as it can be inspected."""
         owners = [*self.model.modules(), self.estimator]
-        options = [{name: _shown(v) for name, v in vars(owner).items() if name not in MOVING} for owner in owners]
+        options = [{name: _identity(v) for name, v in vars(owner).items() if name not in INPUTS} for owner in owners]
         tensors = [(name, tensor.data_ptr(), tensor.requires_grad) for name, tensor in _tensors(self.model)]
         return repr((options, tensors, self.optimizer.options, self.optimizer.addresses))
 
@@ -283,8 +287,11 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def _shown(value: Any) -> str:
-    """A plain value, or plain values in a container, as text; which tensor or function; nothing of the rest."""
+def _identity(value: Any) -> str:
+    """What identifies a value within this process, as text: a plain value itself, the address of a tensor or function.
+
+    An object of another kind is not inspected.
+    """
     if isinstance(value, Tensor):
         return f"{id(value)} {value._version}"
     if isinstance(value, np.ndarray):
@@ -292,9 +299,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool | int | float | str | None):
         return repr(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(_identity, value))}]"
     if callable(value):
         return str(id(value))
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {_shown(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{k!r}: {_identity(v)}' for k, v in value.items())}}}"
     return ""

@@ -1,0 +1,47 @@
+"""What shows a run while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro_vae.training.history import History
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """A bar over epochs, with the bound in nats and its two parts; it shows nothing where there is no terminal.
+
+    Args:
+        epochs: how many epochs the run has.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar: Any = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
+        self.steps = 0
+
+    def count_step(self) -> None:
+        """Count a step, and show the count now and then."""
+        self.steps += 1
+        if self.steps % 20 == 0:
+            self.bar.set_description_str(f"step {self.steps}")
+
+    def show_epoch(self, history: History) -> None:
+        """Show the bounds of the last epoch."""
+        last = history.epochs[-1]
+        shown = {
+            "bound": "train_bound",
+            "reconstruction": "train_reconstruction",
+            "KL": "train_kl",
+            "valid": "valid_bound",
+        }
+        self.bar.set_postfix_str(
+            ", ".join(f"{name} {last[key]:.2f}" for name, key in shown.items() if last[key] is not None)
+        )
+        self.bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
