@@ -12,17 +12,28 @@ def show(text: str) -> None:
     print(text)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of a table as aligned text: names to the left, numbers to the right."""
-    columns = list(rows[0])
-    text = [[_cell(row[column]) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in [columns, *text]) for i in range(len(columns))]
-    left = [isinstance(rows[0][column], str) for column in columns]
+def table(lines: list[dict[str, Any]]) -> str:
+    """A table as aligned text, names to the left and numbers to the right.
+
+    Args:
+        lines: a dictionary for each line of the table, from column name to value; None leaves a cell empty.
+
+    Example:
+        >>> print(table([{"guide": "Normal", "gap": 0.5}, {"guide": "Flow", "gap": 0.125}]))
+        guide     gap
+        Normal  0.500
+        Flow    0.125
+    """
+    columns = list(lines[0])
+    text = [[_cell(line[column]) for column in columns] for line in lines]
+    widths = [max(len(cells[i]) for cells in [columns, *text]) for i in range(len(columns))]
+    left = [isinstance(lines[0][column], str) for column in columns]
     return "\n".join(
         "  ".join(
-            cell.ljust(w) if flush else cell.rjust(w) for cell, w, flush in zip(line, widths, left, strict=True)
+            cell.ljust(width) if is_name else cell.rjust(width)
+            for cell, width, is_name in zip(cells, widths, left, strict=True)
         ).rstrip()
-        for line in [columns, *text]
+        for cells in [columns, *text]
     )
 
 

@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy, to write into."""
+    """A copy of the trained run, for tests that write into it."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -59,14 +59,14 @@ def vectors(tmp_path: Path) -> Path:
     return file
 
 
-def test_train_leaves_a_whole_run_folder(trained: Path) -> None:
+def test_train_writes_model_configuration_history_summary_and_pictures(trained: Path) -> None:
     assert {file.name for file in trained.iterdir()} == NUMBERS | {f"{name}.png" for name in PICTURES}
     for name in PICTURES:
         content = (trained / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
 
 
-def test_summary_is_complete_and_consistent(trained: Path) -> None:
+def test_summary_json_is_finite_and_its_numbers_agree_with_each_other(trained: Path) -> None:
     summary = read(trained / "summary.json")
     assert all(math.isfinite(number) for number in numbers_in(summary))
     assert summary["test_elbo"] == pytest.approx(summary["test_reconstruction"] - summary["test_kl"], rel=1e-9)
@@ -84,7 +84,7 @@ def test_summary_is_complete_and_consistent(trained: Path) -> None:
     assert summary["epochs"] == 2 and summary["interrupted"] is False and summary["seconds"] > 0
 
 
-def test_history_and_configuration_are_written(trained: Path) -> None:
+def test_history_csv_has_the_epochs_and_config_json_the_options_and_data(trained: Path) -> None:
     with (trained / "history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["1", "2"]
@@ -93,11 +93,11 @@ def test_history_and_configuration_are_written(trained: Path) -> None:
     assert config["seed"] == 0 and config["options"]["latent_dim"] == 3 and config["options"]["hidden"] == [16]
     digits = pv.datasets.load("digits")
     for split, indices in digits.indices.items():
-        assert config["data"]["indices"][split] == runs._compact(indices)
+        assert config["data"]["indices"][split] == runs._ranges(indices)
         assert len(config["data"]["sha256"][split]) == 64
 
 
-def test_a_seed_repeats_a_run_and_the_split_does_not_depend_on_it(trained: Path, tmp_path: Path) -> None:
+def test_a_seed_repeats_a_run_and_leaves_the_split_of_the_data_alone(trained: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "same", "digits", "--no-pictures") == 0
     assert train(tmp_path / "other", "digits", "--no-pictures", "--seed", "1") == 0
     assert {file.name for file in (tmp_path / "same").iterdir()} == NUMBERS
@@ -107,7 +107,9 @@ def test_a_seed_repeats_a_run_and_the_split_does_not_depend_on_it(trained: Path,
     assert data[0] == data[1]
 
 
-def test_evaluate_repeats_the_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_gives_the_numbers_of_the_summary_under_the_same_seed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(run), "--num-particles", "20"]) == 0
     out = capsys.readouterr().out
     summary, evaluation = read(run / "summary.json"), read(run / "evaluation.json")
@@ -120,38 +122,42 @@ def test_evaluate_repeats_the_summary(run: Path, capsys: pytest.CaptureFixture[s
     assert read(run / "evaluation.json")["test_elbo"] != summary["test_elbo"]
 
 
-def test_few_effective_draws_are_pointed_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_effective_sample_size_is_pointed_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--num-particles", "4"]) == 0
-    assert "more draws would raise it" in capsys.readouterr().out
+    assert "so few that the estimate is too low and more draws would raise it" in capsys.readouterr().out
 
 
-def test_sample_draws_from_the_model(run: Path, tmp_path: Path) -> None:
+def test_sample_gives_the_draws_of_the_python_method(run: Path, tmp_path: Path) -> None:
     vae = pv.load(run)
     for more, mean in (([], False), (["--mean"], True)):
         out = tmp_path / "x.npy"
-        assert main(["sample", str(run), "-n", "5", "--seed", "3", "--out", str(out), *more]) == 0
+        assert main(["sample", str(run), "--rows", "5", "--seed", "3", "--out", str(out), *more]) == 0
         assert torch.equal(torch.from_numpy(np.load(out)), vae.sample(5, mean=mean, seed=3))
         assert (run / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_reconstruct_and_interpolate_write_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reconstruct_and_interpolate_write_their_pictures_and_say_where(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("reconstructions.png", "interpolation.png"):
         (run / name).unlink()
-    assert main(["reconstruct", str(run), "-n", "3"]) == 0
-    assert main(["interpolate", str(run), "--rows", "0", "7", "--steps", "4", "--path", "spherical"]) == 0
+    assert main(["reconstruct", str(run), "--rows", "3"]) == 0
+    assert main(["interpolate", str(run), "--between", "0", "7", "--steps", "4", "--path", "spherical"]) == 0
     straight = main(["interpolate", str(run)])
     assert straight == 0 and (run / "interpolation.png").exists() and (run / "reconstructions.png").exists()
-    assert f"In {run}: reconstructions.png" in capsys.readouterr().out
+    assert f"Written to {run}: reconstructions.png" in capsys.readouterr().out
 
 
-def test_every_data_set_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_datasets_lists_every_name_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, description in pv.datasets.names().items():
         assert any(line.split()[0] == name and description in line for line in lines), name
 
 
-def test_vectors_from_a_file_that_moves(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_a_file_of_vectors_is_evaluated_where_the_file_has_moved_to(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     assert train(folder, str(vectors), "--latent-dim", "1", "--elbo", "iwae") == 0
     summary = read(folder / "summary.json")
@@ -168,7 +174,7 @@ def test_vectors_from_a_file_that_moves(vectors: Path, tmp_path: Path, capsys: p
     assert read(folder / "evaluation.json")["test_elbo"] == summary["test_elbo"]
 
 
-def test_the_run_folder_has_the_name_of_the_data(
+def test_the_run_folder_is_named_after_the_data_by_default(
     vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -188,7 +194,9 @@ def test_the_run_folder_has_the_name_of_the_data(
     ],
     ids=["normal conv", "dreg", "wake-sleep", "dynamic", "static", "binomial"],
 )
-def test_choices_of_model_and_data(tmp_path: Path, arguments: list[str]) -> None:
+def test_each_choice_of_model_estimator_and_data_trains_and_is_evaluated_alike(
+    tmp_path: Path, arguments: list[str]
+) -> None:
     pictures = [] if arguments[1] == "normal" else ["--no-pictures"]
     assert train(tmp_path / "run", "digits", "--epochs", "1", *arguments, *pictures) == 0
     assert math.isfinite(read(tmp_path / "run" / "summary.json")["test_log_likelihood"])
@@ -196,7 +204,7 @@ def test_choices_of_model_and_data(tmp_path: Path, arguments: list[str]) -> None
     assert read(tmp_path / "run" / "evaluation.json")["test"] == read(tmp_path / "run" / "summary.json")["test"]
 
 
-def test_overwrite_replaces_every_file_of_the_earlier_run(run: Path) -> None:
+def test_overwrite_replaces_every_file_of_the_earlier_run_and_no_other(run: Path) -> None:
     (run / "evaluation.json").write_text("{}")
     (run / "notes.txt").write_text("mine")
     assert train(run, "digits", "--overwrite", "--no-pictures", "--seed", "2") == 0
@@ -204,27 +212,29 @@ def test_overwrite_replaces_every_file_of_the_earlier_run(run: Path) -> None:
     assert read(run / "config.json")["seed"] == 2
 
 
-def test_progress_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_ten_lines_report_the_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "run", "digits", "--no-pictures", "--epochs", "20") == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[0].startswith("epoch 2/20: bound on train -") and lines[-1].endswith("nats per row")
+    assert (
+        lines[0].startswith("epoch 2/20: bound -") and "(train), -" in lines[0] and lines[-1].endswith("nats per row")
+    )
 
 
-def test_an_interrupted_run_is_saved(
+def test_an_interrupted_run_is_saved_with_summary_and_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(model: Any, history: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_report", lambda epochs: stop)
+    monkeypatch.setattr(commands, "_print_epochs", lambda epochs: stop)
     assert train(tmp_path / "run", "digits") == 130
     assert {file.name for file in (tmp_path / "run").iterdir()} == (NUMBERS | {f"{name}.png" for name in PICTURES}) - {
         "checkpoints"
     }
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["interrupted"] is True and summary["epochs"] == 1
-    assert "Interrupted after 1 epochs" in capsys.readouterr().out
+    assert "Interrupted after 1 epoch." in capsys.readouterr().out
 
 
 def test_a_run_interrupted_in_its_first_epoch_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +248,7 @@ def test_a_run_interrupted_in_its_first_epoch_is_saved(tmp_path: Path, monkeypat
     assert pv.load(tmp_path / "run").prior.latent_dim == 3
 
 
-def test_an_interrupt_elsewhere_ends_quietly(
+def test_an_interrupt_before_training_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def stop(*args: Any, **kwargs: Any) -> None:
@@ -250,7 +260,7 @@ def test_an_interrupt_elsewhere_ends_quietly(
 
 
 def fails(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 and one line on stderr, with `text` in it."""
+    """Check that a command exits with code 2 and prints one line, with `text` in it, on stderr."""
     capsys.readouterr()
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -279,19 +289,21 @@ def fails(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_options_of_train(
+def test_a_wrong_option_of_train_is_named_and_nothing_is_written(
     arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails(["train", *arguments, "--run-dir", str(tmp_path / "run")], text, capsys)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_networks_that_do_not_fit(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_that_do_not_fit_the_data_are_refused_and_nothing_is_written(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fails(["train", str(vectors), "--net", "conv", "--run-dir", str(tmp_path / "run")], "Conv must map", capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_is_not_replaced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_run_is_not_replaced_without_overwrite(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "model.safetensors").read_bytes()
     fails(["train", "--run-dir", str(run), *SMALL], "--overwrite", capsys)
     (run / "config.json").unlink()
@@ -299,18 +311,22 @@ def test_an_existing_run_is_not_replaced(run: Path, capsys: pytest.CaptureFixtur
     assert (run / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_among_the_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_among_the_images_of_the_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fails(["train", str(tmp_path), "--run-dir", str(tmp_path / "run"), *SMALL], "outside of DATA", capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     fails(["train", "--run-dir", str(tmp_path / "file"), *SMALL], "file", capsys)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "interpolate"])
-def test_missing_and_damaged_runs(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_damaged_runs_are_refused_by_name(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fails([command, str(run / "nowhere")], "nowhere", capsys)
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -320,36 +336,62 @@ def test_missing_and_damaged_runs(command: str, run: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("command", ["evaluate", "reconstruct", "interpolate"])
-def test_runs_without_their_data(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_configuration_does_not_match_its_data_is_refused(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = read(run / "config.json")
     config["data"]["sha256"]["test"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
     fails([command, str(run)], "got other test rows from 'digits'", capsys)
     for text in ("[]", "{}", '{"data": null}', "{"):
         (run / "config.json").write_text(text)
-        fails([command, str(run)], "must tell which data the run had", capsys)
+        fails([command, str(run)], "must name the data of the run", capsys)
     (run / "config.json").unlink()
     fails([command, str(run)], "config.json", capsys)
 
 
-def test_data_that_changed(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_changed_since_training_are_refused(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(tmp_path / "run", str(vectors), "--no-pictures") == 0
     np.save(vectors, np.load(vectors) + 1)
     fails(["evaluate", str(tmp_path / "run")], "got other train rows", capsys)
 
 
-def test_wrong_options_of_other_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fails(["sample", str(run), "-n", "0"], "-n", capsys)
+def test_wrong_options_of_the_other_commands_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(["sample", str(run), "--rows", "0"], "--rows: must be a positive integer; got 0", capsys)
     fails(["sample", str(run), "--out", str(tmp_path / "x.txt")], "x.txt", capsys)
     fails(["sample", str(run), "--out", str(tmp_path / "none" / "x.npy")], "x.npy", capsys)
-    fails(["interpolate", str(run), "--rows", "0", "360"], "must be less than 360", capsys)
+    fails(
+        ["interpolate", str(run), "--between", "0", "360"],
+        "integers less than 360, the number of test rows; got 0 360",
+        capsys,
+    )
     fails(["interpolate", str(run), "--steps", "1"], "steps", capsys)
     fails(["interpolate", str(run), "--path", "crooked"], "crooked", capsys)
     fails([], "COMMAND", capsys)
     fails(["nonsense"], "nonsense", capsys)
 
 
-def test_a_model_of_another_class(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["sample", "-n", "3"], "unrecognized arguments: -n 3"),
+        (["reconstruct", "-n", "3"], "unrecognized arguments: -n 3"),
+        (["interpolate", "--rows", "0", "7"], "unrecognized arguments: --rows 0 7"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_under_their_former_names_are_refused(
+    arguments: list[str], text: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = arguments
+    fails([command, str(run), *rest], text, capsys)
+
+
+def test_a_model_of_another_class_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Mine(pv.VAE):
         pass
 
@@ -358,7 +400,7 @@ def test_a_model_of_another_class(run: Path, capsys: pytest.CaptureFixture[str])
     fails(["sample", str(run)], "Mine", capsys)
 
 
-def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_every_command_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     (commands_of,) = [a for a in options.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     assert set(commands_of.choices) == {"train", "evaluate", "sample", "reconstruct", "interpolate", "datasets"}
     for name, sub in commands_of.choices.items():
@@ -369,7 +411,7 @@ def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
         assert "None" not in text
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_help_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"pyro-vae {pv.__version__}\n"
     assert main(["--help"]) == 0
@@ -383,12 +425,14 @@ def test_the_package_imports_neither_command_line_nor_matplotlib() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-def test_row_numbers_in_a_line() -> None:
+def test_row_indices_are_written_as_ranges() -> None:
     for indices, text in (([], ""), ([7, 3, 4, 5], "7,3-5"), ([0, 1, 2], "0-2"), ([2, 1], "2,1"), ([5], "5")):
-        assert runs._compact(indices) == text
+        assert runs._ranges(indices) == text
 
 
-def test_the_report_has_numbers_and_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(run), "--report", "--num-particles", "30"]) == 0
     printed = capsys.readouterr()
     assert "Diagnosis on 360 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err
@@ -401,12 +445,12 @@ def test_the_report_has_numbers_and_pictures(run: Path, capsys: pytest.CaptureFi
     for name in pictures:
         content = (run / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
-    assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # they go when the run is replaced
+    assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # so that they are removed when the run is replaced
     evaluation = read(run / "evaluation.json")
     assert 0 <= evaluation["test"]["unreliable_rows"] <= 360
 
 
-def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:
+def test_a_run_that_is_refused_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(run, "digits", "--no-pictures") == 0
     files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
@@ -417,7 +461,7 @@ def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_goes_on_with_its_own_options_as_one_that_was_not_interrupted(
+def test_a_resumed_run_keeps_its_options_and_ends_bit_for_bit_as_one_that_was_not_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -436,7 +480,7 @@ def test_a_run_goes_on_with_its_own_options_as_one_that_was_not_interrupted(
     assert [row | {"seconds": 0} for row in tables[0]] == [row | {"seconds": 0} for row in tables[1]]
 
 
-def test_a_run_that_was_killed_as_it_replaced_another_leaves_that(
+def test_a_run_killed_while_it_replaces_another_leaves_the_other_as_it_was(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run / "model.safetensors").read_bytes()
@@ -449,12 +493,12 @@ def test_a_run_that_was_killed_as_it_replaced_another_leaves_that(
     assert not (run / "model.safetensors").exists()
     assert train(run, "digits") == 2
     assert "must be a folder without a run" in capsys.readouterr().err
-    assert (run / "model.safetensors").read_bytes() == before and not (run / runs.EARLIER).exists()
+    assert (run / "model.safetensors").read_bytes() == before and not (run / runs.REPLACED).exists()
     assert train(run, "digits", "--no-pictures", "--overwrite") == 0
     assert {file.name for file in run.iterdir()} == NUMBERS
 
 
-def test_a_run_that_is_interrupted_as_it_sets_another_aside_puts_that_back(
+def test_a_run_interrupted_while_it_sets_another_aside_puts_the_other_back(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
@@ -471,7 +515,7 @@ def test_a_run_that_is_interrupted_as_it_sets_another_aside_puts_that_back(
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"} == files
 
 
-def test_processes_started_again_go_on_with_the_run_of_their_own_launch_alone(
+def test_restarted_processes_continue_only_a_run_of_their_own_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -489,12 +533,12 @@ def test_processes_started_again_go_on_with_the_run_of_their_own_launch_alone(
     ("more", "message"),
     [
         (["--batch-size", "64", "--epochs", "50"], "got batch_size 128 then and 64 now"),
-        (["mnist"], "--resume must go on with the data of the run, 'digits'; got 'mnist'"),
-        (["--overwrite"], "--resume must come without --overwrite"),
-        (["--run-dir", "elsewhere"], "--resume must come without --run-dir"),
+        (["mnist"], "DATA must be the data of the run that is resumed, 'digits'; got 'mnist'"),
+        (["--overwrite"], "--resume must be given without --overwrite"),
+        (["--run-dir", "elsewhere"], "--resume must be given without --run-dir"),
     ],
 )
-def test_what_cannot_go_with_resume(
+def test_options_that_contradict_resume_are_refused_and_the_run_is_left_alone(
     more: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run / "config.json").read_bytes()
@@ -503,10 +547,12 @@ def test_what_cannot_go_with_resume(
     assert (run / "config.json").read_bytes() == before
 
 
-def test_a_run_that_has_not_ended_is_not_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_not_ended_is_not_evaluated_and_the_command_to_continue_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "model.safetensors").unlink()
     assert main(["evaluate", str(run)]) == 2
-    assert f"Go on with it: pyro-vae train --resume {run}." in capsys.readouterr().err
+    assert f"Continue the run: pyro-vae train --resume {run}." in capsys.readouterr().err
 
 
 def interrupted(*args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The examples in docstrings, of the package as it is installed."""
+"""The examples in docstrings run, in the package as it is installed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name: str) -> None:
+def test_the_examples_in_the_docstrings_of_a_module_are_right(name: str) -> None:
     module = importlib.import_module(name)
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
-def test_there_are_examples() -> None:
+def test_the_docstrings_hold_more_than_ten_examples() -> None:
     finder = doctest.DocTestFinder()
     examples = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
     assert len(examples) > 10

@@ -1,4 +1,4 @@
-"""The examples run as scripts, draw their figures and print the tables that they promise."""
+"""The examples run as scripts, draw their figures and print the tables that they announce."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NUMBER = r"\s*-?\d+\.\d+"
 WITH_ERROR = NUMBER + r" \+- \d+\.\d+"
 
-# Every file of the folder, and what its output holds, as regular expressions.
+# For every example, regular expressions that its output must match.
 PROMISES = {
     "autoencoder_beside_vae.py": (
         "nats per row",
@@ -163,12 +163,12 @@ PROMISES = {
 }
 
 
-def test_every_example_is_listed() -> None:
+def test_every_example_is_tested() -> None:
     assert sorted(path.name for path in EXAMPLES.iterdir() if path.name != "__pycache__") == sorted(PROMISES)
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_examples_are_short_and_explain_themselves(name: str) -> None:
+def test_an_example_has_at_most_120_lines_and_a_docstring_of_more_than_ten(name: str) -> None:
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) <= 120
     assert text.startswith('"""') and len(text.split('"""')[1].splitlines()) > 10
@@ -176,7 +176,7 @@ def test_examples_are_short_and_explain_themselves(name: str) -> None:
 
 @pytest.mark.usefixtures("plain_pyro")  # own_program.py trains by plain SVI, which keeps parameters in Pyro's store
 @pytest.mark.parametrize("name", PROMISES)
-def test_examples_run(
+def test_an_example_runs_prints_its_tables_and_draws_its_figure(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--out", str(tmp_path / "new" / "figures")])

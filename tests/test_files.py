@@ -162,9 +162,9 @@ def test_a_description_that_was_made_up_is_told_with_the_file(tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["", "[", "[" * 10**5, "[]", "3", "null", '{"data": 3}', '{"data": {}}', "\0"])
 def test_a_strange_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="must tell which data the run had; got none that can be read. Train again"):
+    with pytest.raises(ValueError, match="must name the data of the run; got nothing that can be read. Train again"):
         runs.read_splits(tmp_path, None)
-    with pytest.raises(ValueError, match=r"must (tell which data|hold the options of a run)"):
+    with pytest.raises(ValueError, match=r"must (name the data|hold the options) of (the|a) run"):
         runs.read_options(tmp_path)
 
 

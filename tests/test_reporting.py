@@ -1,4 +1,4 @@
-"""What is shown while a run goes on, and tables in plain text."""
+"""The progress bar of `fit`, and tables as plain text."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def test_the_bar_shows_the_bound_and_its_parts_on_a_terminal(monkeypatch: pytest
     bar.close()
     shown = screen.getvalue()
     assert "2/2" in shown
-    assert "bound -3.46, reconstruction -2.00, KL 1.46, valid -4.00" in shown
+    assert "bound -3.46, reconstruction -2.00, KL 1.46, validation bound -4.00" in shown
 
 
-def test_the_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_shown_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     vae = small_vae()
     vae.fit(draw_data(vae.likelihood, 8), epochs=1, seed=0)
     assert capsys.readouterr() == ("", "")
 
 
-def test_unknown_parts_are_left_out_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_leaves_out_parts_that_an_estimator_does_not_report(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     bar, history = ProgressBar(1), History()
@@ -49,9 +49,9 @@ def test_unknown_parts_are_left_out_of_the_bar(monkeypatch: pytest.MonkeyPatch) 
     assert "KL" not in screen.getvalue()
 
 
-def test_tables_align_names_left_and_numbers_right() -> None:
-    rows = [{"name": "a", "nats": -1.5, "rows": 3}, {"name": "longer", "nats": None, "rows": 12}]
-    assert reporting.table(rows).splitlines() == [
+def test_tables_align_names_left_and_numbers_right_and_leave_none_empty() -> None:
+    lines = [{"name": "a", "nats": -1.5, "rows": 3}, {"name": "longer", "nats": None, "rows": 12}]
+    assert reporting.table(lines).splitlines() == [
         "name      nats  rows",
         "a       -1.500     3",
         "longer            12",

@@ -1,4 +1,4 @@
-"""One function per command: options in, files and a table out; each returns the exit code."""
+"""One function for each command: it takes the options, writes files, prints results and returns the exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pyro_vae.saving import files
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["ESTIMATORS", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+__all__ = ["ESTIMATORS", "INTERRUPTED", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 ESTIMATORS: dict[str, type[elbos.Estimator]] = {
     "elbo": elbos.ELBO,
@@ -40,19 +42,19 @@ ESTIMATORS: dict[str, type[elbos.Estimator]] = {
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train, and write model, numbers and pictures into the run folder."""
+    """Train a model, and write it with its numbers and pictures into the run folder."""
     with processes.launched():
         return _train(options)
 
 
 def _train(options: argparse.Namespace) -> int:
     folder = Path(options.resume or options.run_dir or Path("runs") / Path(options.data).resolve().stem)
-    resume, speaks = options.resume is not None, processes.rank() == 0
+    resume, writes = options.resume is not None, processes.rank() == 0  # process 0 alone writes files and prints
     if resume:
-        runs.check_resumed(options)
-    if speaks:
-        runs.settle(folder)
-        resume = resume or (processes.restarted() and runs.begun_here(folder))
+        runs.check_options_of_resume(options)
+    if writes:
+        runs.settle_replacement(folder)
+        resume = resume or (processes.restarted() and runs.belongs_to_this_launch(folder))
         if not resume:
             runs.check_folder(folder, options.data, overwrite=options.overwrite)
     resume = processes.agree_on(resume)
@@ -60,7 +62,7 @@ def _train(options: argparse.Namespace) -> int:
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
     vae, estimator = _model(options, splits), _estimator(options)
     start = time.perf_counter()
-    with runs.begun(folder, vae, splits, options, resume=resume) if speaks else nullcontext():
+    with runs.open_for_training(folder, vae, splits, options, resume=resume) if writes else nullcontext():
         history = vae.fit(
             splits.train,
             elbo=estimator,
@@ -71,37 +73,38 @@ def _train(options: argparse.Namespace) -> int:
             patience=options.patience,
             compile=options.compile,
             seed=options.seed,
-            callbacks=[] if sys.stderr.isatty() or not speaks else [_report(options.epochs)],
+            callbacks=[] if sys.stderr.isatty() or not writes else [_print_epochs(options.epochs)],
             on_nonfinite=options.on_nonfinite,
             run_dir=folder,
             resume=resume,
             checkpoint_every=options.checkpoint_every,
         )
     seconds = time.perf_counter() - start
-    if speaks:
+    if writes:
         runs.write(folder, vae, history, splits, options)
-        _announce(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
+        _print_training_ended(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
     summary = results.summarize(vae, splits, history, options.elbo, estimator, options, seconds)
-    if speaks:
+    if writes:
         _finish(folder, vae, splits, history, summary, options)
-    return 130 if history.interrupted else 0
+    return INTERRUPTED if history.interrupted else 0
 
 
 def _finish(
     folder: Path, vae: VAE, splits: Splits, history: History, summary: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    """Write numbers and pictures, and say what and where they are."""
+    """Write and print the numbers, draw the pictures, and print where all of it is."""
     files.write_json(folder / "summary.json", summary)
+    written = [folder / name for name in ("model.safetensors", "config.json", "history.csv", "summary.json")]
     if not options.no_pictures:
         from pyro_vae.cli import pictures  # matplotlib is slow to import
 
-        pictures.of_run(folder, vae, splits.test, history, seed=options.seed)
+        written += pictures.of_run(folder, vae, splits.test, history, seed=options.seed)
     print(results.report(summary))
-    _say_where(sorted(folder / name for name in runs.FILES if (folder / name).exists()))
+    _print_written(written)
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score the test rows of a run, and write `evaluation.json`; with `--report`, all that is asked of a model."""
+    """Evaluate a run on its test rows and write `evaluation.json`; with `--report`, diagnose the model as well."""
     vae, splits = _reload(options)
     with processes.launched():
         numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
@@ -119,54 +122,58 @@ def evaluate(options: argparse.Namespace) -> int:
         files.write_json(Path(options.run) / "report.json", results.as_plain(found))
         written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]
         written += pictures.of_report(Path(options.run), vae, splits.test, found)
-    _say_where(written)
+    _print_written(written)
     return 0
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Draw from the prior predictive, or its means; a picture, and numbers where asked."""
+    """Draw rows from the prior predictive and plot them; with `--mean`, decoder means at draws from the prior."""
     from pyro_vae.cli import pictures
 
     out = None if options.out is None else Path(options.out)
     if out is not None and (out.suffix != ".npy" or not out.parent.is_dir()):
         raise ValueError(f"--out must be a .npy file in a folder that exists; got {options.out!r}. Change the name.")
     vae = runs.read_model(options.run)
-    x = vae.sample(options.n, mean=options.mean, seed=options.seed)
+    x = vae.sample(options.rows, mean=options.mean, seed=options.seed)
     if out is not None:
         np.save(out, x.numpy())
     written = pictures.draws(Path(options.run) / "samples.png", vae, x, mean=options.mean)
-    _say_where([written] if out is None else [written, out])
+    _print_written([written] if out is None else [written, out])
     return 0
 
 
 def reconstruct(options: argparse.Namespace) -> int:
-    """Picture test rows and their reconstructions."""
+    """Plot test rows and their reconstructions."""
     from pyro_vae.cli import pictures
 
     vae, splits = _reload(options)
-    rows = splits.test.subset(slice(0, options.n))
-    _say_where([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
+    rows = splits.test.subset(slice(0, options.rows))
+    _print_written([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
     return 0
 
 
 def interpolate(options: argparse.Namespace) -> int:
-    """Picture the path between two test rows."""
+    """Plot decoder means on the path between two test rows in latent space."""
     from pyro_vae.cli import pictures
 
     vae, splits = _reload(options)
-    count = len(splits.test)
-    if options.rows and max(options.rows) >= count:
-        raise ValueError(f"--rows must be less than {count}, the number of test rows; got {options.rows}. Choose two.")
-    pairs = [tuple(options.rows)] if options.rows else None
+    num_rows = len(splits.test)
+    if options.between and max(options.between) >= num_rows:
+        given = " ".join(map(str, options.between))
+        raise ValueError(
+            f"--between must be two integers less than {num_rows}, the number of test rows; got {given}."
+            " Choose two such rows."
+        )
+    pairs = [tuple(options.between)] if options.between else None
     file = Path(options.run) / "interpolation.png"
-    _say_where([pictures.interpolation(file, vae, splits.test, pairs, steps=options.steps, path=options.path)])
+    _print_written([pictures.interpolation(file, vae, splits.test, pairs, steps=options.steps, path=options.path)])
     return 0
 
 
 def list_datasets(options: argparse.Namespace) -> int:
-    """Names, and what is behind them."""
+    """Print the data sets that have names, with a description of each."""
     print(reporting.table([{"name": name, "data": text} for name, text in datasets.names().items()]))
-    print("Or a path: a .npy, .npz, .csv or .parquet file, or a folder of images.")
+    print("DATA can also be a path: a .npy, .npz, .csv or .parquet file, or a folder of images.")
     return 0
 
 
@@ -187,7 +194,7 @@ def _model(options: argparse.Namespace, splits: Splits) -> VAE:
 
 
 def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
-    """The likelihood asked for, with the arguments that come with the data where it is the one that suits them."""
+    """The likelihood that was chosen; if it is the one that the data suggest, with the arguments they suggest too."""
     name = splits.likelihood if choice == "auto" else choice.capitalize()
     arguments: dict[str, Any] = {}
     if name == splits.likelihood:
@@ -198,7 +205,7 @@ def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
 
 
 def _largest(splits: Splits) -> int:
-    """The largest cell that a model will see, as a whole number."""
+    """The largest cell of the training, validation and test rows, rounded down to an integer."""
     with preserved_rng():
         return int(max(_largest_of(rows) for rows in (splits.train, splits.valid, splits.test)))
 
@@ -214,31 +221,31 @@ def _estimator(options: argparse.Namespace) -> elbos.Estimator:
     return ESTIMATORS[options.elbo](**{name: value for name, value in given.items() if value is not None})
 
 
-def _report(epochs: int) -> Callable[[Any, History], None]:
-    """What stands in for the bar where there is no terminal: a line for every tenth of the epochs."""
+def _print_epochs(epochs: int) -> Callable[[Any, History], None]:
+    """A callback that prints a line for every tenth of the epochs: without a terminal there is no progress bar."""
     every = max(1, epochs // 10)
 
     def report(model: Any, history: History) -> None:
-        last = history.epochs[-1]
+        *_, last = history
         if last["epoch"] % every == 0:
-            bounds = f"train {last['train_bound']:.2f}, valid {last['valid_bound']:.2f} nats per row"
-            print(f"epoch {last['epoch']}/{epochs}: bound on {bounds}", file=sys.stderr, flush=True)
+            bounds = f"{last['train_bound']:.2f} (train), {last['valid_bound']:.2f} (validation) nats per row"
+            print(f"epoch {last['epoch']}/{epochs}: bound {bounds}", file=sys.stderr, flush=True)
 
     return report
 
 
-def _announce(epochs: int, interrupted: bool, rows: int, particles: int) -> None:
-    """Say what is going on while large test sets take their time."""
-    ended = f"Interrupted after {epochs} epochs" if interrupted else f"Trained for {epochs} epochs"
-    again = " (Ctrl-C again leaves summary and pictures out)" if interrupted else ""
-    print(f"{ended}; scoring {rows:,} test rows with {particles:,} draws each{again} ...", flush=True)
+def _print_training_ended(epochs: int, interrupted: bool, num_rows: int, num_particles: int) -> None:
+    """Say what happens next: the evaluation of a large test set takes a while."""
+    ended = f"{'Interrupted after' if interrupted else 'Trained for'} {epochs} epoch{'' if epochs == 1 else 's'}."
+    again = " (Ctrl-C again skips the summary and the pictures)" if interrupted else ""
+    print(f"{ended} Evaluating {num_rows:,} test rows with {num_particles:,} draws each{again} ...", flush=True)
 
 
 def _reload(options: argparse.Namespace) -> tuple[VAE, Splits]:
     return runs.read_model(options.run), runs.read_splits(options.run, options.data_dir)
 
 
-def _say_where(files: list[Path]) -> None:
+def _print_written(files: list[Path]) -> None:
     folders = dict.fromkeys(file.parent for file in files)
     for folder in folders:
-        print(f"In {folder}: {', '.join(file.name for file in files if file.parent == folder)}")
+        print(f"Written to {folder}: {', '.join(file.name for file in files if file.parent == folder)}")

@@ -1,4 +1,4 @@
-"""What the commands take: parsers, with every default in the help."""
+"""The arguments of each command; the help shows every default."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from pyro_vae.inference.gradients import GRADIENTS
 
 __all__ = ["parser"]
 
+MOVED = "folder of the data, if they have moved since training (default: where they were)"
+
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends the default where the help does not tell it."""
+    """Appends the default to each help text that does not mention it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if "default:" in (action.help or "") else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line per error, exit code 2."""
+    """Prints an error as one line and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"pyro-vae: error: {' '.join(message.split())}\n")
 
 
 def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` is the function to call with the arguments.
+    """The parser of the whole command line; the attribute `command` of its result is the function to call with it.
 
     Args:
-        resumed: options of a run to go on with, which are defaults of `train` then.
+        resumed: options of the run that `train --resume` continues; they replace the defaults of `train`.
     """
     options: dict[str, Any] = {"formatter_class": _Formatter, "allow_abbrev": False}
     top = _Parser(prog="pyro-vae", description=pyro_vae.__doc__, **options)
@@ -39,11 +41,11 @@ def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add, name, command, text in (
         (_train, "train", commands.train, "train a variational autoencoder and write a run folder"),
-        (_evaluate, "evaluate", commands.evaluate, "ELBO and log-likelihood of a run's test rows"),
-        (_sample, "sample", commands.sample, "draw rows from a run's model"),
+        (_evaluate, "evaluate", commands.evaluate, "estimate the ELBO and the log-likelihood of a run's test rows"),
+        (_sample, "sample", commands.sample, "draw new rows from a run's model"),
         (_reconstruct, "reconstruct", commands.reconstruct, "reconstruct a run's test rows"),
-        (_interpolate, "interpolate", commands.interpolate, "walk between a run's test rows"),
-        (_datasets, "datasets", commands.list_datasets, "list the data sets that have names"),
+        (_interpolate, "interpolate", commands.interpolate, "interpolate between test rows of a run in latent space"),
+        (_datasets, "datasets", commands.list_datasets, "list the data sets that can be loaded by name"),
     ):
         sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
         sub.set_defaults(command=command)
@@ -67,90 +69,104 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--binarize",
         choices=("auto", "dynamic", "static", "none"),
         default="auto",
-        help="how grey levels become 0 and 1: drawn anew for each batch, once, or not; auto: as is usual for the data",
+        help="how grey levels become 0 or 1: drawn at random anew for each batch (dynamic), drawn once (static), or not"
+        " at all (none); auto is dynamic for grey images loaded by name, except digits, and none for all other data",
     )
     model = sub.add_argument_group("model")
-    model.add_argument("--latent-dim", type=_count, default=24, metavar="D", help="number of latents of a row")
-    model.add_argument("--net", choices=("mlp", "conv"), default="mlp", help="networks; conv is for images")
+    model.add_argument("--latent-dim", type=_count, default=24, metavar="D", help="number of latent variables of a row")
+    model.add_argument(
+        "--net",
+        choices=("mlp", "conv"),
+        default="mlp",
+        help="kind of networks: mlp has fully connected layers only, conv also convolutions, for images",
+    )
     model.add_argument(
         "--hidden",
         type=_count,
         nargs="+",
         default=[512],
         metavar="W",
-        help="widths of the fully connected layers of the encoder, mirrored in the decoder (default: 512)",
+        help="widths of the encoder's fully connected hidden layers; the decoder has them in reverse (default: 512)",
     )
     model.add_argument(
         "--dropout",
         type=_probability,
         default=0.2,
         metavar="P",
-        help="probability of leaving out a hidden unit of an mlp decoder in a step; 0 may be better for many rows",
+        help="probability of dropping a hidden unit of an mlp decoder in training; 0 may be better with many rows",
     )
     model.add_argument(
         "--likelihood",
         choices=("auto", "bernoulli", "binomial", "normal"),
         default="auto",
-        help="distribution of a cell given the latents; auto: what suits the data",
+        help="distribution of a cell given the latents; auto chooses by the data",
     )
     training = sub.add_argument_group("training")
     training.add_argument(
         "--elbo",
         choices=tuple(commands.ESTIMATORS),
         default="elbo",
-        help="the bound to maximise; meanfield is the ELBO with its KL in closed form",
+        help="bound to train with; meanfield is the ELBO with its KL in closed form",
     )
     training.add_argument(
         "--num-particles",
         type=_count,
         metavar="K",
-        help="draws from the guide for each row and step (default: 1 for elbo, meanfield; 8 for miwae, piwae; else 5)",
+        help="draws from the guide for each row of a training step (default: 1 for elbo and meanfield, 8 for miwae and"
+        " piwae, else 5)",
     )
     training.add_argument(
         "--gradient",
         choices=(*GRADIENTS, "score"),
-        help="gradient estimator (default: score for wake-sleep, else reparameterized)",
+        help="estimator of the gradient (default: score for wake-sleep, else reparameterized)",
     )
-    training.add_argument("--epochs", type=_count, default=500, metavar="N", help="passes over the data, at most")
-    training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows per step")
-    training.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="step size of Adam")
+    training.add_argument(
+        "--epochs", type=_count, default=500, metavar="N", help="largest number of passes over the training rows"
+    )
+    training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows in a training step")
+    training.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="learning rate of Adam")
     training.add_argument(
         "--patience",
         type=_count,
         default=50,
         metavar="P",
-        help="stop after so many epochs without a better bound on the validation rows, and go back to the best",
+        help="stop after P epochs without a better bound on the validation rows; the best epoch's parameters are kept",
     )
     training.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default="auto",
-        help="compile the training step, or never do (default: where the steps to come repay the time it takes)",
+        help="compile the training step, or do not (default: compile if the run is long enough to repay it)",
     )
-    _seed(training, "of initial parameters, order of rows and all draws; the split of the data does not depend on it")
+    _seed(
+        training,
+        "seed of the initial parameters, the order of rows and all draws; the split of the data does not depend on it",
+    )
     output = sub.add_argument_group("output")
     training.add_argument(
         "--on-nonfinite",
         choices=("raise", "skip"),
         default="raise",
-        help="end a run at a step whose loss or gradient is not finite, or leave such steps out and count them",
+        help="what to do at a step whose loss or gradient is not finite: end the run with an error, or skip the step"
+        " and count it in history.csv",
     )
     training.add_argument(
         "--checkpoint-every",
         type=_rate,
         default=300.0,
         metavar="S",
-        help="seconds between checkpoints in an epoch; one is written after each (of short ones, every two seconds),"
-        " and on SIGTERM or Ctrl-C",
+        help="seconds between checkpoints within an epoch; there is also one at the end of each epoch (at most every"
+        " two seconds), and one on SIGTERM or Ctrl-C",
     )
-    output.add_argument("--run-dir", metavar="DIR", help="where to write (default: runs/ and the name of the data)")
+    output.add_argument("--run-dir", metavar="DIR", help="folder to write to (default: runs/ and the name of the data)")
     output.add_argument(
         "--resume",
         metavar="DIR",
-        help="go on with the run in this folder, with its own options; --epochs may be larger (default: a new run)",
+        help="continue the run in this folder with the options it was started with; --epochs counts from its start and"
+        " may be larger (default: start a new run)",
     )
-    output.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
-    output.add_argument("--no-pictures", action="store_true", help="write numbers only")
+    output.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    output.add_argument("--no-pictures", action="store_true", help="draw no pictures")
     _likelihood_particles(output, "--num-likelihood-particles")
 
 
@@ -160,43 +176,50 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--report",
         action="store_true",
-        help="ask all questions of the model (k-hat, calibration, latents, predictive checks): text, JSON and pictures",
+        help="also diagnose the model (Pareto k-hat, calibration of the encoder, use of the latents, predictive checks)"
+        " and write the findings as text, JSON and pictures",
     )
     _seed(sub)
-    _data_dir(sub, "where the data are now (default: where they were)")
+    _data_dir(sub, MOVED)
 
 
 def _sample(sub: argparse.ArgumentParser) -> None:
     _run(sub)
-    sub.add_argument("-n", type=_count, default=64, metavar="N", help="how many rows")
-    sub.add_argument("--mean", action="store_true", help="the decoder's means at draws of the latents, without noise")
+    sub.add_argument("--rows", type=_count, default=64, metavar="N", help="number of rows to draw")
+    sub.add_argument(
+        "--mean", action="store_true", help="give E[x | z] at draws of the latents z, without observation noise"
+    )
     _seed(sub)
-    sub.add_argument("--out", metavar="FILE.npy", help="write the numbers too (default: the picture only)")
+    sub.add_argument("--out", metavar="FILE.npy", help="also write the rows to this file (default: the picture only)")
 
 
 def _reconstruct(sub: argparse.ArgumentParser) -> None:
     _run(sub)
-    sub.add_argument("-n", type=_count, default=16, metavar="N", help="how many test rows, at most all of them")
+    sub.add_argument("--rows", type=_count, default=16, metavar="N", help="number of test rows, the first N")
     _seed(sub)
-    _data_dir(sub, "where the data are now (default: where they were)")
+    _data_dir(sub, MOVED)
 
 
 def _interpolate(sub: argparse.ArgumentParser) -> None:
     _run(sub)
     sub.add_argument(
-        "--rows",
+        "--between",
         type=_index,
         nargs=2,
         metavar=("I", "J"),
-        help="numbers of two test rows, from 0 (default: up to five pairs)",
+        help="indices of two test rows, counted from 0 (default: up to five pairs)",
     )
-    sub.add_argument("--steps", type=_count, default=9, metavar="S", help="points on the path, both ends included")
-    sub.add_argument("--path", choices=("linear", "spherical"), default="linear", help="in the space of the latents")
-    _data_dir(sub, "where the data are now (default: where they were)")
+    sub.add_argument(
+        "--steps", type=_count, default=9, metavar="S", help="number of points on the path, both ends included"
+    )
+    sub.add_argument(
+        "--path", choices=("linear", "spherical"), default="linear", help="shape of the path in latent space"
+    )
+    _data_dir(sub, MOVED)
 
 
 def _datasets(sub: argparse.ArgumentParser) -> None:
-    """No options."""
+    """`datasets` has no options."""
 
 
 def _run(sub: argparse.ArgumentParser) -> None:
@@ -204,16 +227,22 @@ def _run(sub: argparse.ArgumentParser) -> None:
 
 
 def _likelihood_particles(group: argparse._ActionsContainer, name: str) -> None:
-    group.add_argument(name, type=_count, default=1000, metavar="K", help="draws per test row for its log-likelihood")
+    group.add_argument(
+        name,
+        type=_count,
+        default=1000,
+        metavar="K",
+        help="draws from the guide that estimate a test row's log-likelihood",
+    )
 
 
-def _seed(group: argparse._ActionsContainer, text: str = "of all draws") -> None:
+def _seed(group: argparse._ActionsContainer, text: str = "seed of all draws") -> None:
     group.add_argument("--seed", type=_index, default=0, metavar="S", help=text)
 
 
 def _data_dir(
     group: argparse._ActionsContainer,
-    text: str = "where the files of a named data set are, or go (default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae)",
+    text: str = "folder of the named data sets and of downloads (default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae)",
 ) -> None:
     group.add_argument("--data-dir", metavar="DIR", help=text)
 

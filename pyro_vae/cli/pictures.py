@@ -1,4 +1,4 @@
-"""The pictures of a run: arrays from the model, figures from `plots`, PNG files."""
+"""The pictures of a run: arrays are computed from the model, drawn by `plots` and written as PNG files."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from pyro_vae.vae import VAE
 
 __all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "training"]
 
-MAP_ROWS = 5000  # points on the map of the latents
+MAP_ROWS = 5000  # largest number of points in the scatter plot of the latents
 NUM_DRAWS, NUM_RECONSTRUCTIONS, NUM_PAIRS = 64, 16, 5
-TRAVERSED = 10  # latents, those whose means vary most
+NUM_TRAVERSED = 10  # latents in the traversal: those whose posterior means vary most
 
 
-def of_run(folder: Path, vae: VAE, rows: Rows, history: History, *, seed: int) -> None:
-    """Write all the pictures of a run; `rows` are those that training has not seen."""
-    training(folder / "training.png", history)
-    reconstructions(folder / "reconstructions.png", vae, rows.subset(slice(0, NUM_RECONSTRUCTIONS)), seed=seed)
+def of_run(folder: Path, vae: VAE, rows: Rows, history: History, *, seed: int) -> list[Path]:
+    """Write all pictures of a run, of `rows` that were not trained on; returns the files."""
+    shown = rows.subset(slice(0, NUM_RECONSTRUCTIONS))
+    files = [training(folder / "training.png", history)]
+    files.append(reconstructions(folder / "reconstructions.png", vae, shown, seed=seed))
     for mean, name in ((True, "means"), (False, "draws")):
-        x = vae.sample(NUM_DRAWS, mean=mean, seed=seed)  # the same latents for both
-        draws(folder / f"prior_{name}.png", vae, x, mean=mean)
-    interpolation(folder / "interpolation.png", vae, rows)
-    latents(folder / "latents.png", vae, rows)
+        x = vae.sample(NUM_DRAWS, mean=mean, seed=seed)  # one seed: the latents are the same for both
+        files.append(draws(folder / f"prior_{name}.png", vae, x, mean=mean))
+    files.append(interpolation(folder / "interpolation.png", vae, rows))
+    files.append(latents(folder / "latents.png", vae, rows))
+    return files
 
 
 def training(file: Path, history: History) -> Path:
@@ -42,7 +44,7 @@ def training(file: Path, history: History) -> Path:
 
 
 def reconstructions(file: Path, vae: VAE, rows: Rows, *, seed: int) -> Path:
-    """Rows, and the decoder's means at the means of their latents."""
+    """Rows above their reconstructions, the decoder means at the posterior means of the latents."""
     x, means = rows.take(slice(None), like=vae.like)["x"], vae.reconstruct(rows, seed=seed)
     limits = _limits(vae, x)
     title = "Test rows (data) and their reconstructions (model)"
@@ -50,7 +52,7 @@ def reconstructions(file: Path, vae: VAE, rows: Rows, *, seed: int) -> Path:
 
 
 def draws(file: Path, vae: VAE, x: Tensor, *, mean: bool) -> Path:
-    """Rows drawn from the model, or their means."""
+    """Rows drawn from the prior predictive, or decoder means at draws from the prior."""
     title = f"Decoder means at {len(x)} draws from the prior" if mean else f"{len(x)} draws from the prior predictive"
     return _write(file, lambda ax: plots.images(x, **_limits(vae, x), ax=ax), title)
 
@@ -64,19 +66,19 @@ def interpolation(
     steps: int = 9,
     path: str = "linear",
 ) -> Path:
-    """The decoder's means along paths between the latents of pairs of rows; of the first few without `pairs`."""
+    """Decoder means along paths between the latents of pairs of rows; by default between a few of the first rows."""
     if pairs is None:
-        count = max(1, min(NUM_PAIRS, len(rows) // 2))
-        pairs = [(i, (i + count) % len(rows)) for i in range(count)]
+        num_pairs = max(1, min(NUM_PAIRS, len(rows) // 2))
+        pairs = [(i, (i + num_pairs) % len(rows)) for i in range(num_pairs)]
     x0, x1 = (rows.subset([pair[end] for pair in pairs]) for end in (0, 1))
     means = vae.interpolate(x0, x1, steps=steps, path=path)
     limits = _limits(vae, means.flatten(0, 1))
-    title = f"Means between test rows, {path} path of the latents"
+    title = f"Decoder means between test rows, {path} path in latent space"
     return _write(file, lambda ax: plots.interpolation(means, **limits, ax=ax), title)
 
 
 def latents(file: Path, vae: VAE, rows: Rows) -> Path:
-    """The guide's means: both latents, or two principal components of more; mean and scale of a single one."""
+    """Posterior means of the rows: two latents, or two principal components of more; one latent's mean and scale."""
     rows = rows.subset(slice(0, MAP_ROWS))
     points, names = _plane(vae, rows)
     label = rows.fields.get("label")
@@ -86,7 +88,7 @@ def latents(file: Path, vae: VAE, rows: Rows) -> Path:
 
 
 def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path]:
-    """Write the pictures of a report; returns their files."""
+    """Write the pictures of a diagnosis; returns the files."""
     seen = rows.subset(slice(0, found.num_rows))
     score = found.log_likelihood
     points, names = _plane(vae, seen)
@@ -94,7 +96,7 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
         "khat": (lambda ax: score.plot(ax), "Reliability of log p(x): Pareto k-hat of each row"),
         "khat_map": (
             lambda ax: plots.khat_map(points, score.khat, float(score.threshold), names, ax=ax),
-            "Where the guide fits badly: Pareto k-hat over the posterior means",
+            "Where the guide fits badly: Pareto k-hat at the posterior means",
         ),
     }
     for site in found.use.sites.values() if found.use is not None else ():
@@ -110,14 +112,14 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
         drawn["pit"] = (lambda ax: pit.plot(ax), "PIT values of all cells under the prior predictive")
         drawn["coverage"] = (lambda ax: pit.plot_coverage(ax=ax), "Coverage of predictive intervals of a cell")
         statistics = list(found.checks.statistics.values())
-        lines = -(-len(statistics) // 3)
-        figure = Figure(figsize=(16.8, 3.6 * lines), layout="constrained")
+        height = -(-len(statistics) // 3)  # lines of three panels
+        figure = Figure(figsize=(16.8, 3.6 * height), layout="constrained")
         for place, one in enumerate(statistics, 1):
-            one.plot(ax=figure.add_subplot(lines, 3, place))
+            one.plot(ax=figure.add_subplot(height, 3, place))
         files.append(folder / "statistics.png")
         figure.savefig(files[-1], dpi=100, metadata={"Title": "Predictive checks"})
     use = None if found.use is None else next(iter(found.use.sites.values()))
-    dims = [0] if use is None else use.mean_variance.argsort(descending=True)[:TRAVERSED].tolist()
+    dims = [0] if use is None else use.mean_variance.argsort(descending=True)[:NUM_TRAVERSED].tolist()
     path = traverse(vae, seen.subset(slice(0, 1)), dims=dims)
     limits = _limits(vae, path.flatten(0, 1))
 
@@ -127,12 +129,15 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
         ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim + 1}" for dim in dims])
         return ax
 
-    drawn["traversal"] = traversal, "Decoder means while one latent moves, from the code of the first test row"
+    drawn["traversal"] = (
+        traversal,
+        "Decoder means as one latent moves from -3 to 3, the others as in the first test row",
+    )
     return files + [_write(folder / f"{name}.png", draw, title) for name, (draw, title) in drawn.items()]
 
 
 def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:
-    """Two coordinates of each row, and their names."""
+    """Two coordinates of each row for a scatter plot, (B, 2), and the names of the axes."""
     posterior = vae.encode(rows)
     z, names = posterior.mean, ("z1", "z2")
     if z.shape[1] == 1:
@@ -148,7 +153,7 @@ def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:
 
 
 def _write(file: Path, plot: Callable[[Axes], Axes], title: str, size: tuple[float, float] = (6.4, 5.2)) -> Path:
-    """Draw into a figure of its own, which pyplot does not know of, and write it (by Agg, no display needed)."""
+    """Plot into a new figure and write it. The figure is not registered with pyplot, so that no display is needed."""
     figure = Figure(figsize=size)
     plot(figure.subplots()).set_title(title, color=plots.INK, fontsize="medium")
     figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Title": title})
@@ -156,7 +161,10 @@ def _write(file: Path, plot: Callable[[Axes], Axes], title: str, size: tuple[flo
 
 
 def _limits(vae: VAE, x: Tensor) -> dict[str, Any]:
-    """The ends of the scale: the values possible; of real data the values seen, cell by cell where it is no image."""
+    """The ends of the grey scale: of discrete data all possible values, of real data the range of x.
+
+    The range is taken over all cells of images, and cell by cell of vectors, whose cells may have different units.
+    """
     if vae.likelihood.discrete:
         return {"vmin": 0, "vmax": getattr(vae.likelihood, "total_count", 1)}
     if x.dim() == 4:

@@ -1,4 +1,4 @@
-"""The numbers of a run, in nats per row, each with its Monte Carlo and its sampling error."""
+"""The numbers of a run, in nats per row, each with two standard errors: Monte Carlo, and sampling of rows."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation import Mean, UnreliableWarning
+from pyro_vae.inference import pareto
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["as_plain", "evaluate", "flatten", "report", "summarize"]
 
-TRAIN_ROWS = 5000  # the ELBO of the training rows is that of the first so many
+TRAIN_ROWS = 5000  # the ELBO of the training rows is estimated on at most this many, the first ones
+SPLITS = {"test": "test", "valid": "validation", "train": "train"}
 NAMES = {"log_likelihood": "log-likelihood", "elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
-PLAIN = ("elbo", "meanfield")  # one bound, two estimators of it
-FEW = 10  # effective draws below which importance sampling is not to be relied on
+PLAIN = ("elbo", "meanfield")  # two estimators of the ELBO itself
+FEW = 10  # effective sample size below which the estimate of log p(x) is called too low
 
 
 def evaluate(vae: VAE, rows: Rows, seed: int, num_particles: int | None = None) -> dict[str, Any]:
-    """ELBO, its parts and, with `num_particles`, the log-likelihood of rows: means with two errors."""
+    """Means over rows of the ELBO, its parts and, given `num_particles`, the log-likelihood, each with two errors."""
     result = vae.elbo(rows, seed=seed)
     parts = {"elbo": result.mean(), "reconstruction": result.mean("reconstruction"), "kl": result.mean("kl")}
     numbers: dict[str, Any] = {"rows": len(rows), "elbo_particles": result.num_particles}
     if num_particles is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreliableWarning)  # the table says it
+            warnings.simplefilter("ignore", UnreliableWarning)  # the printed report counts these rows
             likelihood = vae.log_likelihood(rows, num_particles=num_particles, seed=seed)
         parts = {"log_likelihood": likelihood.mean(), **parts}
         numbers |= {
@@ -47,7 +49,7 @@ def evaluate(vae: VAE, rows: Rows, seed: int, num_particles: int | None = None) 
 
 
 def flatten(vae: VAE, test: dict[str, Any]) -> dict[str, Any]:
-    """The test estimates under names of their own."""
+    """The estimates of the test rows as one flat dictionary: `test_elbo` and so on."""
     flat: dict[str, Any] = {"unit": "nats per row"} | {f"test_{name}": test[name]["estimate"] for name in NAMES}
     if vae.likelihood.discrete:
         cells = math.prod(vae.likelihood.event_shape)
@@ -64,7 +66,7 @@ def summarize(
     options: argparse.Namespace,
     seconds: float,
 ) -> dict[str, Any]:
-    """All of `summary.json`."""
+    """The content of `summary.json`."""
     test = evaluate(vae, splits.test, options.seed, options.num_likelihood_particles)
     valid = evaluate(vae, splits.valid, options.seed)
     train = evaluate(vae, splits.train.subset(slice(0, TRAIN_ROWS)), options.seed)
@@ -86,31 +88,42 @@ def summarize(
 
 
 def report(summary: dict[str, Any]) -> str:
-    """A table of the results with units, and lines about how they came about."""
-    test = summary["test"]
-    few = "; so few that it is too low, and more draws would raise it" if test["median_ess"] < FEW else ""
-    notes = [
-        reporting.table(_lines(summary)),
-        f"Log-likelihood by importance sampling, {test['likelihood_particles']:,} draws for each row"
-        f" (median effective number {test['median_ess']:.0f}{few}); Pareto k-hat above the threshold in"
-        f" {test['unreliable_rows']} of {test['rows']} rows.",
-    ]
+    """A table of the results, followed by lines on how they were estimated."""
+    notes = [reporting.table(_lines(summary)), *_about_estimates(summary["test"])]
     if "test_bits_per_dimension" in summary:
-        notes.append(f"That is {summary['test_bits_per_dimension']:.3f} bits per dimension.")
+        bits = summary["test_bits_per_dimension"]
+        notes.append(f"The test log-likelihood corresponds to {bits:.3f} bits per dimension (lower is better).")
     if "seconds" in summary:
         notes += _about_training(summary)
     return "\n".join(notes)
 
 
+def _about_estimates(test: dict[str, Any]) -> list[str]:
+    num_particles = test["likelihood_particles"]
+    closed_form = ", and the KL in closed form" if test["kl"]["monte_carlo_error"] == 0 else ""
+    few = ", so few that the estimate is too low and more draws would raise it" if test["median_ess"] < FEW else ""
+    return [
+        "Both errors are standard errors: Monte Carlo from the random draws, sampling from the choice of rows.",
+        f"ELBO: {test['elbo_particles']:,} draws from the guide for each row{closed_form}.",
+        f"Log-likelihood: importance sampling with {num_particles:,} draws from the guide for each row; in expectation"
+        " a lower bound.",
+        f"Effective sample size, median over rows: {test['median_ess']:.0f} draws{few}.",
+        f"Pareto k-hat above {pareto.threshold(num_particles):.2f} in {test['unreliable_rows']} of {test['rows']} rows:"
+        " there neither the log-likelihood nor its Monte Carlo error is reliable."
+        if num_particles >= pareto.FEWEST
+        else f"Pareto k-hat: not computed, since that takes at least {pareto.FEWEST} draws for each row.",
+    ]
+
+
 def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
     lines = []
-    for split in ("test", "valid", "train"):
+    for split in SPLITS:
         for name in NAMES if split == "test" else ("elbo",) if split in summary else ():
             mean = summary[split][name]
             is_part = name in ("reconstruction", "kl")
             lines.append(
                 {
-                    "nats per row": f"  {NAMES[name]}" if is_part else f"{split} {NAMES[name]}",
+                    "nats per row": f"  {NAMES[name]}" if is_part else f"{SPLITS[split]} {NAMES[name]}",
                     "estimate": mean["estimate"],
                     "Monte Carlo error": mean["monte_carlo_error"],
                     "sampling error": mean["sampling_error"],
@@ -121,20 +134,20 @@ def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _about_training(summary: dict[str, Any]) -> list[str]:
-    bound = summary["trained_bound"]
+    bound, epochs, best = summary["trained_bound"], summary["epochs"], summary["best_epoch"]
     notes = [
-        f"{summary['epochs']} epochs in {summary['seconds']:.1f} s"
-        + (f", best at epoch {summary['best_epoch']}" if summary["best_epoch"] else "")
-        + f"; {summary['num_parameters']:,} parameters."
+        f"{epochs} epoch{'' if epochs == 1 else 's'} in all; training took {summary['seconds']:.1f} s this time"
+        + (f"; the validation bound was highest after epoch {best}" if best else "")
+        + f". The model has {summary['num_parameters']:,} parameters."
     ]
     if bound["name"] not in PLAIN:
         name = f"{bound['name']} with {bound['num_particles']} particles"
-        notes.append(f"The bound that was trained, {name}: {bound['test']:.3f} nats per test row.")
+        notes.append(f"The bound used in training, {name}: {bound['test']:.3f} nats per test row.")
     return notes
 
 
 def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> float:
-    """The mean over rows of the bound that was trained."""
+    """The mean over rows of the bound that the model was trained with."""
     total = 0.0
     with evaluating(vae, seed=seed):
         for part in torch.arange(len(rows)).split(500):
@@ -144,7 +157,7 @@ def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> flo
 
 
 def as_plain(found: Diagnosis) -> dict[str, Any]:
-    """The report as plain values."""
+    """A diagnosis as values that JSON can hold."""
     plain: dict[str, Any] = {
         "unit": "nats per row",
         "rows": found.num_rows,

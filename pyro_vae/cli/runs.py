@@ -1,4 +1,4 @@
-"""Run folders: what `train` leaves there, and how the other commands get it back."""
+"""Run folders: `train` writes them, the other commands read them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pyro_vae.vae import VAE
 
 __all__ = [
     "FILES",
-    "begun",
-    "begun_here",
+    "belongs_to_this_launch",
     "check_folder",
-    "check_resumed",
+    "check_options_of_resume",
+    "open_for_training",
     "read_model",
     "read_options",
     "read_splits",
-    "settle",
+    "settle_replacement",
     "write",
 ]
 
@@ -44,11 +44,11 @@ FILES = (
     *("coverage.png", "statistics.png", "traversal.png"),
 )
 CHECKPOINTS = "checkpoints/step-*"
-EARLIER = ".earlier"  # where files of a run are that is being replaced, until the new one has a checkpoint
+REPLACED = ".earlier"  # subfolder with the files of a run that is being replaced, until the new one has a checkpoint
 
 
 def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
-    """Raise if the folder holds a run that is not to be replaced, or its pictures would join a folder of images.
+    """Raise if the folder holds a run and `overwrite` is false, or if it lies within the folder of images of the data.
 
     Raises:
         ValueError: naming the folder.
@@ -57,74 +57,79 @@ def check_folder(folder: Path, data: str, *, overwrite: bool) -> None:
         raise ValueError(f"--run-dir must lie outside of DATA, {data!r}; got {str(folder)!r}. Name another.")
     if not overwrite and any((folder / name).exists() for name in ("model.safetensors", "config.json")):
         raise ValueError(
-            f"--run-dir must be a folder without a run; got {str(folder)!r}. Name another, --overwrite it,"
-            " or go on with it by --resume."
+            f"--run-dir must be a folder without a run; got {str(folder)!r}. Name another, replace the run with"
+            " --overwrite, or continue it with --resume."
         )
 
 
-def check_resumed(options: argparse.Namespace) -> None:
-    """Raise if options of `train` cannot go with `--resume`.
+def check_options_of_resume(options: argparse.Namespace) -> None:
+    """Raise if an option of `train` contradicts `--resume`.
 
     Raises:
         ValueError: naming the option.
     """
-    told = read_options(options.resume)["data"]
-    if options.data != told and {options.data, told} & set(datasets.names()):
+    data = read_options(options.resume)["data"]
+    if options.data != data and {options.data, data} & set(datasets.names()):
         raise ValueError(
-            f"--resume must go on with the data of the run, {told!r}; got {options.data!r}. Leave DATA out, or begin"
-            " another run."
+            f"DATA must be the data of the run that is resumed, {data!r}; got {options.data!r}. Leave DATA out, or"
+            " start a new run."
         )
     for name in ("run_dir", "overwrite"):
         if getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
             raise ValueError(
-                f"--resume must come without --{name.replace('_', '-')}; got both. A run goes on in its own folder."
+                f"--resume must be given without {option}; got both. Leave {option} out: a run continues in its folder."
             )
 
 
 @contextmanager
-def begun(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *, resume: bool) -> Iterator[None]:
-    """Begin a run: the configuration is there from the start, so that it can be gone on with; files of an earlier go.
+def open_for_training(
+    folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace, *, resume: bool
+) -> Iterator[None]:
+    """Make the folder ready for training within this context.
 
-    If what is within raises before there is a checkpoint, all is left as it was; `settle` does so after a kill.
+    A new run gets its `config.json` at once, so that it can be resumed, and the files of an earlier run are set aside.
+    If training raises before its first checkpoint, the folder is left as it was; after a kill, `settle_replacement`
+    does the same.
 
     Raises:
         OSError: if the folder can't be made or written.
     """
     new, config = not folder.exists(), folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
-    known, earlier = set(folder.glob(CHECKPOINTS)), None
+    old_checkpoints, resumed = set(folder.glob(CHECKPOINTS)), None
     try:
         if resume and config.exists():
-            earlier = _read_config(folder)
-            _note_epochs(folder, earlier, options.epochs)
+            resumed = _read_config(folder)
+            _record_epochs(folder, resumed, options.epochs)
         else:
             _set_aside(folder)
-            files.write_json(config, description.configuration(vae) | _facts(vae, splits, options))
+            files.write_json(config, description.configuration(vae) | _record(vae, splits, options))
         yield
-        if (folder / EARLIER).exists() and not _has_checkpoints(folder):
-            raise KeyboardInterrupt  # what there is does not replace a run
+        if (folder / REPLACED).exists() and not _has_checkpoints(folder):
+            raise KeyboardInterrupt  # interrupted before a first checkpoint: too early to replace the earlier run
     except BaseException as error:
-        if earlier is not None and isinstance(error, Exception) and known == set(folder.glob(CHECKPOINTS)):
-            files.write_json(config, earlier)  # it was refused
-        elif earlier is None and not _has_checkpoints(folder):
+        if resumed is not None and isinstance(error, Exception) and old_checkpoints == set(folder.glob(CHECKPOINTS)):
+            files.write_json(config, resumed)  # `fit` refused the options: forget the new number of epochs
+        elif resumed is None and not _has_checkpoints(folder):
             config.unlink(missing_ok=True)
         raise
     finally:
-        settle(folder)
+        settle_replacement(folder)
         if new:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # a folder with files stays
                 folder.rmdir()
 
 
-def settle(folder: Path) -> None:
-    """Let an earlier run that was set aside go if the new one has a checkpoint, else put it back.
+def settle_replacement(folder: Path) -> None:
+    """Finish the replacement of a run if the new one has a checkpoint: delete the earlier files. Else put them back.
 
     Raises:
         RuntimeError: if another process trains there.
     """
     if (folder / "checkpoints").is_dir():
         CheckpointFolder(folder).close()
-    aside = folder / EARLIER
+    aside = folder / REPLACED
     if not aside.is_dir():
         return
     if not (folder / "config.json").exists() or not _has_checkpoints(folder):
@@ -136,10 +141,10 @@ def settle(folder: Path) -> None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Move the files of a run, its configuration first: where that is absent, the move is to be undone."""
+    """Move a run into a subfolder, `config.json` first: where that is absent, `settle_replacement` undoes the move."""
     for file in [folder / "config.json", *(folder / name for name in FILES), *folder.glob(CHECKPOINTS)]:
         if file.exists():
-            _move(file, folder / EARLIER / file.relative_to(folder))
+            _move(file, folder / REPLACED / file.relative_to(folder))
 
 
 def _move(file: Path, place: Path) -> None:
@@ -151,25 +156,25 @@ def _has_checkpoints(folder: Path) -> bool:
     return any(folder.glob(CHECKPOINTS))
 
 
-def begun_here(folder: Path) -> bool:
-    """Whether the run in this folder was begun by the launch that these processes were started again by."""
+def belongs_to_this_launch(folder: Path) -> bool:
+    """Whether the run in this folder was started by the same launch of processes (by `torchrun`) as this process."""
     return (folder / "config.json").exists() and _read_config(folder).get("launch") == processes.launch()
 
 
-def _note_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
-    """Let the configuration tell how long a run is to be now, also after another interruption."""
+def _record_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
+    """Write the number of epochs into the configuration, for a later resume without `--epochs`."""
     if config["options"]["epochs"] != epochs:
         files.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
 
 
 def write(folder: Path, vae: VAE, history: History, splits: Splits, options: argparse.Namespace) -> None:
     """Write model, configuration and history."""
-    description.save(vae, folder, **_facts(vae, splits, options))
+    description.save(vae, folder, **_record(vae, splits, options))
     files.write_text(folder / "history.csv", history.to_csv())
 
 
-def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
-    """What the configuration tells beside the model: releases, data, options, seed."""
+def _record(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
+    """What `config.json` records beside the model: versions of packages, data, options, seed and launch."""
     named = options.data in datasets.names()
     data = {
         "name": splits.name,
@@ -177,35 +182,40 @@ def _facts(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, A
         "data_dir": options.data_dir,
         "binarize": None if options.binarize == "auto" else options.binarize,
         "unit": splits.unit,
-        "sha256": {split: rows.digests()["x"] for split, rows in _parts(splits).items()},
-        "indices": {split: _compact(indices) for split, indices in splits.indices.items()},
+        "sha256": {split: rows.digests()["x"] for split, rows in _rows_by_split(splits).items()},
+        "indices": {split: _ranges(indices) for split, indices in splits.indices.items()},
     }
-    elsewhere = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
-    kept = {name: value for name, value in vars(options).items() if name not in elsewhere}
+    left_out = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
+    kept = {name: value for name, value in vars(options).items() if name not in left_out}
     versions = description.configuration(vae)["versions"] | {"numpy": np.__version__, "pyro_vae": pyro_vae.__version__}
-    told = {"versions": versions, "data": data, "options": kept, "seed": options.seed}
-    return told | {"launch": processes.launch()}
+    return {
+        "versions": versions,
+        "data": data,
+        "options": kept,
+        "seed": options.seed,
+        "launch": processes.launch(),
+    }
 
 
 def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The options of `train` that a run was begun with.
+    """The options of `train` that a run was started with.
 
     Raises:
         FileNotFoundError, ValueError: if they can't be read.
     """
     if "RANK" not in os.environ:  # one process
-        settle(Path(folder))
+        settle_replacement(Path(folder))
     config = _read_config(folder)
     data, options = config.get("data"), config.get("options")
     if not isinstance(data, dict) or not isinstance(options, dict):
-        raise ValueError(f"{folder} must hold the options of a run; got a config.json without. Train again.")
-    told = {name: data.get(name) for name in ("data_dir", "binarize")}
+        raise ValueError(f"{folder} must hold the options of a run; got a config.json without them. Train again.")
+    about_data = {name: data.get(name) for name in ("data_dir", "binarize")}
     source = data.get("name") if data.get("path") is None else data["path"]
-    texts, seed = [*told.values(), source or 0], config.get("seed")
+    texts, seed = [*about_data.values(), source or 0], config.get("seed")
     plain = all(text is None or isinstance(text, str) for text in texts) and isinstance(seed, int | None)
     if not plain or not all(map(_is_plain, options.values())) or {"command", "resume"} & options.keys():
-        raise ValueError(f"{folder} must hold the options of a run; got a config.json with others. Train again.")
-    return options | told | {"binarize": told["binarize"] or "auto", "data": source, "seed": config.get("seed")}
+        raise ValueError(f"{folder} must hold the options of a run; got a config.json with other values. Train again.")
+    return options | about_data | {"binarize": about_data["binarize"] or "auto", "data": source, "seed": seed}
 
 
 def _is_plain(value: Any) -> bool:
@@ -220,7 +230,7 @@ def _read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{file} must tell which data the run had; got none that can be read. Train again.") from error
+        raise ValueError(f"{file} must name the data of the run; got nothing that can be read. Train again.") from error
 
 
 def read_model(folder: str | os.PathLike[str]) -> VAE:
@@ -228,14 +238,14 @@ def read_model(folder: str | os.PathLike[str]) -> VAE:
 
     Raises:
         FileNotFoundError, ValueError, TypeError: if there is none that can be read.
-        NotImplementedError: if it is of a class that these commands cannot picture.
+        NotImplementedError: if it is not a `VAE`; the commands handle no other model.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"RUN must be a folder that `train` wrote; got {str(folder)!r}. Check the name.")
     if _has_checkpoints(Path(folder)) and not (Path(folder) / "model.safetensors").exists():
         raise FileNotFoundError(
             f"RUN must hold a run that has ended; got {str(folder)!r}, which has no model.safetensors yet."
-            f" Go on with it: pyro-vae train --resume {folder}."
+            f" Continue the run: pyro-vae train --resume {folder}."
         )
     model = loading.load(folder)
     if not isinstance(model, VAE):
@@ -248,40 +258,40 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
 
     Args:
         folder: the run folder.
-        data_dir: where the data are now, if not where they were.
+        data_dir: folder of the data, if they have moved since training; else None.
 
     Raises:
-        FileNotFoundError: if configuration or data are absent.
-        ValueError: if the configuration tells of no data, or the data are not those of the run.
+        FileNotFoundError: if the configuration or the data are absent.
+        ValueError: if the configuration names no data, or the data are not those of the run.
     """
     file, config = Path(folder) / "config.json", _read_config(folder)
     try:
         data = config["data"]
         name, path, sha256 = data["name"], data["path"], data["sha256"]
         old_dir, binarize, indices = data["data_dir"], data["binarize"], data["indices"]
-        strange = not isinstance(sha256, dict) or not isinstance(indices, dict) or not isinstance(name, str)
-        if strange or not all(text is None or isinstance(text, str) for text in (path, old_dir, binarize)):
+        malformed = not isinstance(sha256, dict) or not isinstance(indices, dict) or not isinstance(name, str)
+        if malformed or not all(text is None or isinstance(text, str) for text in (path, old_dir, binarize)):
             raise TypeError("values of other types")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} must tell which data the run had; got none that can be read. Train again.") from error
+        raise ValueError(f"{file} must name the data of the run; got nothing that can be read. Train again.") from error
     if path is not None:
         name = path if data_dir is None else str(Path(data_dir) / Path(path).name)
     splits = datasets.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize)
-    for split, rows in _parts(splits).items():
-        if rows.digests()["x"] != sha256.get(split) or _compact(splits.indices[split]) != indices.get(split):
+    for split, rows in _rows_by_split(splits).items():
+        if rows.digests()["x"] != sha256.get(split) or _ranges(splits.indices[split]) != indices.get(split):
             raise ValueError(
                 f"data must be those of the run, with the SHA-256 in {file}; got other {split} rows from {name!r}."
-                " Restore the data, or say where they are with --data-dir."
+                " Restore the data, or give the folder where they are now as --data-dir."
             )
     return splits
 
 
-def _parts(splits: Splits) -> dict[str, Rows]:
+def _rows_by_split(splits: Splits) -> dict[str, Rows]:
     return {"train": splits.train, "valid": splits.valid, "test": splits.test}
 
 
-def _compact(indices: list[int]) -> str:
-    """Row numbers on one line, consecutive ones as first-last: [7, 3, 4, 5] is "7,3-5"."""
+def _ranges(indices: list[int]) -> str:
+    """Row indices as text, consecutive ones as a range: [7, 3, 4, 5] is "7,3-5"."""
     breaks = [0, *(i for i, (a, b) in enumerate(pairwise(indices), 1) if b != a + 1), len(indices)]
-    runs = [(indices[start], indices[stop - 1]) for start, stop in pairwise(breaks) if stop > start]
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    ranges = [(indices[start], indices[stop - 1]) for start, stop in pairwise(breaks) if stop > start]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

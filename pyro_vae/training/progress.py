@@ -35,7 +35,7 @@ class ProgressBar:
             "bound": "train_bound",
             "reconstruction": "train_reconstruction",
             "KL": "train_kl",
-            "valid": "valid_bound",
+            "validation bound": "valid_bound",
         }
         self.bar.set_postfix_str(
             ", ".join(f"{name} {last[key]:.2f}" for name, key in shown.items() if last[key] is not None)
