@@ -2,21 +2,21 @@
 
 An autoencoder (AE) compresses each row x to a code z = encoder(x) and decodes it; it is trained on the reconstruction
 alone, -log p(x | z). A VAE adds two things: the code is random, z ~ q(z | x), and the KL divergence from q(z | x) to
-the prior p(z) = N(0, I) is paid for, in nats. Layers, number of latents (16) and Binomial(16) likelihood are the same
-here. The AE reconstructs better, since nothing restrains its codes; but nothing says which codes are plausible either:
-it is no probability model of x, and cannot be asked for new data.
+the prior p(z) = N(0, I), in nats, is added to the loss. Layers, number of latents (16) and Binomial(16) likelihood are
+the same here. The AE reconstructs better, since its codes are unconstrained; but nothing says which codes are plausible
+either: it is not a probability model of x, and cannot generate new data.
 
 What to look for
-- Reconstructions (top): both good; in nats per test row the AE wins.
-- Random codes, decoded (middle): from N(0, I), not where its codes lie, the AE makes grey stains; from a normal with
-  their mean and deviation, blots and broken strokes, a digit here and there: that normal ignores the gaps between them.
-  The VAE's draws from its prior are mostly digits: training asked for just that.
+- Reconstructions (top): both are good; in nats per test row the AE is better.
+- Random codes, decoded (middle). The AE's codes do not follow N(0, I), and draws from it decode to grey stains. Draws
+  from a normal with the codes' mean and standard deviations decode to blots, broken strokes and a few digits, since
+  that normal ignores the gaps between codes. The VAE's draws from its prior are mostly digits, as it was trained for.
 - The codes (bottom; two principal components of 16): the AE's lie on a scale of their own, with gaps; the VAE's, drawn
-  from q(z | x), fill the prior, whose circles hold 39, 86 and 99 % of N(0, I).
-- The distance of pictures to the nearest training digit, and how many are as near as 95 % of real test digits are. It
-  is a blunt measure (decoder means are smoother than data, which brings them nearer), but the same one for all.
+  from q(z | x), fill the prior; the circles hold 39, 86 and 99 % of N(0, I).
+- The distance of pictures to the nearest training digit, and the share that is as near as 95 % of real test digits. It
+  is a blunt measure (decoder means are smoother than data, hence nearer), but the same for all.
 
-Run it: `python autoencoder_beside_vae.py` (about a minute); `--smoke` only tries whether it runs.
+Run it: `python autoencoder_beside_vae.py` (about a minute); `--smoke` only checks that it runs.
 
 References: *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114; *From Variational to
 Deterministic Autoencoders* (Ghosh et al., 2020), arXiv 1903.12436
@@ -40,7 +40,7 @@ NETS = pv.nets.MLP(hidden=(256, 256))  # the same recipe for all four networks
 
 
 def train_autoencoder(x: Tensor, likelihood: pv.likelihoods.Likelihood, epochs: int) -> tuple[torch.nn.Module, ...]:
-    """Plain PyTorch, no distributions over codes: minimise -log p(x | z = encoder(x)) by Adam."""
+    """Plain PyTorch, no distributions over codes: minimize -log p(x | z = encoder(x)) by Adam."""
     torch.manual_seed(0)
     encoder = NETS.build(likelihood.event_shape, (LATENTS,))
     decoder = NETS.build((LATENTS,), likelihood.event_shape)

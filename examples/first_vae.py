@@ -10,16 +10,16 @@ scale are the output of a second network. Both are trained at once by maximising
 
     log p(x)  >=  E_q log p(x | z) - KL(q(z | x) || p(z))  =  reconstruction - KL,
 
-by stochastic gradients: maximum likelihood for the decoder and variational inference for the codes in one optimisation.
+by stochastic gradients: approximate maximum likelihood for the decoder, variational inference for the codes.
 
 What to look for
-- In the table: ELBO <= log-likelihood; the gap is the price of the approximate posterior. Test rows do worse than
-  training rows: networks overfit like any flexible regression, so report test rows. The codes of data, over rows, have
-  deviations near 1, as the prior says; a latent with a deviation near 0 would be unused.
-- In the figure: reconstructions resemble what they were made from; prior draws, decoded from codes that belong to no
-  digit in the data, resemble digits; both are a little blurred, since they are means over what the model leaves open.
+- In the table: ELBO <= log-likelihood; the gap is the price of the approximate posterior. Test rows have lower values
+  than training rows: networks overfit like any flexible regression, so report test rows. The standard deviation of
+  each latent over the codes of the test rows is near 1, as under the prior; one near 0 would mean an unused latent.
+- In the figure: reconstructions resemble the digits that they were made from. Decoded draws from the prior resemble
+  digits, though their codes belong to no digit in the data. Both are a little blurred, since they are means, E[x | z].
 
-Run it: `python first_vae.py` (about a minute); `--smoke` only tries whether it runs.
+Run it: `python first_vae.py` (about a minute); `--smoke` only checks that it runs.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def main(args: argparse.Namespace) -> None:
     draws = vae.sample(48, mean=True, seed=1)  # E[x | z] at codes drawn from the prior; without mean=True, draws of x
 
     # log p(x) integrates over all codes: importance sampling with the guide as proposal.
-    print(f"\nNats per row, {num_particles} draws per row; in brackets the standard errors: Monte Carlo, over rows")
+    print(f"\nNats per row, {num_particles} draws per row; in brackets two standard errors: Monte Carlo, over rows")
     for name, rows in (("train", digits.train), ("test", digits.test)):
         elbo = vae.elbo(rows, num_particles=num_particles, seed=2)
         log_likelihood = vae.log_likelihood(rows, num_particles=num_particles, seed=2)
         for what, mean in (("ELBO", elbo.mean()), ("log-likelihood", log_likelihood.mean())):
             print(f"{name:<6} {what:<15}{mean.estimate:9.2f} ({mean.monte_carlo_error:.3f}, {mean.sampling_error:.2f})")
         print(f"{name:<6} reconstruction {elbo.reconstruction.mean():9.2f}, KL {elbo.kl.mean():.2f}")
-    print(f"Deviation of the codes over test rows, by latent: {', '.join(f'{s:.2f}' for s in codes.std(0))}")
+    print(f"Standard deviation of the codes over test rows, by latent: {', '.join(f'{s:.2f}' for s in codes.std(0))}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     vae.save(args.out / "first_vae")  # safetensors and JSON: plain data that cannot run code

@@ -1,19 +1,19 @@
 """How noisy is the gradient? Signal-to-noise of every gradient estimator against the number of particles.
 
-A bound that is tighter is not always easier to climb. With K particles the importance-weighted bound IWAE_K moves
-toward log p(x) - and the gradient that the guide receives from it moves toward zero faster than its noise does: its
+A tighter bound is not always easier to maximize. As the number of particles K grows, the importance-weighted bound
+IWAE_K approaches log p(x), and the guide's gradient of it approaches zero faster than its noise does: the gradient's
 signal-to-noise ratio (absolute mean over standard deviation of single-row gradients) *falls* like K^(-1/2), while that
-of the model *rises* like K^(1/2). The doubly reparameterized gradient (DReG) has the same expectation, and its ratio
-rises. The score-function estimators need no pathwise derivative, so that they also serve discrete latents; they pay
-for that with noise.
+of the model's gradient *rises* like K^(1/2). The doubly reparameterized gradient (DReG) has the same expectation, and
+its ratio rises. The score-function estimators (VIMCO, RLOO) need no pathwise derivative, so that they also serve
+discrete latents, at the price of more noise.
 
-The model is z ~ N(mu, I), x | z ~ N(z, I) in two dimensions, the guide N(x/2 + shift, 2/3 I) off its optimum by 0.5.
-Every row has a parameter `shift` (guide) and `mu` (model) of its own: one backward pass gives independent replicates.
+The model is z ~ N(mu, I), x | z ~ N(z, I) in two dimensions; the guide N(x/2 + shift, 2/3 I) is 0.5 off its optimum.
+Every row has its own parameters `shift` (guide) and `mu` (model): one backward pass gives independent replicates.
 
-Look for: slopes of opposite sign in the left panel, equal ones in the middle; and how STL, unbiased for the ELBO only,
-is quiet and biased.
+What to look for: slopes of opposite sign in the left panel, equal ones in the middle; and that STL, which is unbiased
+for the ELBO only, has little noise but a bias.
 
-    python examples/gradient_noise.py             # about a minute, writes figures/gradient_noise.png
+Run it: `python gradient_noise.py` (about a minute); `--smoke` only checks that it runs.
 
 References: *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018); *Doubly Reparameterized
 Gradient Estimators for Monte Carlo Objectives* (Tucker et al., 2018).
@@ -38,12 +38,12 @@ KINDS = ("reparameterized", "stl", "dreg", "vimco", "rloo")
 
 
 class Toy(pv.LatentVariableModel):
-    """The model above, with parameters of their own for each of `rows` replicates of one row."""
+    """The model above, with separate parameters for each of several replicates of one row."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, replicates: int) -> None:
         super().__init__()
-        self.mu = nn.Parameter(torch.zeros(rows, DIMENSIONS, dtype=torch.float64))
-        self.shift = nn.Parameter(torch.full((rows, DIMENSIONS), 0.5, dtype=torch.float64))
+        self.mu = nn.Parameter(torch.zeros(replicates, DIMENSIONS, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.full((replicates, DIMENSIONS), 0.5, dtype=torch.float64))
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
         with pyro.plate("data", len(self.mu)):
@@ -56,8 +56,8 @@ class Toy(pv.LatentVariableModel):
 
 
 def signal_to_noise(kind: str, particles: int, replicates: int) -> tuple[float, float, float]:
-    """|mean| / standard deviation of single-row gradients, guide's and model's, and the guide's variance."""
-    chunk = max(1, min(replicates, 100_000 // particles))  # rows at once
+    """|mean| / standard deviation of single-row gradients, for guide and model, and the variance for the guide."""
+    chunk = max(1, min(replicates, 100_000 // particles))  # replicates in one backward pass
     draws: list[list[Tensor]] = [[], []]
     for start in range(0, replicates, chunk):
         toy = Toy(min(chunk, replicates - start))
@@ -86,9 +86,9 @@ def main(options: argparse.Namespace) -> None:
         counts = [k for k in particles if not score or k <= 64]
         ratios = [signal_to_noise(kind, k, replicates // 4 if score else replicates) for k in counts]
         pyro.clear_param_store()
-        table[kind] = counts, *([row[i] for row in ratios] for i in (0, 1, 2))
+        table[kind] = counts, *([line[i] for line in ratios] for i in (0, 1, 2))
 
-    print(f"signal-to-noise ratio of IWAE's gradient, {replicates} replicates; slope: its exponent of K")
+    print(f"signal-to-noise ratio of IWAE's gradient, {replicates} replicates; slope: the exponent of K")
     print(f"{'gradient':16s}" + "".join(f"{who + ', K=4':>13s}{'K=64':>9s}{'slope':>7s}" for who in ("guide", "model")))
     for kind, (counts, *columns, _) in table.items():
         last = counts.index(64)
@@ -106,7 +106,7 @@ def draw(table: dict[str, tuple[list[float], ...]], folder: Path) -> None:
         ax.set(title=title, xlabel="particles K", xticks=[4, 16, 64, 256], xticklabels=["4", "16", "64", "256"])
         ax.minorticks_off()
     axes[1].sharey(axes[0])
-    axes[0].set_ylabel("|mean| / deviation of one row's gradient")
+    axes[0].set_ylabel("|mean| / standard deviation of one row")
     axes[2].set_ylabel("variance of one row's gradient")
     axes[1].legend(title="gradient of IWAE", frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,6 @@ def draw(table: dict[str, tuple[list[float], ...]], folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see whether it runs")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figure")
     main(parser.parse_args())

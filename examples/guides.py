@@ -2,22 +2,22 @@
 
 Two latents, z ~ N(0, I), and one observation each:
 
-    sum       x ~ Normal(z1 + z2, 0.5)     a line of codes explains x: the posterior is normal, its correlation -0.8
-    product   x ~ Normal(z1 * z2, 0.3)     a hyperbola does: two bent modes, z and -z, unless x is near 0
+    sum       x ~ Normal(z1 + z2, 0.5)     codes on a line explain x: the posterior is normal with correlation -0.8
+    product   x ~ Normal(z1 * z2, 0.3)     codes on a hyperbola do: two bent modes, z and -z, unless x is near 0
 
-The models are fixed, only the guide is trained. log p(x) and the posterior are sums over a grid of codes, so that the
-gap of every guide is known:  log p(x) - ELBO = KL(q(z | x) || p(z | x)).
+The models are fixed; only the guide is trained. log p(x) and the posterior are computed as sums over a grid of codes,
+so that the gap of every guide is known:  log p(x) - ELBO = KL(q(z | x) || p(z | x)).
 
 What to look for
-- sum: the mean-field normal cannot be correlated. Its best gap is log(5/3) = 0.511 nats for every row, and its
-  deviations are 0.6 times those of the posterior: intervals from it are too short. A full covariance closes the gap;
-  flows do so too, and a mixture of four mean-field normals does in part, by setting them along the line.
-- product: a normal chooses one mode, since KL(q || p) punishes mass where the posterior has little; half of the
-  posterior is missed, at log 2 = 0.693 nats where the modes are apart. Flows reach both, some by a thin bridge.
-- A family may hold the posterior and the guide still miss it: the mixture, which could have both modes, ends as a
-  normal at one. Draws at one mode tell nothing of the other, so that stochastic gradients do not move mass there.
+- sum: the mean-field normal cannot be correlated. Its smallest gap is log(5/3) = 0.511 nats for every row, and its
+  standard deviations are 0.6 times the posterior's: intervals from it are too short. A full covariance closes the gap,
+  as do flows; a mixture of four mean-field normals closes part of it, by placing them along the line.
+- product: a normal settles on one mode, since KL(q || p) penalizes mass where the posterior has little. It misses half
+  of the posterior, which costs log 2 = 0.693 nats where the modes are apart. Flows reach both, some by a thin bridge.
+- A family may contain the posterior and the guide still miss it: the mixture, which could have both modes, ends as a
+  normal at one. Draws at one mode carry no information on the other: stochastic gradients do not move mass there.
 
-Run it: `python guides.py` (three minutes); `--smoke` only tries whether it runs.
+Run it: `python guides.py` (three minutes); `--smoke` only checks that it runs.
 
 References: *Variational Inference: A Review for Statisticians* (Blei, Kucukelbir, McAuliffe, 2017), JASA 112, on
 short intervals; *Inference Suboptimality in Variational Autoencoders* (Cremer, Li, Duvenaud, 2018), arXiv 1801.03558
@@ -46,7 +46,7 @@ class Product(nn.Module):
         return z.prod(-1, keepdim=True)
 
 
-MODELS = {"sum": (Sum(), 0.5, 1.5), "product": (Product(), 0.3, 1.0)}  # decoder, deviation, and the row x to draw
+MODELS = {"sum": (Sum(), 0.5, 1.5), "product": (Product(), 0.3, 1.0)}  # decoder, noise scale, the row x to plot
 GUIDES = {
     "Normal": lambda: pv.guides.Normal(),
     "MultivariateNormal": lambda: pv.guides.MultivariateNormal(),
@@ -55,8 +55,8 @@ GUIDES = {
     "Flow, spline": lambda: pv.guides.Flow(2, kind="spline_autoregressive", layers=3),
 }
 NAMES = {"sum": "$z_1 + z_2$", "product": "$z_1 z_2$"}
-LEVELS = torch.linspace(0.02, 1.0001, 9)  # of the peak
-SIDE, LIMIT = 241, 4.5  # of the grid: points, and where it ends
+LEVELS = torch.linspace(0.02, 1.0001, 9)  # contour levels, as a share of the peak
+SIDE, LIMIT = 241, 4.5  # the grid: points on a side, and its end
 
 
 def vae_with(decoder: nn.Module, scale: float, guide: pv.guides.Guide) -> pv.VAE:

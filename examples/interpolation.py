@@ -1,24 +1,24 @@
 """Walking from one digit to another: through latent space, straight or on a sphere, and through pixel space.
 
-Halfway between a 0 and a 1, pixel by pixel, lie both at once, each at half strength: no digit. Data fill a thin, curved
-part of pixel space, and straight lines leave it. The codes of a VAE fill N(0, I) fairly evenly, so that a path between
-two codes passes over codes of other plausible digits, and the decoder's means E[x | z] stay near data all the way.
+Pixel by pixel, the midpoint between a 0 and a 1 is both at once, each at half strength: not a digit. Data fill a thin,
+curved part of pixel space, and straight lines leave it. The codes of a VAE fill N(0, I) fairly evenly, so that a path
+between two codes passes over codes of other plausible digits, and the decoder means E[x | z] stay near data all along.
 
 *Straight*: z_t = (1 - t) z_0 + t z_1. In D dimensions N(0, I) has nearly all its mass near the sphere of radius
-sqrt(D), and a chord passes inside. *Spherical*: the direction turns along the great circle while the length goes from
-|z_0| to |z_1|, so that the path stays as far out as its ends are.
+sqrt(D), and a chord passes inside it. *Spherical*: the direction turns along the great circle while the length goes
+from |z_0| to |z_1|, so that the path stays as far from the origin as its ends are.
 
 What to look for
-- The figure. Top line of each block: two digits laid over each other, one fading. Below: one shape that changes.
+- The figure. Top line of each block: two digits on top of each other, one fading. Below: one shape that changes.
 - The table, at the halfway points of many pairs. The cross-fade is farther from any training digit than the decoded
-  codes, which are about as near as decoded draws from the prior, and the model finds it far less probable.
+  codes are, which are about as near as decoded draws from the prior; and it is far less probable under the model.
 - Straight or spherical: equally near to training digits; the spherical halfway points are a few nats more probable.
-  Shorter codes are decoded to greyer pictures, in between digits.
+  Shorter codes decode to greyer pictures, in between digits.
 
 Two cautions: decoder means are smoother than data, which brings them nearer to everything and makes them more probable
-than real digits; and in the last column the VAE judges its own pictures. The distance knows nothing of the VAE.
+than real digits; and in the last column the VAE judges its own pictures. The distance does not depend on the VAE.
 
-Run it: `python interpolation.py` (half a minute); `--smoke` only tries whether it runs.
+Run it: `python interpolation.py` (half a minute); `--smoke` only checks that it runs.
 
 References: *Sampling Generative Networks* (White, 2016), arXiv 1609.04468
 """
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     vae = pv.VAE(likelihood=pv.likelihoods.Binomial(digits.event_shape, 16), prior=pv.priors.Normal(LATENTS), seed=0)
     vae.fit(digits.train, epochs=epochs, seed=0)
 
-    # Pairs: neighbours in the (random) order of the test rows, where they are of different class.
+    # Pairs: neighbours in the (random) order of the test rows, if their digits differ.
     start = (label[:-1] != label[1:]).nonzero().squeeze(1)
     x0, x1 = test[start], test[start + 1]
     paths = {

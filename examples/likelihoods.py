@@ -1,19 +1,19 @@
 """Which likelihood? Counts with too many zeros under four likelihoods, and mixed columns under a product of three.
 
-Counts: rows of 12 are simulated from two factors, negative binomial, of which 30 % are then lost and written down as
-zeros. Four likelihoods have the same networks; the decoder is affine, as in factor analysis of log-means.
+Counts: rows of 12 negative binomial counts are simulated given two factors; 30 % of the counts are then lost and
+recorded as zeros. Four likelihoods get the same networks; the decoder is affine, as in factor analysis of log-means.
 
 Mixed columns: each handwritten digit is described by its ink (a count), the width and the slant of its stroke (real
 numbers) and its label (a category); `likelihoods.Product` gives each block of columns its own likelihood, and two
 latents make them dependent. The reference is the same likelihood without latents.
 
 What to look for
-- Held-out nats: only the zero-inflated negative binomial comes near the true model, the ceiling (a sum over codes).
-- Predictive checks (top), draws from the fitted model with noise, say why: the Poisson has too few zeros, the negative
-  binomial too few in columns that have few. The zero-inflated Poisson passes for zeros, not for spread.
-- Mixed columns (bottom): draws keep labels roughly where the data have them; without latents labels are shuffled.
+- Held-out log-likelihood: only the zero-inflated negative binomial comes near that of the true model, the ceiling.
+- Predictive checks (top) on draws from the fitted models say why: the Poisson has too few zeros, the negative binomial
+  too few in columns that have few. The zero-inflated Poisson gets the zeros right, but not the spread.
+- Mixed columns (bottom): draws have labels roughly where the data have them; without latents labels are shuffled.
 
-Run it: `python likelihoods.py` (a minute); `--smoke` only tries whether it runs.
+Run it: `python likelihoods.py` (a minute); `--smoke` only checks that it runs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fit(likelihood: pv.likelihoods.Likelihood, hidden: tuple[int, ...], x: Tenso
 
 
 def show(name: str, value: Tensor, reference: Tensor, x: Tensor | None = None) -> None:
-    """Mean nats, and the paired difference to the reference; means over columns of the statistics of x."""
+    """Mean nats per row, the paired difference from the reference, and the statistics of x, averaged over columns."""
     gap, root = value - reference, math.sqrt(len(value))
     statistics = [f"{f(x).mean():20.2f}" for f in STATISTICS.values() if x is not None]
     print(f"  {name:<30}{value.mean():9.2f} +- {value.std() / root:.2f}", end="")
@@ -72,10 +72,10 @@ def main(args: argparse.Namespace) -> None:
     rows, epochs, particles = (200, 2, 20) if args.smoke else (1000, 150, 1000)
     torch.manual_seed(0)
     x, new = (truth(torch.randn(rows, 2)).sample() for _ in range(2))
-    z = torch.cartesian_prod(*2 * [torch.linspace(-5, 5, 61)])  # log p(x) of the true model: a sum over codes
+    z = torch.cartesian_prod(*2 * [torch.linspace(-5, 5, 61)])  # log p(x) of the true model: a sum over a grid of codes
     weight = dist.Normal(0, 1).log_prob(z).sum(-1).log_softmax(0)
     best = torch.stack([(weight + truth(z).log_prob(row)).logsumexp(0) for row in new])
-    heading = f"  {'':<30}{'log-likelihood':>17}{'over reference':>18}"
+    heading = f"  {'':<30}{'log-likelihood':>17}{'minus reference':>18}"
     print(f"\nNats per row +- standard error over rows. Counts, {rows} new rows; statistics are means over columns")
     print(heading + "".join(f"{name:>20}" for name in STATISTICS))
     show("truth (reference), data", best, best, new)
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
     ink, shape = pv.likelihoods.NegativeBinomial(1), pv.likelihoods.Normal(2, scale="predicted")
     product = pv.likelihoods.Product({"ink": ink, "shape": shape, "label": pv.likelihoods.Categorical(1, 10)})
     product.initialize(train)
-    without = product(torch.zeros(len(test), *product.output_shape))  # output 0 stands for the marginal of each column
+    without = product(torch.zeros(len(test), *product.output_shape))  # output 0 gives the marginal of each column
     reference, alone = without.log_prob(test).detach(), without.sample()
     vae = fit(product, (64, 64), train, epochs)
     print(f"Mixed columns, {len(test)} test digits\n{heading}")

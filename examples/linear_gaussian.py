@@ -2,18 +2,18 @@
 
 With an affine decoder and one noise level, z ~ N(0, I), x | z ~ N(W z + b, s^2 I), a VAE *is* probabilistic PCA. Its
 evidence is known, x ~ N(b, W W' + s^2 I); the maximum likelihood estimate has a closed form, from the eigenvalues and
-eigenvectors of the sample covariance; the posterior of z is normal, with a mean affine in x. So all that is approximate
-about a VAE can be held against the truth:
+eigenvectors of the sample covariance; the posterior of z is normal, with a mean affine in x. Everything that a VAE
+approximates can therefore be compared with the exact answer:
 
 1. Training is stochastic: does the evidence reach its maximum? (First, second and third line of the table. The true
    parameters lie below the maximum by about free parameters / (2 N) = 38 / 2000 = 0.019 nats per row.)
 2. `log_likelihood` is importance sampling: does it agree with the exact evidence of the trained weights? (Fourth line.)
 3. `elbo` is a lower bound: how large is the gap? It is the KL from q(z | x) to the exact posterior. The latents are
    independent under q and, for a general W, correlated under the posterior. The gap closes all the same, since training
-   rotates W, which leaves the evidence as it is, until its columns are orthogonal. (Fifth line; left picture: the quick
-   rise is the fit, the slow one the rotation, the jitter the single draw of z per row with which it is trained.)
+   rotates W until its columns are orthogonal, and a rotation does not change the evidence. (Fifth line. Left picture:
+   the quick rise is the fit, the slow rise the rotation; the jitter comes from training with one draw of z per row.)
 
-Run it: `python linear_gaussian.py` (half a minute); `--smoke` only tries whether it runs.
+Run it: `python linear_gaussian.py` (half a minute); `--smoke` only checks that it runs.
 
 References: *Probabilistic Principal Component Analysis* (Tipping, Bishop, 1999), JRSS B 61(3); *Don't Blame the ELBO! A
 Linear VAE Perspective on Posterior Collapse* (Lucas et al., 2019), arXiv 1911.02469
@@ -50,7 +50,7 @@ def maximum_likelihood(x: Tensor) -> MultivariateNormal:
 
 
 def show(name: str, per_row: Tensor, best: Tensor) -> None:
-    """A mean over rows, and its distance from the best with the standard error of the *paired* difference."""
+    """A mean over rows, and how far it is below the best, with the standard error of the *paired* difference."""
     gap = best - per_row
     print(f"  {name:<42}{per_row.mean():9.4f}{gap.mean():11.4f} +- {gap.std() / math.sqrt(len(gap)):.4f}")
 
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     likelihood = pv.likelihoods.Normal(CELLS, scale="shared")
     vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(LATENTS), encoder=affine, decoder=affine, seed=0)
 
-    def rate(step: int) -> float:  # at a constant rate stochastic gradients never settle: half a cosine, down to zero
+    def rate(step: int) -> float:  # falls to zero along half a cosine: at a constant rate the parameters never settle
         return 1e-5 + 0.01 * (1 + math.cos(math.pi * min(100 * step / (rows * epochs), 1)))
 
     history = vae.fit(x, elbo=pv.elbos.MeanFieldELBO(), epochs=epochs, batch_size=100, learning_rate=rate, seed=0)
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     best = maximum_likelihood(x).log_prob(x.double())
     importance = vae.log_likelihood(x, num_particles=particles, seed=1)
     elbo = vae.elbo(x, num_particles=particles, seed=1)
-    print(f"\nLog evidence of {rows} rows, nats per row; distance from the best, with its standard error over rows")
+    print(f"\nLog evidence of {rows} rows, nats per row; how far below the best, with the standard error over rows")
     show("maximum likelihood, closed form", best, best)
     show("true parameters, closed form", evidence(**true).log_prob(x.double()), best)
     show("trained VAE, closed form", evidence(loadings, shift, scale).log_prob(x.double()), best)
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
     deviation = covariance.diagonal().sqrt()
     correlation = (covariance / torch.outer(deviation, deviation) - torch.eye(LATENTS)).abs().max()
     print(f"Encoder's mean - exact posterior mean: root mean square {(mean - exact).square().mean().sqrt():.4f}")
-    print(f"Deviations of the exact posterior: {deviation.min():.2f} to {deviation.max():.2f}")
+    print(f"Standard deviations of the exact posterior: {deviation.min():.2f} to {deviation.max():.2f}")
     print(f"Largest correlation of two latents in the exact posterior: {correlation:.3f}")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")

@@ -1,21 +1,21 @@
 """Your own Pyro program: a count model with two latents, written as `model` and `guide`, trained in three ways.
 
-The ink of a digit is split into how much and where: each row has a positive *amount* r of ink, and a code z that says
-which share of it falls into which of the 64 cells:
+The model separates how much ink a digit has from where it is: each row has a positive *amount* r of ink, and a code z
+that says which share of it falls into which of the 64 cells:
 
     r ~ LogNormal(m, s),    z ~ N(0, I),    x_j | r, z ~ Poisson(r * share_j(z)),    the shares adding up to 1,
 
 with m and s learned (empirical Bayes). A subclass of `pv.LatentVariableModel` can be trained, scored row by row, drawn
-from and saved; and being ordinary Pyro, its programs work with `pyro.infer` as well.
+from and saved. Its programs are ordinary Pyro, and work with `pyro.infer` as well.
 
 What to look for
-- The table. `fit` with `ELBO` (all by Monte Carlo), `fit` with Pyro's `TraceMeanField_ELBO` (KL in closed form), and
-  plain `pyro.infer.SVI`: one model, one objective, hence equal bounds but for the luck of training.
+- The table. `fit` with `ELBO` (by Monte Carlo), `fit` with Pyro's `TraceMeanField_ELBO` (KL in closed form), and plain
+  `pyro.infer.SVI`: one model and one objective, so that the bounds differ only by the randomness of training.
 - Left: the posterior mean of r is close to the total ink of the row, shrunk a little towards the prior.
-- Middle and right, posterior predictive checks. Replicated totals agree with the data, since r sees to them. But a cell
-  holds 16 inked pixels at most and Poisson variables know no limit: use Binomial(16), as the other examples do.
+- Middle and right, posterior predictive checks. Replicated totals agree with the data, since r determines them. But a
+  cell holds at most 16 inked pixels, and Poisson variables are unbounded: use Binomial(16), as the other examples do.
 
-Run it: `python own_program.py` (about a minute); `--smoke` only tries whether it runs.
+Run it: `python own_program.py` (about a minute); `--smoke` only checks that it runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import pyro_vae as pv
 
 
 class InkModel(pv.LatentVariableModel):
-    """How much ink and where. The constructor's argument is kept under its name: `pv.load` builds the model from it."""
+    """How much ink and where. Its constructor's argument is kept under its own name: `pv.load` needs it."""
 
     def __init__(self, latent_dim: int = 8) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class InkModel(pv.LatentVariableModel):
 
 
 def train_by_svi(model: InkModel, x: Tensor, epochs: int) -> None:
-    """The same programs without `fit`: Pyro's own loop, optimiser and global parameter store."""
+    """The same programs without `fit`: Pyro's own loop, optimizer and global parameter store."""
     pyro.clear_param_store()
     svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
     for _ in range(epochs):
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"\n{len(test)} test rows, nats per row (standard error over rows)")
     print(f"{'trained by':<33}{'ELBO':>16}{'KL':>9}{'log-likelihood':>19}{'exp(m)':>9}{'s':>7}")
     for name, elbo in estimators.items():
-        torch.manual_seed(0)  # of the initial weights, and of all of SVI
+        torch.manual_seed(0)  # seed of the initial weights, and of all draws in SVI
         model = InkModel()
         if elbo is None:
             train_by_svi(model, train, epochs)

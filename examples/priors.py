@@ -1,21 +1,21 @@
-"""Which prior? One variational autoencoder of the digits with six priors over two latents, so that they can be drawn.
+"""Which prior? One VAE of the digits with six priors over two latents, so that their densities can be plotted.
 
-On average over the data, the ELBO contains the prior in one place only (Hoffman, Johnson):
+In the ELBO, averaged over the data, the prior occurs in one term only (Hoffman, Johnson):
 
     E_q log p(x | z)  -  I(row; z)  -  KL(q(z) || p(z)),        q(z) = average of q(z | x) over the rows,
 
-so that the best prior is the *aggregate posterior* q(z), the codes of all rows together. With ten digits it has
-clusters, which N(0, I) has not. Laplace and Student-t are other fixed shapes; a mixture of 20 normals, the VampPrior
-(the guide averaged over 50 learned pseudo-inputs) and a flow (normal noise bent by splines) are learned.
+so that the best prior is the *aggregate posterior* q(z), the distribution of the codes of all rows. With ten digits it
+has clusters; N(0, I) has none. Laplace and Student-t are other fixed shapes; a mixture of 20 normals, the VampPrior
+(the guide averaged over 50 learned pseudo-inputs) and a flow (normal noise transformed by splines) are learned.
 
 What to look for
-- The table: log p(x) of test rows by importance sampling, and its difference to that of N(0, I), paired by row. Read
-  it against its standard error, and against the last line, another seed: with two latents networks bend the codes
-  towards any prior, and no prior here stands out. What learning a prior does change is KL(q(z) || p(z)), training rows.
-- The figure: the density of the prior beside that of the codes (square roots; numbers: median codes of the digits).
-  A learned prior grows towards the codes; a fixed one has mass between them, where draws are digits that are none.
+- The table: log p(x) of test rows by importance sampling, and its difference from that of N(0, I), paired by row.
+  Compare a difference with its standard error, and with the last line, another seed: with two latents the networks can
+  fit the codes to any prior, and no prior stands out. Learning a prior does change KL(q(z) || p(z)) (training rows).
+- The figure: the densities of the prior and of the codes (square roots; numbers: median codes of the digits). A learned
+  prior moves towards the codes; a fixed one has mass between them, where decoded draws are not digits.
 
-Run it: `python priors.py` (two minutes); `--smoke` only tries whether it runs.
+Run it: `python priors.py` (two minutes); `--smoke` only checks that it runs.
 
 References: *ELBO Surgery* (Hoffman, Johnson, 2016); *VAE with a VampPrior* (Tomczak, Welling, 2017), arXiv 1705.07120
 """
@@ -47,7 +47,7 @@ PRIORS = {
     "Flow": lambda: pv.priors.Flow(2, kind="spline_coupling"),
 }
 
-AGAIN = ("Normal, seed 1", PRIORS["Normal"], 1)  # how much the luck of training moves all this
+AGAIN = ("Normal, seed 1", PRIORS["Normal"], 1)  # shows how much the results vary from one training run to another
 
 
 def train(data: pv.datasets.Splits, prior: pv.priors.Prior, epochs: int, seed: int = 0) -> pv.VAE:
@@ -74,7 +74,7 @@ def draw(axes: np.ndarray, vae: pv.VAE, p: Density, q: Density, codes: Tensor, l
     line, square = torch.linspace(-limit, limit, side), (-limit, limit, -limit, limit)
     grid = torch.cartesian_prod(line, line)
     for ax, density in zip(axes[:2], (p, q), strict=True):
-        root = torch.cat([density.log_prob(part) / 2 for part in grid.split(2000)]).exp()  # so that tails show
+        root = torch.cat([density.log_prob(part) / 2 for part in grid.split(2000)]).exp()  # makes tails visible
         ax.imshow(root.reshape(side, side).T.numpy(), origin="lower", extent=square, cmap="magma")
         ax.set(xticks=[], yticks=[])
     for digit in range(10):
@@ -91,9 +91,9 @@ def main(args: argparse.Namespace) -> None:
     train_x, test, label = data.train.x.float(), data.test.x.float(), data.test.fields["label"]
     root, estimates = math.sqrt(len(test)), []
     print(f"\n{len(test)} test rows, nats per row +- standard error over rows; in brackets the Monte Carlo error")
-    print(f"{'prior':<17}{'log-likelihood':>25}{'above Normal, paired':>24}{'KL(q(z) || p(z))':>20}")
+    print(f"{'prior':<17}{'log-likelihood':>25}{'minus Normal, paired':>24}{'KL(q(z) || p(z))':>20}")
     figure, axes = plt.subplots(3, len(PRIORS), figsize=(15, 8), layout="constrained")
-    for column, (name, make, seed) in enumerate([*((*row, 0) for row in PRIORS.items()), AGAIN]):
+    for column, (name, make, seed) in enumerate([*((*item, 0) for item in PRIORS.items()), AGAIN]):
         with torch.enable_grad():
             vae = train(data, make(), epochs, seed)
         result = vae.log_likelihood(test, num_particles=particles, seed=1)

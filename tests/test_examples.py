@@ -138,7 +138,7 @@ PROMISES = {
         *(
             f"{model}{WITH_ERROR}{NUMBER * 2}"
             for model in (
-                *("fixed deviation, 0.3", "shared deviation", "optimal deviation", "predicted deviation"),
+                *("fixed scale, 0.3", "shared scale", "optimal scale", "predicted scale"),
                 *("predicted, VampPrior", "predicted, hierarchy"),
             )
         ),
