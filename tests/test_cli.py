@@ -122,9 +122,13 @@ def test_evaluate_gives_the_numbers_of_the_summary_under_the_same_seed(
     assert read(run / "evaluation.json")["test_elbo"] != summary["test_elbo"]
 
 
-def test_a_small_effective_sample_size_is_pointed_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_pointed_out(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(run), "--num-particles", "4"]) == 0
-    assert "so few that the estimate is too low and more draws would raise it" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "so few that the estimate is too low and more draws would raise it" in out
+    assert "Pareto k-hat: not computed" in out
 
 
 def test_sample_gives_the_draws_of_the_python_method(run: Path, tmp_path: Path) -> None:
