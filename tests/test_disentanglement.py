@@ -15,7 +15,7 @@ from scipy import integrate, stats
 
 from pyro_vae.criticism.disentanglement import dci, factor_vae_score, mig, sap
 
-V = 4  # values of a factor, unless told otherwise
+V = 4  # values of a factor, unless a test says otherwise
 
 
 def draw(rows: int, *values: int, seed: int = 0) -> np.ndarray:
@@ -31,7 +31,7 @@ GRID = np.stack(np.meshgrid(range(V), range(V)), -1).reshape(-1, 2).repeat(10, 0
 ROWS = draw(2000, V, V)
 NOISY = np.c_[ROWS + 0.5 * noise(2000, 2), noise(2000, 2, seed=1)]
 
-# Every metric as the numbers it gives for a code, per coordinate of the code in the last entry where there are any.
+# Every metric as a list of its results; a result with one line for each coordinate of the code comes last.
 METRICS: dict[str, Callable[..., list[Any]]] = {
     "mig": lambda z, v, **options: [(g := mig(z, v)).score, g.per_factor, g.table],
     "sap": lambda z, v, **options: [(g := sap(z, v, **options)).score, g.per_factor, g.table],
@@ -47,11 +47,11 @@ def assert_same(one: list[Any], other: list[Any]) -> None:
 
 
 def standard_error(values: int, rows_per_value: int) -> float:
-    """The largest one of a balanced accuracy whose predictions do not depend on the value."""
+    """The largest standard error of a balanced accuracy whose predictions do not depend on the value."""
     return math.sqrt((values - 1) / (values**3 * rows_per_value))
 
 
-# What each metric says of perfect codes, in any order of coordinates and of values.
+# Perfect codes, with coordinates and values in another order.
 
 
 def perfect(v: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ def test_two_codes_of_one_factor_are_disentangled_and_not_complete() -> None:
     assert factor_vae_score(twice, ROWS) == 1
 
 
-def test_half_of_a_factor() -> None:
+def test_a_code_of_half_the_values_has_half_the_score() -> None:
     """A code that tells {0, 1} from {2, 3} has log 2 of log 4 nats, and finds 2 of 4 values."""
     half = GRID // 2
     assert mig(half, GRID).score == pytest.approx(0.5)
@@ -172,7 +172,7 @@ def test_mig_divides_by_the_entropy_of_the_factor() -> None:
     assert result.table[1, 0] == pytest.approx(0, abs=1e-12)
 
 
-def test_bins_decide_what_mig_sees() -> None:
+def test_mig_depends_on_the_number_of_bins() -> None:
     z = np.c_[GRID[:, 0], np.zeros(len(GRID))]
     assert mig(z, GRID[:, 0], num_bins=4).score == pytest.approx(1)
     assert mig(z, GRID[:, 0], num_bins=2).score == pytest.approx(0.5)
@@ -257,7 +257,7 @@ def test_the_factor_vae_score_takes_whole_groups_where_they_are_small() -> None:
         assert abs(4 * score - round(4 * score)) < 4 * 5 * math.sqrt(0.25 / 5000)
 
 
-def test_codes_that_hold_nothing() -> None:
+def test_constant_codes_score_zero_or_chance() -> None:
     constants = np.ones((len(GRID), 3))
     assert mig(constants, GRID).score == sap(constants, GRID).score == 0
     result = dci(constants, GRID, num_trees=2)
@@ -265,7 +265,7 @@ def test_codes_that_hold_nothing() -> None:
     assert (result.importance == 0).all()
 
 
-# What changes nothing, and what may.
+# What the results do not depend on, and what they do.
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -291,7 +291,7 @@ def test_the_units_of_codes_do_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sap", "dci"])
-def test_trees_see_the_ranks_of_a_code_alone(name: str) -> None:
+def test_sap_and_dci_depend_on_the_ranks_of_a_code_alone(name: str) -> None:
     """A shift by 2^30 would leave nothing of the codes in float32, to which scikit-learn's trees cast."""
     expected = METRICS[name](NOISY, ROWS)
     assert_same(METRICS[name](np.exp(3 * NOISY), ROWS), expected)
@@ -299,13 +299,13 @@ def test_trees_see_the_ranks_of_a_code_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEEDED)
-def test_seeds_reproduce_and_differ(name: str) -> None:
+def test_the_same_seed_gives_the_same_score_and_another_does_not(name: str) -> None:
     first, again, other = (METRICS[name](noise(2000, 4), ROWS, seed=seed)[0] for seed in (3, 3, 4))
     assert first == again != other
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_global_random_states_stay_and_do_not_matter(name: str) -> None:
+def test_global_random_states_are_neither_changed_nor_used(name: str) -> None:
     expected = METRICS[name](NOISY, ROWS)
     state = np.random.get_state()
     try:
@@ -318,7 +318,7 @@ def test_global_random_states_stay_and_do_not_matter(name: str) -> None:
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
 
 
-def test_options_reach_what_they_name() -> None:
+def test_test_share_num_votes_and_group_size_are_used() -> None:
     tenths = 10 * V * sap(noise(50 * V, 4), np.repeat(range(V), 50), test_share=0.2).table
     np.testing.assert_allclose(tenths, tenths.round(), atol=1e-10)  # 10 rows of a value are held out
     few = factor_vae_score(NOISY, ROWS, num_votes=3)
@@ -336,6 +336,12 @@ def test_each_value_has_a_row_in_both_parts(share: float) -> None:
 def test_one_factor_may_be_a_vector() -> None:
     assert_same(METRICS["mig"](NOISY, ROWS[:, 0]), METRICS["mig"](NOISY, ROWS[:, :1]))
     assert_same(METRICS["sap"](NOISY, ROWS[:, 0]), METRICS["sap"](NOISY, ROWS[:, :1]))
+
+
+def test_results_print_their_scores() -> None:
+    assert str(mig(GRID, GRID)) == "gap 1.000 (by factor: 1.000, 1.000)"
+    perfect_scores = "disentanglement 1.000, completeness 1.000, informativeness 1.000"
+    assert str(dci(ROWS, ROWS, num_trees=10)) == perfect_scores
 
 
 def test_results_are_frozen() -> None:
@@ -385,13 +391,13 @@ def test_bad_arrays_are_refused(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mig", "sap", "dci"])
-def test_a_gap_needs_two_codes(name: str) -> None:
+def test_gaps_and_dci_need_two_codes(name: str) -> None:
     with pytest.raises(ValueError, match=r"codes must be a matrix .* 2 column\(s\); got shape \(2000, 1\)\. Pass"):
         METRICS[name](NOISY[:, :1], ROWS)
 
 
 @pytest.mark.parametrize("name", ["dci", "factor_vae_score"])
-def test_some_metrics_need_two_factors(name: str) -> None:
+def test_dci_and_the_factor_vae_score_need_two_factors(name: str) -> None:
     with pytest.raises(ValueError, match=r"factors must be a matrix .* 2 column\(s\); got shape \(2000, 1\)\. Pass"):
         METRICS[name](NOISY, ROWS[:, 0])
 
@@ -409,7 +415,7 @@ def test_each_half_needs_two_rows_of_each_value() -> None:
         factor_vae_score(NOISY, with_cell(ROWS, 9))
 
 
-def test_some_code_must_vary() -> None:
+def test_constant_codes_have_no_factor_vae_score() -> None:
     with pytest.raises(ValueError, match=r"codes must vary in at least one column; got constants only\. The guide"):
         factor_vae_score(np.ones((2000, 3)), ROWS)
 
