@@ -1,4 +1,4 @@
-"""The encoder against the exact posterior: ranks, coverage, the amortisation gap, NUTS."""
+"""The encoder against the exact posterior: ranks, coverage, the amortization gap, NUTS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_vae import calibration
 
 
 class MeanField(LinearGaussian):
-    """The best product of normals under KL(q || p): exact means, and the deviations of the conditionals."""
+    """The best product of normals under KL(q || p): exact means, and standard deviations of the conditionals."""
 
     def guide(self, x, **batch):
         mean_map, covariance = self.posterior_parameters()
@@ -26,7 +26,7 @@ class MeanField(LinearGaussian):
 
 
 def correlated(kind=LinearGaussian):
-    """Two latents that x tells apart badly: their posterior correlation is about -0.9."""
+    """Two latents that x hardly tells apart: their posterior correlation is about -0.9."""
     program = kind(event=4, latent=2)
     with torch.no_grad():
         program.weight.copy_(torch.tensor([[1.0, 0.8], [1.0, 1.1], [1.0, 0.9], [1.0, 1.2]]) * 1.5)
@@ -36,7 +36,7 @@ def correlated(kind=LinearGaussian):
     return program
 
 
-def test_the_exact_guide_passes() -> None:
+def test_an_exact_guide_has_uniform_ranks_and_nominal_coverage() -> None:
     found = calibration.simulation_based_calibration(correlated(), num_rows=2000, seed=0)
     assert found.ranks.shape == (2000, 2) and found.names == ["z[0]", "z[1]"]
     assert (found.p_values > 1e-4).all()
@@ -46,7 +46,7 @@ def test_the_exact_guide_passes() -> None:
         assert ((covered - level).abs() < 5 * (level * (1 - level) / 2000) ** 0.5).all()
 
 
-def test_a_mean_field_guide_of_a_correlated_posterior_shows_the_u_shape() -> None:
+def test_ranks_of_a_mean_field_guide_of_a_correlated_posterior_form_a_u() -> None:
     found = calibration.simulation_based_calibration(correlated(MeanField), num_rows=1000, num_draws=99, seed=0)
     assert (found.p_values < 1e-6).all() and found.miscalibrated == ["z[0]", "z[1]"]
     counts = torch.stack([torch.bincount(column // 10, minlength=10) for column in found.ranks.T])
@@ -63,7 +63,7 @@ def test_a_wide_and_a_shifted_guide_are_told_apart() -> None:
     assert (shifted.ranks.double().mean(0) < 45).all() and len(shifted.miscalibrated) == 2
 
 
-def test_ranks_of_discrete_latents_break_ties_at_random() -> None:
+def test_ties_of_discrete_latents_are_broken_at_random() -> None:
     class Exact(Discrete):
         def guide(self, x, **batch):
             with pyro.plate("data", len(x)):
@@ -77,27 +77,27 @@ def test_ranks_of_discrete_latents_break_ties_at_random() -> None:
     assert float(wrong.p_values) < 1e-4
 
 
-def test_layers_and_fields_are_ranked() -> None:
+def test_ranks_cover_all_layers_depend_on_fields_and_need_independent_rows() -> None:
     vae = pv.HierarchicalVAE(likelihood=pv.likelihoods.Bernoulli(3), latent_dims=(2, 1), width=4, seed=0)
     found = calibration.simulation_based_calibration(vae, num_rows=20, num_draws=9, seed=0)
     assert sorted(found.names) == ["z1[0]", "z1[1]", "z2"]
     vae = small_vae(likelihood=pv.likelihoods.Poisson((2, 3)))
     offset = torch.zeros(20, dtype=torch.float64)
     assert calibration.simulation_based_calibration(vae, num_rows=20, offset=offset, seed=0).ranks.shape == (20, 3)
-    with pytest.raises(NotImplementedError, match="Rows must be independent to be ranked each; got a global latent"):
+    with pytest.raises(NotImplementedError, match="Rows must be independent to be ranked one by one; got a global"):
         calibration.simulation_based_calibration(GlobalMean(), num_rows=6)
 
 
-def test_the_band_holds_whole_curves_at_its_level() -> None:
+def test_the_band_holds_whole_curves_with_the_stated_probability() -> None:
     points, lower, upper = calibration.band_of_uniform_ecdf(200, 49, level=0.9)
     ranks = torch.randint(0, 50, (2000, 200))
     below = torch.stack([(ranks < round(float(point) * 50)).double().mean(1) for point in points], 1) - points
     inside = ((below >= lower - 1e-12) & (below <= upper + 1e-12)).all(1).double().mean()
-    assert abs(float(inside) - 0.9) < 5 * (0.9 * 0.1 * 2 / 2000) ** 0.5 + 0.02  # of both simulations; ranks are whole
+    assert abs(float(inside) - 0.9) < 5 * (0.9 * 0.1 * 2 / 2000) ** 0.5 + 0.02  # two simulations; integer ranks
     assert ((lower < 0) & (upper > 0)).all()
 
 
-def test_the_amortisation_gap_of_a_bad_encoder_is_found() -> None:
+def test_the_amortization_gap_of_a_bad_encoder_is_that_of_the_closed_form() -> None:
     torch.manual_seed(0)
     program = LinearGaussian(event=6, latent=2)
     x = program.draw(40)
@@ -117,9 +117,9 @@ def test_the_amortisation_gap_of_a_bad_encoder_is_found() -> None:
     truth = program.log_evidence(x).detach()
     left = truth - found.optimized
     error = float(left.std()) / 40**0.5
-    assert float(left.mean()) < 0.1 + 5 * error  # the family holds the exact posterior: nothing else is left
+    assert float(left.mean()) < 0.1 + 5 * error  # the family holds the exact posterior, so no gap remains
     assert found.gap.estimate == pytest.approx(float((found.optimized - found.amortized).mean()))
-    assert found.gap.estimate > 1 and "amortisation gap" in str(found)
+    assert found.gap.estimate > 1 and "amortization gap" in str(found)
     shifted = LinearGaussian(event=6, latent=2, width=0.7, shift=0.5)  # a user's own program
     own = calibration.amortization_gap(shifted, x, steps=200, learning_rate=0.1, seed=0)
     exact = (shifted.log_evidence(x) - shifted.exact_elbo(x)).mean().detach()
@@ -128,7 +128,7 @@ def test_the_amortisation_gap_of_a_bad_encoder_is_found() -> None:
         calibration.amortization_gap(Discrete(), Discrete.rows)
 
 
-def test_nuts_has_the_exact_posteriors_moments() -> None:
+def test_nuts_and_guide_have_the_moments_of_the_closed_form() -> None:
     program = correlated(MeanField)
     x = program.draw(2)
     found = calibration.against_nuts(program, x, num_samples=200, warmup=100, seed=0)
@@ -146,17 +146,17 @@ def test_nuts_has_the_exact_posteriors_moments() -> None:
     assert all(parameter.requires_grad for parameter in program.parameters())
 
 
-def test_nuts_draws_global_latents_given_all_rows_and_refuses_discrete_ones() -> None:
+def test_nuts_draws_a_global_latent_given_all_rows_and_refuses_a_discrete_one() -> None:
     program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
     found = calibration.against_nuts(program, x, num_samples=300, warmup=100, seed=0)
     assert found.nuts_mean.shape == (1, 1)
     scale = program.precision**-0.5
     assert abs(float(found.nuts_mean) - float(x.sum()) / program.precision) < 5 * scale / 50**0.5
-    with pytest.raises(NotImplementedError, match="NUTS needs latents with densities"):
+    with pytest.raises(NotImplementedError, match="NUTS needs continuous latents"):
         calibration.against_nuts(Discrete(), Discrete.rows[:1], num_samples=10, warmup=5)
 
 
-def test_figures_are_drawn() -> None:
+def test_results_are_plotted_with_their_labels() -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -15,7 +15,7 @@ from pyro_vae import checks, statistics
 from pyro_vae.evaluation import UnreliableWarning
 
 STANDARD = torch.distributions.Normal(0.0, 1.0)
-RATE = 1e-4  # at which these tests fail though all is right, each
+RATE = 1e-4  # level of each test of uniformity: how often it fails although all is right
 
 
 def first(x):
@@ -41,7 +41,7 @@ def test_tail_probabilities_of_fresh_data_sets_are_uniform_ties_included() -> No
         assert kstest(column.numpy(), "uniform").pvalue > RATE
 
 
-def test_a_wrong_model_is_found_out() -> None:
+def test_a_model_with_twice_the_noise_fails_its_checks() -> None:
     program = LinearGaussian()
     x = program.draw(300)
     with torch.no_grad():
@@ -63,13 +63,13 @@ def test_posterior_tail_probabilities_match_their_closed_form() -> None:
     error = (exact * (1 - exact) / 500 + 1 / 500**2).sqrt()
     assert ((one.posterior - exact).abs() < 5 * error).all()
     assert float(one.posterior.std()) < 0.9 * float(one.prior.std())  # conservative
-    wide = LinearGaussian(width=1.5)  # the same model; its guide is mended by resampling
+    wide = LinearGaussian(width=1.5)  # the same model; resampling corrects its guide
     mended = pv.check(wide, x, {"first": first}, num_samples=500, num_candidates=5000, seed=0).statistics["first"]
     assert ((mended.posterior - exact).abs() < 6 * error).all()
 
 
 def conditional_pit(program, x):
-    """P(x_ij <= observed | the other cells of the row) of a normal vector."""
+    """P(x_ij <= observed | the other cells of the row) where rows are normal vectors."""
     precision = torch.linalg.inv(program.marginal().covariance_matrix.detach())
     weighted = (x - program.bias.detach()) @ precision  # precision_jj (x_j - its conditional mean)
     return STANDARD.cdf(weighted / precision.diag().sqrt())
@@ -99,14 +99,14 @@ def test_coverage_is_nominal_for_the_true_model_ties_included() -> None:
         checks.pit(Discrete(), Discrete().sample(600, seed=5), seed=0),
     ):
         for line in found.overall():
-            assert abs(line["coverage"] - line["level"]) < 5 * line["its error"]
+            assert abs(line["coverage"] - line["level"]) < 5 * line["standard error"]
         by_column = found.coverage((0.5, 0.9))
         assert by_column.shape == (2, *found.values.shape[1:])
         for level, shares in zip((0.5, 0.9), by_column, strict=True):
             assert ((shares - level).abs() < 5 * (level * (1 - level) / 600) ** 0.5).all()
 
 
-def test_rows_that_a_random_transform_makes_are_the_same_for_all_questions() -> None:
+def test_prior_and_posterior_checks_see_the_same_draw_of_a_random_transform() -> None:
     program = LinearGaussian()
     with torch.no_grad():
         program.log_scale.fill_(-3.0)
@@ -120,7 +120,7 @@ def test_rows_that_a_random_transform_makes_are_the_same_for_all_questions() -> 
     assert float(middle) > 0.8  # replicates of other draws of x would lie far to one side of it
 
 
-def test_cells_that_their_row_hangs_on_are_flagged() -> None:
+def test_cells_that_determine_the_posterior_of_their_row_have_a_high_khat() -> None:
     program = LinearGaussian(event=2, latent=2)
     with torch.no_grad():
         program.log_scale.fill_(-2.0)
@@ -153,18 +153,18 @@ def test_statistics_of_rows_and_of_data_sets_are_told_apart() -> None:
     assert found["rows"].uniformity is not None and found["cells"].uniformity is None
 
 
-def test_columns_keep_their_names_and_the_report_reads() -> None:
+def test_columns_keep_their_names_in_results_and_in_the_report() -> None:
     program = LinearGaussian()
     frame = pandas.DataFrame(program.draw(50).numpy(), columns=["age", "weight", "height", "pulse"])
     found = pv.check(program, frame, num_samples=20, seed=0)
-    assert {line["entry"] for line in found.statistics["mean"].rows(4)} == set(frame.columns)
+    assert {line["entry"] for line in found.statistics["mean"].lines(4)} == set(frame.columns)
     assert found.pit.columns == list(frame.columns)
     text = str(found)
     assert "posterior p (conservative)" in text and "Coverage of central intervals (row): 50%:" in text
     assert set(found.statistics) == {"mean", "variance", "zero fraction", "row total", "row standard deviation"}
 
 
-def test_rows_that_share_a_latent_have_no_test_of_uniformity() -> None:
+def test_rows_that_share_a_latent_are_not_tested_for_uniformity() -> None:
     program = GlobalMean()
     found = pv.check(program, torch.randn(6, dtype=torch.float64), {"row": lambda x: x}, num_samples=5, seed=0)
     assert found.statistics["row"].of_rows and found.statistics["row"].uniformity is None
@@ -198,7 +198,7 @@ READY = {
 
 
 @pytest.mark.parametrize("name", READY)
-def test_ready_statistics(name: str) -> None:
+def test_ready_statistics_equal_those_of_numpy(name: str) -> None:
     ours, numpys = READY[name]
     x = torch.poisson(torch.full((11, 2, 3), 1.5, dtype=torch.float64))
     np.testing.assert_allclose(ours(x), numpys(x.numpy()), rtol=1e-12)
@@ -231,11 +231,11 @@ def test_statistics_of_a_wrong_kind_are_named() -> None:
     x = draw_data(vae.likelihood, 4)
     with pytest.raises(TypeError, match="statistics must be a dictionary of functions of data; got 'mean'"):
         pv.check(vae, x, "mean")
-    with pytest.raises(TypeError, match=r"statistic 'q' must return a tensor; got function. Some are made by a call"):
+    with pytest.raises(TypeError, match=r"statistic 'q' must return a tensor; got function. Some statistics"):
         pv.check(vae, x, {"q": lambda x: statistics.quantile(0.5)})
 
 
-def test_models_of_several_data_sites_are_refused() -> None:
+def test_models_with_several_data_sites_are_refused() -> None:
     from test_predictive import TwoLayers
 
     with pytest.raises(NotImplementedError, match=r"The model must have one data site here; got \['x', 'y'\]"):

@@ -1,4 +1,4 @@
-"""Models compared on the same rows: differences by hand, against closed forms, and what guides may do to them."""
+"""Models compared on the same rows: differences by hand, against closed forms, and the bias due to guides."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_differences_are_paired_by_row_and_carry_two_errors() -> None:
 
 
 def test_differences_are_those_of_the_closed_form() -> None:
-    """Exact guides: no Monte Carlo error, and no bias to blame."""
+    """Guides are exact: there is neither Monte Carlo error nor bias."""
     models = {"a": LinearGaussian(seed=4), "b": LinearGaussian()}
     result = pv.compare(models, X, num_particles=30, seed=0)
     rows = (models["a"].log_evidence(X) - models["b"].log_evidence(X)).detach()
@@ -66,8 +66,8 @@ def test_differences_are_those_of_the_closed_form() -> None:
     assert max(abs(bias) for bias in result.bias) < 1e-9
 
 
-def test_the_monte_carlo_error_covers() -> None:
-    """Deviations of 60 repeats are as large as stated, or smaller: models share their noise."""
+def test_the_monte_carlo_error_is_not_too_small() -> None:
+    """Errors of 60 repeats are as large as stated, or smaller since models share their noise."""
     models = {"a": LinearGaussian(width=1.1, seed=4), "b": LinearGaussian(width=1.1)}
     x = X[:20]
     exact = float((models["a"].log_evidence(x) - models["b"].log_evidence(x)).mean().detach())
@@ -120,13 +120,13 @@ def test_one_model_under_two_names_is_a_tie() -> None:
     assert result.within_bias == [False, True]
 
 
-def test_another_method_scores_all_models() -> None:
+def test_all_models_are_scored_by_the_method_asked_for() -> None:
     models = {"a": LinearGaussian(width=2.0), "b": LinearGaussian(seed=4)}
     result = pv.compare(models, X[:10], num_particles=4, method=evaluation.AIS(num_steps=4), seed=0)
     assert {one.method for one in result.results.values()} == {"ais"}
 
 
-def test_rows_with_heavy_weights_are_counted() -> None:
+def test_rows_with_a_high_khat_are_counted() -> None:
     models = {"narrow": LinearGaussian(width=0.3), "exact": LinearGaussian()}
     result = pv.compare(models, X, num_particles=200, seed=0)
     count = dict(zip(result.names, result.unreliable, strict=True))
@@ -134,7 +134,7 @@ def test_rows_with_heavy_weights_are_counted() -> None:
     assert count["exact"] == 0
 
 
-def test_the_table() -> None:
+def test_the_table_has_scores_errors_and_notes() -> None:
     result = pv.compare({"exact": LinearGaussian(), "wide one": LinearGaussian(width=1.5)}, X, num_particles=10, seed=0)
     assert result.names == ["exact", "wide one"]
     frame = result.to_pandas()
@@ -146,15 +146,15 @@ def test_the_table() -> None:
     assert frame["difference"].tolist() == [one.estimate for one in result.differences]
     second = result.differences[1]
     expected = [0.0, math.hypot(second.sampling_error, second.monte_carlo_error)]
-    np.testing.assert_allclose(frame["its error"], expected)
+    np.testing.assert_allclose(frame["error of difference"], expected)
     assert frame["bias"].tolist() == result.bias
-    assert frame["k-hat flags"].tolist() == ["0", "-"]  # 10 particles: too few to tell
-    assert frame["note"].tolist() == ["", "within Monte Carlo bias"]
+    assert frame["rows of high k-hat"].tolist() == ["0", "-"]  # 10 particles are too few for a k-hat
+    assert frame["note"].tolist() == ["", "difference may be due to the guides"]
     head, first, last, foot = str(result).splitlines()
     assert head.split()[:2] == ["model", "elpd"]
     assert first.startswith("exact ") and f"{result.scores[0].estimate:.3f}" in first
-    assert last.startswith("wide one ") and last.endswith("within Monte Carlo bias")
-    assert foot == "nats per row, 200 rows; differences paired by row."
+    assert last.startswith("wide one ") and last.endswith("difference may be due to the guides")
+    assert foot == "Mean log p(x) in nats per row, 200 rows; differences to the best model, paired by row."
 
 
 def test_fields_reach_every_model() -> None:
@@ -187,27 +187,27 @@ def test_densities_are_not_compared_with_probabilities() -> None:
     x = Discrete.rows
     models = {"real": LinearGaussian(event=2), "binary": Discrete()}
     message = (
-        r"models must all give probabilities, or all densities, of x; got \{'real': 'densities', 'binary':"
-        r" 'probabilities'\}. Do not compare"
+        r"models must all give probabilities of x, or all densities; got \{'real': 'densities', 'binary':"
+        r" 'probabilities'\}. These cannot be compared"
     )
     with pytest.raises(ValueError, match=message):
         pv.compare(models, x, num_particles=3)
 
 
 @pytest.mark.parametrize("models", [{}, {"a": LinearGaussian()}, [LinearGaussian(), LinearGaussian()]])
-def test_fewer_than_two_models_are_named(models: Any) -> None:
+def test_fewer_than_two_models_are_refused(models: Any) -> None:
     with pytest.raises(ValueError, match="models must be a dictionary of two models or more; got"):
         pv.compare(models, X)
 
 
-def test_joint_models_are_not_paired() -> None:
+def test_models_with_a_global_latent_are_not_paired() -> None:
     models = {"a": GlobalMean(), "b": GlobalMean(prior_scale=3.0)}
     with pytest.raises(ValueError, match="models must have independent rows to be paired; got a global latent"):
         pv.compare(models, torch.randn(6, dtype=torch.float64), num_particles=3)
 
 
 @pytest.mark.usefixtures("plain_pyro")
-def test_evaluation_changes_nothing() -> None:
+def test_comparing_leaves_models_and_global_state_unchanged() -> None:
     encoder, decoder = BatchNormNet((6, 6)), nn.Sequential(BatchNormNet((3, 6)), nn.Unflatten(1, (2, 3)))
     vae, other = small_vae(encoder=encoder, decoder=decoder), small_vae()
     x = draw_data(vae.likelihood, 8)
@@ -218,7 +218,7 @@ def test_evaluation_changes_nothing() -> None:
     random, store = torch.get_rng_state(), sorted(pyro.get_param_store())
 
     def call(seed: int | None) -> list[dict[str, Any]]:
-        return comparison.compare({"a": vae, "b": other}, x, num_particles=30, seed=seed).rows()
+        return comparison.compare({"a": vae, "b": other}, x, num_particles=30, seed=seed).lines()
 
     first, again = call(0), call(0)
     assert torch.equal(torch.get_rng_state(), random)

@@ -180,7 +180,7 @@ def as_plain(found: Diagnosis) -> dict[str, Any]:
     if found.gap is not None:
         plain["amortization_gap"] = _numbers(found.gap.gap)
     if found.checks is not None:
-        lines = found.checks.rows()
+        lines = found.checks.lines()
         plain["checks"] = [{k: _finite(v) if isinstance(v, float) else v for k, v in line.items()} for line in lines]
         plain["coverage"] = found.checks.pit.overall()
     return plain

@@ -1,9 +1,9 @@
-"""Is the encoder calibrated? Ranks and coverage on simulated rows, the amortisation gap, NUTS on a few rows."""
+"""Is the encoder calibrated? Ranks and coverage on simulated rows, the amortization gap, NUTS on a few rows."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import is_number, positive_integer
+from pyro_vae.criticism.intervals import LEVELS, central_coverage
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
 from pyro_vae.inference.chunks import facts, row_chunks
@@ -32,20 +33,19 @@ __all__ = [
     "simulation_based_calibration",
 ]
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of the latents behind simulated rows among draws of the guide given these rows: uniform if q is exact.
+    """Simulation-based calibration: the rank of each simulated latent among draws from the guide given its row.
 
-    A U shape says that q is too narrow, a hump too wide, a slope shifted.
+    Ranks are uniform if q(z | x) is the exact posterior. If their histogram has a U shape, q is too narrow; if it has a
+    hump, too wide; if it has a slope, q is shifted.
 
     Attributes:
-        ranks: (N, C), from 0 to L; C coordinates of all latent sites.
-        num_draws: L.
-        names: of the coordinates, as "z[0]".
-        p_values: of uniform ranks, coordinate by coordinate, (C,): chi-square.
+        ranks: ranks from 0 to L, (N, C), of the C coordinates of all latent sites.
+        num_draws: L, draws among which each latent is ranked.
+        names: names of the coordinates, e.g. "z[0]", (C,).
+        p_values: p-value of a chi-square test of uniform ranks for each coordinate, (C,).
     """
 
     ranks: Tensor
@@ -55,18 +55,17 @@ class Calibration:
 
     @property
     def miscalibrated(self) -> list[str]:
-        """Coordinates whose ranks are not uniform at 0.01 over all of them (Bonferroni)."""
+        """Coordinates whose ranks are not uniform, at level 0.01 for all tests together (Bonferroni)."""
         return [name for name, p in zip(self.names, self.p_values.tolist(), strict=True) if p < 0.01 / len(self.names)]
 
-    def coverage(self, levels: tuple[float, ...] = LEVELS) -> Tensor:
+    def coverage(self, levels: Sequence[float] = LEVELS) -> Tensor:
         """Share of rows whose latents lie in central intervals of the guide's draws, (levels, C)."""
-        distance = ((self.ranks.double() + 0.5) / (self.num_draws + 1) - 0.5).abs()
-        return torch.stack([(distance <= level / 2).double().mean(0) for level in levels])
+        return central_coverage((self.ranks.double() + 0.5) / (self.num_draws + 1), levels)
 
     def shape(self) -> Tensor:
-        """What is wrong, coordinate by coordinate, (C,): variance of the ranks over that of uniform ones, less 1.
+        """Variance of the ranks over the variance of uniform ranks, minus 1, for each coordinate, (C,).
 
-        Above 0 (a U): the guide is too narrow; below: too wide. The standard error is about sqrt(0.8 / N).
+        Above 0 (a U shape) the guide is too narrow, below 0 too wide. The standard error is about sqrt(0.8 / N).
         """
         variance = self.ranks.double().var(0, correction=0)
         return variance / ((self.num_draws + 1) ** 2 - 1) * 12 - 1
@@ -77,37 +76,39 @@ class Calibration:
             f"{level:.0%}: {share:.1%}" for level, share in zip(LEVELS, self.coverage().mean(1).tolist(), strict=True)
         )
         return (
-            f"{count} of {total} coordinates have ranks that are not uniform. Coverage of central intervals {covered}."
+            f"{count} of {total} coordinates have ranks that are not uniform."
+            f" Coverage of the guide's central intervals: {covered}."
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """ECDF of the ranks less that of uniform ones, with a simultaneous 95 % band; returns matplotlib axes."""
+        """ECDF of the ranks minus the uniform one, with a simultaneous 95 % band; returns matplotlib axes."""
         from pyro_vae import plots
 
         points, lower, upper = band_of_uniform_ecdf(len(self.ranks), self.num_draws)
         return plots.rank_ecdf(self.ranks, self.num_draws, lower, upper, points, self.names, ax=ax)
 
     def plot_coverage(self, ax: Any = None) -> Any:
-        """Nominal against observed coverage, by coordinate up to eight, else on average; returns matplotlib axes."""
+        """Observed against nominal coverage, of each coordinate if there are at most eight, else their mean; returns
+        matplotlib axes."""
         from pyro_vae import plots
 
         many = len(self.names) > 8
         covered = self.coverage().mean(1) if many else self.coverage()
         ax = plots.coverage(LEVELS, covered, names=None if many else self.names, ax=ax)
-        ax.set_title("intervals of the guide, simulated rows")
+        ax.set_title("central intervals of the guide, simulated rows")
         return ax
 
 
 def simulation_based_calibration(
     model: ProgramPair, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
 ) -> Calibration:
-    """Draw latents and rows from the model, and rank each latent among draws of the guide given its row.
+    """Draw latents and rows from the model, and rank each latent among draws from the guide given its row.
 
     Args:
-        model: the fitted model, of one data site and independent rows.
+        model: the fitted model, with one data site and independent rows.
         num_rows: N, rows to simulate.
         num_draws: L, draws from the guide per row.
-        seed: of all draws.
+        seed: seed of all draws.
         **fields: named per-row fields to simulate under, one entry per row.
 
     Raises:
@@ -124,23 +125,22 @@ def simulation_based_calibration(
     with seeded(seed):
         drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
         if facts(model, rows, tuple(fields)).joint:
-            raise NotImplementedError("Rows must be independent to be ranked each; got a global latent.")
+            raise NotImplementedError("Rows must be independent to be ranked one by one; got a global latent.")
         draws = predictive.posterior_draws(model, rows, num_samples=num_draws, fields=tuple(fields))
-        ranks, names = [], []
+        by_site, names = [], []
         for name, value in drawn.items():
             truth, samples = value.reshape(num_rows, -1), draws[name].reshape(num_draws, num_rows, -1)
             equal = (samples == truth).sum(0)
-            ties = (torch.rand(equal.shape) * (equal + 1)).floor().long()  # of discrete latents, at random
-            ranks.append((samples < truth).sum(0) + ties)
-            width = truth.shape[1]
-            names += coordinates(name, width)
-    whole = torch.cat(ranks, 1)
+            ties = (torch.rand(equal.shape) * (equal + 1)).floor().long()  # draws of a discrete latent may be equal
+            by_site.append((samples < truth).sum(0) + ties)
+            names += coordinates(name, truth.shape[1])
+    ranks = torch.cat(by_site, 1)
     bins = next(b for b in range(min(20, max(2, num_rows // 10)), 1, -1) if (num_draws + 1) % b == 0 or b == 2)
-    counts = [torch.bincount(column * bins // (num_draws + 1), minlength=bins) for column in whole.T]
+    counts = [torch.bincount(column * bins // (num_draws + 1), minlength=bins) for column in ranks.T]
     sizes = torch.bincount(torch.arange(num_draws + 1) * bins // (num_draws + 1), minlength=bins)
     expected = (num_rows * sizes / (num_draws + 1)).double().numpy()
     p_values = [float(chisquare(count.double().numpy(), expected).pvalue) for count in counts]
-    return Calibration(whole, num_draws, names, torch.tensor(p_values, dtype=torch.float64))
+    return Calibration(ranks, num_draws, names, torch.tensor(p_values, dtype=torch.float64))
 
 
 def coordinates(site: str, width: int) -> list[str]:
@@ -151,15 +151,20 @@ def coordinates(site: str, width: int) -> list[str]:
 def band_of_uniform_ecdf(
     num_rows: int, num_draws: int, *, level: float = 0.95, simulations: int = 2000, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points in (0, 1), and lower and upper ends of a band that holds the whole ECDF of uniform ranks, less the
-    diagonal, with probability `level`: pointwise binomial intervals, widened until they hold jointly by simulation.
+    """A simultaneous band for the ECDF of uniform ranks minus the diagonal.
+
+    The whole curve lies in the band with probability `level`: pointwise binomial intervals are widened until
+    simulated curves lie in all of them that often.
 
     Args:
-        num_rows: N.
+        num_rows: N, ranks behind the ECDF.
         num_draws: L; ranks are 0 to L.
-        level: of the band.
-        simulations: how many sets of ranks to draw.
-        seed: of these.
+        level: probability that the band holds the whole curve.
+        simulations: number of simulated curves.
+        seed: seed of the simulation.
+
+    Returns:
+        Points in (0, 1), the lower and the upper end of the band at these points.
     """
     from scipy.stats import binom
 
@@ -170,7 +175,7 @@ def band_of_uniform_ecdf(
     if not is_number(level) or not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; got {level!r}. Pass e.g. level=0.95.")
     count = min(num_draws, 100)
-    cuts = np.unique(np.linspace(1, num_draws, count).astype(int))  # ranks below a cut
+    cuts = np.unique(np.linspace(1, num_draws, count).astype(int))  # the ECDF is the share of ranks below a cut
     points = cuts / (num_draws + 1)
     draws = np.random.default_rng(seed).integers(0, num_draws + 1, (simulations, num_rows))
     below = np.stack([(draws < cut).sum(1) for cut in cuts], 1)
@@ -183,12 +188,12 @@ def band_of_uniform_ecdf(
 
 @dataclass(frozen=True)
 class AmortizationGap:
-    """What per-row optimisation of q gains over the encoder, in nats, each (B,); (1,) if joint over the rows.
+    """By how much the ELBO of each row rises, in nats, if q is optimized for that row instead of encoded.
 
     Attributes:
-        amortized: the ELBO with the encoder's q.
-        optimized: the ELBO with q optimised row by row, in the same family.
-        gap: their mean difference, with errors.
+        amortized: the ELBO with the encoder's q, (B,); (1,) if a latent is global.
+        optimized: the ELBO with q optimized row by row within the same family, of the same shape.
+        gap: the mean of `optimized` - `amortized`, with its errors.
     """
 
     amortized: Tensor
@@ -196,7 +201,7 @@ class AmortizationGap:
     gap: Mean
 
     def __str__(self) -> str:
-        return f"amortisation gap {self.gap} nats per row"
+        return f"amortization gap {self.gap} nats per row"
 
 
 def amortization_gap(
@@ -209,17 +214,17 @@ def amortization_gap(
     seed: int | None = None,
     **fields: Any,
 ) -> AmortizationGap:
-    """ELBO of the encoder's q(z | x) beside that of the best q of the same family, found row by row.
+    """Compare the ELBO of the encoder's q(z | x) with that of the best q of the same family, found row by row.
 
-    The search has noise of its own: a gap that is slightly negative says that the encoder leaves nothing to gain.
+    The optimization is stochastic: a gap that is slightly below 0 says that the encoder leaves nothing to gain.
 
     Args:
         model: the fitted model.
         x: rows (B, *E).
         steps: gradient steps per row.
-        learning_rate: of the first of them.
-        num_particles: draws for both bounds, at least 2.
-        seed: of the draws.
+        learning_rate: learning rate of the first step.
+        num_particles: draws per row for each of the two bounds, at least 2.
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
@@ -230,10 +235,10 @@ def amortization_gap(
     """
     positive_integer("num_particles", num_particles, 2)
     rows, names = check_model(model).read_rows(x, fields)
-    ways, bounds = (Importance(), SemiAmortized(steps, learning_rate)), []
+    methods, bounds = (Importance(), SemiAmortized(steps, learning_rate)), []
     with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names):
-            draws = [way.log_weights(model, batch, num_particles)[0].double() for way in ways]
+            draws = [method.log_weights(model, batch, num_particles)[0].double() for method in methods]
             bounds.append([part.mean(0) for part in draws] + [part.std(0) / num_particles**0.5 for part in draws])
     amortized, optimized, *errors = (torch.cat(column) for column in zip(*bounds, strict=True))
     for bound in (amortized, optimized):
@@ -244,17 +249,17 @@ def amortization_gap(
 
 @dataclass(frozen=True)
 class AgainstNUTS:
-    """Moments of the latents under the guide and under the posterior by NUTS, for a few rows, each (B, C).
+    """Moments of the latents of a few rows under the guide, and under the posterior by NUTS, each (B, C).
 
     Attributes:
-        guide_mean: under q(z | x).
+        guide_mean: means under q(z | x).
         guide_scale: standard deviations under q(z | x).
-        nuts_mean: under p(z | x).
+        nuts_mean: means under p(z | x).
         nuts_scale: standard deviations under p(z | x).
-        rhat: split R-hat of the NUTS draws; above 1.05 these are no reference.
-        names: of the coordinates.
-        guide_draws: (S, B, C).
-        nuts_draws: (S, B, C).
+        rhat: split R-hat of the NUTS draws; above 1.05 they have not converged and are no reference.
+        names: names of the C coordinates.
+        guide_draws: draws from the guide, (S, B, C).
+        nuts_draws: draws by NUTS, (S, B, C).
     """
 
     guide_mean: Tensor
@@ -268,23 +273,24 @@ class AgainstNUTS:
 
     @property
     def scale_ratio(self) -> Tensor:
-        """Deviations under the guide over those under the posterior, (B, C); below 1: too narrow."""
+        """Standard deviations under the guide over those under the posterior, (B, C); below 1 q is too narrow."""
         return self.guide_scale / self.nuts_scale
 
     @property
     def shift(self) -> Tensor:
-        """Differences of means in posterior deviations, (B, C)."""
+        """Mean under the guide minus mean under the posterior, in posterior standard deviations, (B, C)."""
         return (self.guide_mean - self.nuts_mean) / self.nuts_scale
 
     def __str__(self) -> str:
         return (
-            f"guide against NUTS on {len(self.shift)} rows: ratio of deviations {float(self.scale_ratio.median()):.2f}"
-            f" (median), means apart by {float(self.shift.abs().median()):.2f} posterior deviations (median),"
-            f" largest R-hat {float(self.rhat.max()):.3f}"
+            f"guide against NUTS on {len(self.shift)} rows: median ratio of standard deviations"
+            f" {float(self.scale_ratio.median()):.2f}, median distance of means"
+            f" {float(self.shift.abs().median()):.2f} posterior standard deviations, largest R-hat"
+            f" {float(self.rhat.max()):.3f}"
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """Guide's moments against NUTS's; returns matplotlib axes."""
+        """Means and standard deviations under the guide against those by NUTS; returns matplotlib axes."""
         from pyro_vae import plots
 
         return plots.moments(self.guide_mean, self.guide_scale, self.nuts_mean, self.nuts_scale, ax=ax)
@@ -302,15 +308,15 @@ def against_nuts(
 ) -> AgainstNUTS:
     """Draw the latents of a few rows from their posterior by the No-U-Turn Sampler, one row after the other.
 
-    Takes seconds to a minute a row: pass two or three. A global latent is drawn given all rows at once.
+    This takes seconds to a minute per row: pass two or three. A global latent is drawn given all rows at once.
 
     Args:
         model: the fitted model.
         x: a few rows (B, *E).
-        num_samples: draws kept per row.
-        warmup: draws before these.
-        max_tree_depth: of NUTS.
-        seed: of all draws.
+        num_samples: draws that are kept per row.
+        warmup: warmup draws per row, which are not kept.
+        max_tree_depth: maximum depth of the trees of NUTS.
+        seed: seed of all draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
@@ -329,9 +335,9 @@ def against_nuts(
     known = facts(model, rows, names)
     first = rows.take(slice(0, 1), names, like=model.like)
     sites = predictive.encode(model, seed=0, **first)
-    summed = sorted(name for name, q in sites.items() if not q.has_rsample)
-    if summed:
-        raise NotImplementedError(f"NUTS needs latents with densities; got discrete {summed}. Sum them out by hand.")
+    discrete = sorted(name for name, q in sites.items() if not q.has_rsample)
+    if discrete:
+        raise NotImplementedError(f"NUTS needs continuous latents; got discrete {discrete}. Sum them out by hand.")
     by_row: list[tuple[Tensor, Tensor, Tensor]] = []
     labels: list[str] = []
     with seeded(seed):
@@ -345,17 +351,19 @@ def against_nuts(
                     chain.run(batch.pop("x"), **batch)
                 except ValueError as error:
                     raise ValueError(
-                        f"log p(x, z) must be finite somewhere near z = 0; got none at row {part.start} ({error})."
-                        " Check the row and the parameters."
+                        f"log p(x, z) must be finite somewhere near z = 0; got no such z for row {part.start}"
+                        f" ({error}). Check the row and the parameters."
                     ) from error
-            found = chain.get_samples()
-            own = {name: value if known.joint else value[:, part] for name, value in draws.items() if name in found}
-            flat, mine = (
-                torch.cat([values[name].reshape(len(values[name]), -1) for name in own], 1) for values in (found, own)
+            of_nuts = chain.get_samples()
+            of_guide = {name: value if known.joint else value[:, part] for name, value in draws.items()}
+            shared = [name for name in of_guide if name in of_nuts]
+            guide, nuts = (
+                torch.cat([values[name].reshape(len(values[name]), -1) for name in shared], 1)
+                for values in (of_guide, of_nuts)
             )
-            labels = [label for name in own for label in coordinates(name, found[name][0].numel())]
-            rhat = split_gelman_rubin(flat.unsqueeze(0), chain_dim=0, sample_dim=1)
-            by_row.append((mine, flat, rhat))
+            labels = [label for name in shared for label in coordinates(name, of_nuts[name][0].numel())]
+            rhat = split_gelman_rubin(nuts.unsqueeze(0), chain_dim=0, sample_dim=1)
+            by_row.append((guide, nuts, rhat))
     guide, nuts = (torch.stack([part[i] for part in by_row], 1) for i in (0, 1))
     rhat = torch.stack([part[2] for part in by_row])
     return AgainstNUTS(guide.mean(0), guide.std(0), nuts.mean(0), nuts.std(0), rhat, labels, guide, nuts)
@@ -363,7 +371,7 @@ def against_nuts(
 
 @contextlib.contextmanager
 def _sampling(model: ProgramPair) -> Iterator[None]:
-    """As in evaluation, but with gradients; the parameters are held fixed."""
+    """Evaluation mode, but with gradients, which NUTS needs; the parameters are held fixed."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in flags:

@@ -1,4 +1,4 @@
-"""Models compared by what they say of held-out rows."""
+"""Models compared by their log-likelihood of held-out rows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Expected log predictive density of models on the same rows, in nats per row, the best first.
+    """Expected log predictive density (elpd) of models on the same rows, in nats per row, the best first.
 
     Attributes:
-        names: of the models.
-        scores: mean log p(x) of each, with its Monte Carlo and its sampling error.
-        differences: to the best, paired by row: at most 0, exactly 0 for the best; with both errors.
-        bias: about how much each score is too low on average because the guide is not exact.
-        within_bias: whether a difference is no larger than twice its Monte Carlo error and the larger bias of the two
-            together: it may be due to the guides.
-        unreliable: rows of each model with a k-hat above the threshold.
-        results: the log-likelihoods by row.
+        names: names of the models.
+        scores: mean log p(x) of each model, with its Monte Carlo error and its sampling error.
+        differences: score minus the best model's, paired by row, with both errors: at most 0, exactly 0 for the best.
+        bias: approximate bias of each score, at most 0, because its guide is not the exact posterior.
+        within_bias: whether a difference is at most twice the sum of its Monte Carlo error and the larger bias of the
+            two models, so that it may be due to the guides.
+        unreliable: number of rows of each model with a k-hat above the threshold.
+        results: the log-likelihood of each row, by model.
     """
 
     names: list[str]
@@ -43,11 +43,11 @@ class Comparison:
 
     def _note(self, i: int) -> str:
         if self.unreliable[i] > 0.05 * len(self.results[self.names[i]].khat):
-            return "k-hat high: too low by more than is stated"
-        return "within Monte Carlo bias" if self.within_bias[i] else ""
+            return "high k-hat: elpd is too low by more than the bias shown"
+        return "difference may be due to the guides" if self.within_bias[i] else ""
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A line for each model, as plain values; "-" where too few particles tell no k-hat."""
+    def lines(self) -> list[dict[str, Any]]:
+        """Lines of the table, one for each model; "-" where there are too few particles for a k-hat."""
         lines = []
         for i, name in enumerate(self.names):
             score, difference = self.scores[i], self.differences[i]
@@ -58,9 +58,9 @@ class Comparison:
                     "sampling error": score.sampling_error,
                     "Monte Carlo error": score.monte_carlo_error,
                     "difference": difference.estimate,
-                    "its error": math.hypot(difference.sampling_error, difference.monte_carlo_error),
+                    "error of difference": math.hypot(difference.sampling_error, difference.monte_carlo_error),
                     "bias": self.bias[i],
-                    "k-hat flags": "-" if self.results[name].khat.isnan().all() else str(self.unreliable[i]),
+                    "rows of high k-hat": "-" if self.results[name].khat.isnan().all() else str(self.unreliable[i]),
                     "note": self._note(i),
                 }
             )
@@ -70,16 +70,19 @@ class Comparison:
         from pyro_vae import reporting
 
         count = len(next(iter(self.results.values())).estimate)
-        return f"{reporting.table(self.rows())}\nnats per row, {count} rows; differences paired by row."
+        return (
+            f"{reporting.table(self.lines())}\n"
+            f"Mean log p(x) in nats per row, {count} rows; differences to the best model, paired by row."
+        )
 
     def to_pandas(self) -> Any:
         """The table as a pandas frame (needs pandas)."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows()).set_index("model")
+        return pd.DataFrame(self.lines()).set_index("model")
 
     def plot(self, ax: Any = None) -> Any:
-        """Differences to the best; returns matplotlib axes."""
+        """Differences to the best model, two standard errors either way; returns matplotlib axes."""
         from pyro_vae import plots
 
         errors = [math.hypot(mean.sampling_error, mean.monte_carlo_error) for mean in self.differences]
@@ -97,21 +100,21 @@ def compare(
 ) -> Comparison:
     """Compare models by log p(x) of the same held-out rows, paired by row.
 
-    Every score is too low by about Var(w) / 2K at mean weight 1, more for the model whose guide fits worse: a
-    difference no larger than twice that and its Monte Carlo error together is flagged; more particles, or
-    `method="ais"`, lower both.
+    Every score is too low on average, by about Var(w) / 2K where weights have mean 1, and more so for a model whose
+    guide fits worse. A difference is flagged if it is at most twice the sum of this bias and its Monte Carlo error;
+    more particles, or `method="ais"`, lower both.
 
     Args:
-        models: at least two models by name, of the same data.
-        x: rows (N, *E), in any form that `fit` takes, that no model was trained on.
+        models: at least two models of the same data, by name.
+        x: rows (N, *E), in any form that `fit` takes, on which no model was trained.
         num_particles: K, as in `log_likelihood`.
         method: as in `log_likelihood`.
-        seed: of the draws.
+        seed: seed of the draws.
         **fields: named per-row fields; every model receives all of them.
 
     Raises:
-        ValueError: if there are fewer than two models, one gives densities and another probabilities, or a latent is
-            global, so that there is one number for all rows.
+        ValueError: if there are fewer than two models, if one gives densities and another probabilities, or if a latent
+            is global, so that there is one number for all rows.
 
     References:
         *Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC* (Vehtari, Gelman, Gabry,
@@ -136,9 +139,13 @@ def compare(
         check_finite(f"log p(x) under {name!r}", result.estimate)
     kinds = {name: "probabilities" if result.discrete else "densities" for name, result in results.items()}
     if len(set(kinds.values())) > 1:
-        raise ValueError(f"models must all give probabilities, or all densities, of x; got {kinds}. Do not compare.")
+        raise ValueError(
+            f"models must all give probabilities of x, or all densities; got {kinds}. These cannot be compared."
+        )
     if any(result.joint for result in results.values()):
-        raise ValueError("models must have independent rows to be paired; got a global latent. Compare by hand.")
+        raise ValueError(
+            "models must have independent rows to be paired; got a global latent. Compare log_likelihood(x) by hand."
+        )
     names = sorted(results, key=lambda name: -float(results[name].estimate.mean()))
     best = results[names[0]]
     differences, within = [], []
@@ -151,7 +158,7 @@ def compare(
         difference = mean_of(result.estimate - best.estimate, error)
         differences.append(difference)
         margin = 2 * (difference.monte_carlo_error - min(bias[name], bias[names[0]]))
-        within.append(name != names[0] and not -difference.estimate > margin)  # unknown for one particle: flagged
+        within.append(name != names[0] and not -difference.estimate > margin)  # flagged where NaN, as for one particle
     return Comparison(
         names=names,
         scores=[results[name].mean() for name in names],

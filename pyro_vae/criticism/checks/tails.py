@@ -34,19 +34,19 @@ READY: dict[str, Statistic] = {
 
 @dataclass(frozen=True)
 class StatisticCheck:
-    """One statistic of the data beside what the model says of it.
+    """One statistic of the observed data, its values on replicated data, and the tail probabilities.
 
     Attributes:
-        name: the statistic's.
-        of_rows: whether it is one of each row, (N,), and not of the data set.
-        observed: its value, (N,) or of any shape T.
-        replicated: its values on S data sets drawn from the model, (S, N) or (S, *T).
-        prior: P(replicated >= observed), ties randomised, under the prior predictive: uniform if the model is true and
-            the rows are fresh.
-        posterior: the same for data replicated given each row: conservative, that is closer to 1/2 than uniform.
-        uniformity: p-value of the hypothesis that `prior` is uniform over rows (Kolmogorov, Smirnov); None for
-            statistics of the data set, or where rows share a latent.
-        names: of the entries of a statistic of the data set, e.g. columns.
+        name: name of the statistic.
+        of_rows: whether the statistic has one value for each row, (N,); otherwise it is one of the data set.
+        observed: its value on the observed data, (N,) or of any shape T.
+        replicated: its values on S data sets drawn from the prior predictive, (S, N) or (S, *T).
+        prior: P(replicated >= observed) under the prior predictive, ties randomized, (N,) or (*T): uniform if the model
+            is true and was not fitted to these rows.
+        posterior: the same where each row is replicated given itself: conservative, that is, nearer 1/2 than uniform.
+        uniformity: p-value of the Kolmogorov-Smirnov test that `prior` is uniform over rows; None for a statistic of
+            the data set, and where rows share a latent.
+        names: names of the entries of a statistic of the data set, e.g. of its columns.
     """
 
     name: str
@@ -58,8 +58,12 @@ class StatisticCheck:
     uniformity: float | None
     names: list[str]
 
-    def rows(self, most: int = 3) -> list[dict[str, Any]]:
-        """Lines of a table: means over rows, or the entries with the most extreme prior tail probabilities."""
+    def lines(self, most: int = 3) -> list[dict[str, Any]]:
+        """Lines of the table: one of means over rows, or the entries with the most extreme prior tail probabilities.
+
+        Args:
+            most: largest number of lines.
+        """
         if self.of_rows:
             return [self._line("mean over rows", self.observed.mean(), self.replicated.mean(1), self.uniformity, None)]
         observed, replicated = self.observed.reshape(-1), self.replicated.reshape(len(self.replicated), -1)
@@ -69,8 +73,13 @@ class StatisticCheck:
             for i in self.extreme()[:most]
         ]
 
+    def __str__(self) -> str:
+        from pyro_vae import reporting
+
+        return reporting.table(self.lines())
+
     def extreme(self) -> list[int]:
-        """Numbers of the entries, those farthest out in the prior predictive first; ties count as halfway."""
+        """Numbers of the entries, most extreme under the prior predictive first; half of the ties count as above."""
         replicated, observed = self.replicated.reshape(len(self.replicated), -1), self.observed.reshape(-1)
         more = (replicated > observed).double().mean(0) + 0.5 * (replicated == observed).double().mean(0)
         return [int(i) for i in (more - 0.5).abs().sort(descending=True, stable=True).indices]
@@ -83,14 +92,14 @@ class StatisticCheck:
             "entry": entry,
             "observed": float(observed),
             "replicated": float(replicated.mean()),
-            "deviation": float(replicated.std()) if len(replicated) > 1 else math.nan,
+            "standard deviation": float(replicated.std()) if len(replicated) > 1 else math.nan,
             "prior p": prior,
             "posterior p (conservative)": posterior,
         }
 
     def plot(self, entry: int | None = None, ax: Any = None) -> Any:
-        """Observed and replicated values of one entry, by default the most extreme, or the tail probabilities of rows;
-        returns matplotlib axes."""
+        """Observed and replicated values of one entry, by default the most extreme; for a statistic of rows a histogram
+        of their tail probabilities. Returns matplotlib axes."""
         from pyro_vae import plots
 
         if self.of_rows:
@@ -108,34 +117,32 @@ class StatisticCheck:
 
 @dataclass(frozen=True)
 class Checks:
-    """What `check` found: statistics by name, and PIT values with their coverage.
+    """The result of `check`: statistics by name, and PIT values with their coverage.
 
     Attributes:
-        statistics: by name.
-        pit: PIT values of every cell.
-        num_samples: S, replicated data sets.
+        statistics: the check of each statistic, by name.
+        pit: probability integral transforms of every cell.
+        num_samples: S, number of replicated data sets.
     """
 
     statistics: dict[str, StatisticCheck]
     pit: PIT
     num_samples: int
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The table of statistics."""
-        return [line for one in self.statistics.values() for line in one.rows()]
+    def lines(self) -> list[dict[str, Any]]:
+        """Lines of the table of statistics, as plain values."""
+        return [line for one in self.statistics.values() for line in one.lines()]
 
     def __str__(self) -> str:
         from pyro_vae import reporting
 
-        covered = ", ".join(
-            f"{o['level']:.0%}: {o['coverage']:.1%} +- {o['its error']:.1%}" for o in self.pit.overall()
-        )
         return "\n".join(
             [
-                reporting.table(self.rows()),
-                f"{self.num_samples} replicated data sets. Prior p: tail probability of a statistic of the data set;"
-                " for statistics of rows the p-value of uniform tail probabilities.",
-                f"Coverage of central intervals ({self.pit.unit}): {covered}.",
+                reporting.table(self.lines()),
+                f"{self.num_samples} replicated data sets, with their mean and standard deviation. p of a statistic of"
+                " the data set: P(replicated >= observed); of a statistic of rows: p-value of the test that these tail"
+                " probabilities are uniform.",
+                str(self.pit),
             ]
         )
 
@@ -165,23 +172,24 @@ def check(
 ) -> Checks:
     """Compare statistics of the data with those of data drawn from the fitted model.
 
-    Two predictives. Under the *prior* predictive, rows are new: tail probabilities of fresh rows are uniform if the
-    model is true. Under the *posterior* predictive each row is replicated given itself: the data are used twice, and
-    tail probabilities are conservative, nearer 1/2. Coverage comes from PIT values, never from replicates of the row.
+    There are two predictives. Under the *prior* predictive, replicated rows are new rows: tail probabilities are
+    uniform if the model is true and was not fitted to x. Under the *posterior* predictive, each row is replicated given
+    itself: the data are used twice, and tail probabilities are conservative, that is, nearer 1/2. Coverage is always
+    that of PIT values, never that of replicates given the row.
 
     Args:
         model: the fitted model.
-        x: rows (N, *E), in any form that `fit` takes; rows that were not trained on give honest probabilities.
+        x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
         statistics: functions of data (N, *E) by name, as in `pv.statistics`; a few of those by default.
-        num_samples: S, replicated data sets.
-        unit: of the PIT values, "row" or "cell"; see `pit`.
+        num_samples: S, number of replicated data sets.
+        unit: "row" or "cell", what PIT values are conditional on; see `pit`.
         num_candidates: as in `posterior_predictive`, for guides that are not exact.
-        num_particles: draws from the guide per row for `unit="cell"`.
-        seed: of the draws.
+        num_particles: draws from the guide per row, used by `unit="cell"`.
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
-        ValueError: if there are fewer than two rows, or a statistic is no number.
+        ValueError: if there are fewer than two rows, or a statistic is not finite.
         NotImplementedError: if x is made of several data sites.
 
     References:
@@ -207,7 +215,7 @@ def check(
         for replicate in prior_replicates(model, batch, num_samples):
             ranks.add(replicate)
             for tally in tallies.values():
-                tally.prior.add(tally.kept(replicate))
+                tally.prior.add(tally.evaluate_and_keep(replicate))
         for replicate in _posterior_replicates(model, rows, names, num_samples, num_candidates):
             for tally in tallies.values():
                 tally.posterior.add(tally(replicate))
@@ -222,7 +230,7 @@ def check(
 
 
 class _Tally:
-    """A statistic, observed and on replicates."""
+    """A statistic with its observed value and those on replicates; calling it evaluates the statistic on data."""
 
     def __init__(self, name: str, function: Statistic, x: Tensor) -> None:
         self.name, self.function = name, function
@@ -235,8 +243,8 @@ class _Tally:
         found = self.function(x)
         if not isinstance(found, Tensor | int | float):
             raise TypeError(
-                f"statistic {self.name!r} must return a tensor; got {type(found).__name__}. Some are made by a call:"
-                " statistics.quantile(0.9), statistics.correlation(0, 1)."
+                f"statistic {self.name!r} must return a tensor; got {type(found).__name__}. Some statistics are made by"
+                " a call: statistics.quantile(0.9), statistics.correlation(0, 1)."
             )
         value = torch.as_tensor(found).double()
         if not torch.isfinite(value).all():
@@ -246,7 +254,7 @@ class _Tally:
             )
         return value
 
-    def kept(self, x: Tensor) -> Tensor:
+    def evaluate_and_keep(self, x: Tensor) -> Tensor:
         self.replicated.append(self(x))
         return self.replicated[-1]
 
@@ -266,7 +274,7 @@ class _Tally:
 def _posterior_replicates(
     model: ProgramPair, rows: Rows, names: tuple[str, ...], num_samples: int, num_candidates: int | None
 ) -> Iterator[Tensor]:
-    """Data sets (N, *E) of rows replicated given themselves."""
+    """Data sets (N, *E) in which each row is replicated given itself."""
     latents = predictive.posterior_draws(
         model, rows, num_samples=num_samples, num_candidates=num_candidates, fields=names
     )

@@ -1,4 +1,4 @@
-"""Probability integral transforms of every cell, and what they say of coverage."""
+"""Probability integral transforms of every cell, and the coverage of predictive intervals that they give."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
+from pyro_vae.criticism.intervals import LEVELS, central_coverage
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
@@ -25,18 +26,16 @@ from pyro_vae.runtime.random import seeded
 
 __all__ = ["PIT", "Ranks", "check_unit", "column_names", "pit", "pit_of_cells", "prior_replicates"]
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
-
 
 @dataclass(frozen=True)
 class PIT:
-    """Probability integral transforms of every cell, (N, *E), uniform if the model is true; ties randomised.
+    """Probability integral transforms of every cell, uniform if the model is true; ties are randomized.
 
     Attributes:
-        values: P(x_ij <= observed).
-        unit: "row": under p(x_ij); "cell": under p(x_ij | the other cells of row i).
+        values: P(x_ij <= observed), (N, *E).
+        unit: "row": under p(x_ij), as for a new row; "cell": under p(x_ij | the other cells of row i).
         columns: names of the cells of a row.
-        khat: "cell" only: Pareto k-hat of the weights behind each value, (N, *E).
+        khat: Pareto k-hat of the importance weights behind each value, (N, *E); None for "row".
     """
 
     values: Tensor
@@ -45,33 +44,39 @@ class PIT:
     khat: Tensor | None = None
 
     def coverage(self, levels: Sequence[float] = LEVELS) -> Tensor:
-        """Share of rows that lie in central predictive intervals of these levels, by column: (L, *E)."""
-        distance = (self.values - 0.5).abs()
-        return torch.stack([(distance <= level / 2).double().mean(0) for level in levels])
+        """Share of rows that lie in central predictive intervals of these levels, by column, (levels, *E)."""
+        return central_coverage(self.values, levels)
 
     def overall(self, levels: Sequence[float] = LEVELS) -> list[dict[str, float]]:
-        """Level, coverage over all cells, and its standard error by the spread over rows."""
+        """For each level its coverage, the mean over all cells, with the standard error by the spread over rows."""
         lines = []
         for level in levels:
             inside = ((self.values - 0.5).abs() <= level / 2).double()
             by_row = inside.reshape(len(inside), -1).mean(1)
             error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else math.nan
-            lines.append({"level": level, "coverage": float(by_row.mean()), "its error": error})
+            lines.append({"level": level, "coverage": float(by_row.mean()), "standard error": error})
         return lines
 
+    def __str__(self) -> str:
+        covered = ", ".join(
+            f"{o['level']:.0%}: {o['coverage']:.1%} +- {o['standard error']:.1%}" for o in self.overall()
+        )
+        return f"Coverage of central intervals ({self.unit}): {covered}."
+
     def plot(self, ax: Any = None) -> Any:
-        """Histogram of all values; returns matplotlib axes."""
+        """Histogram of the values of all cells; returns matplotlib axes."""
         from pyro_vae import plots
 
         return plots.pit(self.values, ax=ax)
 
     def plot_coverage(self, levels: Sequence[float] = LEVELS, ax: Any = None) -> Any:
-        """Nominal against observed coverage; returns matplotlib axes."""
+        """Observed against nominal coverage; returns matplotlib axes."""
         from pyro_vae import plots
 
         lines = self.overall(levels)
-        ax = plots.coverage(levels, [o["coverage"] for o in lines], [o["its error"] for o in lines], ax=ax)
-        ax.set_title("predictive intervals of " + ("new rows" if self.unit == "row" else "cells given their row"))
+        ax = plots.coverage(levels, [o["coverage"] for o in lines], [o["standard error"] for o in lines], ax=ax)
+        given = "new rows" if self.unit == "row" else "cells given the rest of their row"
+        ax.set_title(f"central predictive intervals of {given}")
         return ax
 
 
@@ -85,20 +90,20 @@ def pit(
     seed: int | None = None,
     **fields: Any,
 ) -> PIT:
-    """Probability integral transforms of every cell of x, uniform if the model is true; ties are randomised.
+    """Probability integral transforms of every cell of x, uniform if the model is true; ties are randomized.
 
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes.
-        unit: "row": P(x_ij <= observed) for a new row; "cell": given the other cells of the row, by importance weights
-            that leave the cell out, p(z | x_i without j); needs cells that are independent given z.
-        num_samples: S, draws for "row".
-        num_particles: K, draws from the guide per row for "cell".
-        seed: of the draws.
+        unit: "row": P(x_ij <= observed) for a new row; "cell": the same given the other cells of the row, by importance
+            weights for p(z | x_i without cell j), which needs cells that are independent given z.
+        num_samples: S, draws of new rows, used by "row".
+        num_particles: K, draws from the guide per row, used by "cell".
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
-        ValueError: for another unit.
+        ValueError: if `unit` is neither "row" nor "cell".
         NotImplementedError: if cells depend on each other given z, for "cell".
 
     References:
@@ -127,7 +132,7 @@ def pit_of_cells(model: ProgramPair, rows: Rows, fields: tuple[str, ...], num_pa
     share = float((khat > pareto.threshold(num_particles)).double().mean())
     if share > 0.01:
         warnings.warn(
-            f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out: there PIT values"
+            f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out: their PIT values"
             " are too near 1/2. Draw more particles, or use unit='row'.",
             UnreliableWarning,
             stacklevel=3,
@@ -144,7 +149,9 @@ def _leave_cells_out(model: ProgramPair, batch: dict[str, Tensor], num_particles
     """PIT values and k-hat (B, *E) of cells given the others of their row."""
     record = chunk_weights(model, batch, num_particles)
     if len(record.observed) != 1 or record.joint:
-        raise NotImplementedError("Cells are left out of one observed site with independent rows; got another program.")
+        raise NotImplementedError(
+            "unit='cell' needs a program with one observed site and independent rows; got another one. Use unit='row'."
+        )
     (site,) = record.observed.values()
     x, cells = batch["x"], cell_log_prob(site.distribution, site.value)
     log_w = record.log_w.reshape(*record.log_w.shape, *[1] * (cells.dim() - 2)) - cells  # (K, B, *E)
@@ -152,12 +159,12 @@ def _leave_cells_out(model: ProgramPair, batch: dict[str, Tensor], num_particles
     weights = smoothed.double().softmax(0).reshape(cells.shape)
     drawn = site.distribution.sample().expand(cells.shape)
     below, equal = ((weights * comparison).sum(0) for comparison in (drawn < x, drawn == x))
-    count = 1 / weights.square().sum(0)  # as if so many draws of equal weight: then exact, as ranks are
+    count = 1 / weights.square().sum(0)  # treated as this many draws of equal weight
     return (count * below + torch.rand_like(below) * (count * equal + 1)) / (count + 1), khat.reshape(x.shape)
 
 
 class Ranks:
-    """Where observed values lie among replicated ones."""
+    """Counts of replicated values below and equal to each observed value."""
 
     def __init__(self, observed: Tensor) -> None:
         self.observed, self.count = observed, 0
@@ -169,11 +176,11 @@ class Ranks:
         self.equal += replicated == self.observed
 
     def below(self) -> Tensor:
-        """P(replicated <= observed), ties randomised: exactly uniform if all are draws of one distribution."""
+        """P(replicated <= observed), ties randomized: exactly uniform if all are draws from one distribution."""
         return (self.less + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
 
     def above(self) -> Tensor:
-        """P(replicated >= observed), ties randomised."""
+        """P(replicated >= observed), ties randomized."""
         more = self.count - self.less - self.equal
         return (more + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
 
