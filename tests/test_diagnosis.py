@@ -1,4 +1,4 @@
-"""The report: what is found in models with known faults, and what is advised."""
+"""The report: what it finds in models with known faults, and what it advises."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def test_a_true_model_with_an_exact_guide_has_no_concerns(capsys: pytest.Capture
     assert found.concerns == []
     printed = capsys.readouterr().out
     assert "Diagnosis on 300 rows: 0 of" in printed and "row standard deviation" in printed
-    assert "amortisation gap: 0.0" in printed or "amortisation gap: -0.0" in printed
+    assert "amortization gap: 0.0" in printed or "amortization gap: -0.0" in printed
     assert found.use is not None and found.calibration is not None and found.checks is not None
 
 
-def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_named() -> None:
+def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_found_and_given_advice() -> None:
     narrow = correlated(MeanField)
     found = pv.diagnose(narrow, narrow.draw(300), verbose=False)
     (text,) = advice(found, "encoder on simulated rows")
     assert "too narrow (ranks form a U)" in text
     wrong = LinearGaussian()
     x = wrong.draw(300) * 2
-    assert "does not make such data" in advice(pv.diagnose(wrong, x, verbose=False), "predictive checks")[0]
+    assert "does not generate such data" in advice(pv.diagnose(wrong, x, verbose=False), "predictive checks")[0]
     vae = small_vae()
     with torch.no_grad():
         for parameter in vae.encoder.parameters():
@@ -49,7 +49,7 @@ def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_named() -> None:
     assert "method='ais'" in advice(found, "evidence")[0]
 
 
-def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
+def test_what_a_model_does_not_allow_is_skipped_with_its_reason() -> None:
     joint = pv.diagnose(GlobalMean(), torch.randn(6, dtype=torch.float64), num_samples=5, verbose=False)
     assert set(joint.skipped) == {"use of latents", "calibration"}
     assert joint.use is None and joint.checks is not None
@@ -57,10 +57,10 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
     program = Discrete()
     found = pv.diagnose(program, program.rows, num_samples=5, verbose=False)
     assert found.use is not None and found.calibration is not None
-    assert set(found.skipped) == {"amortisation gap"}
+    assert set(found.skipped) == {"amortization gap"}
     vae = small_vae(prior=pv.priors.Bernoulli(3), guide=pv.guides.Bernoulli())
     found = pv.diagnose(vae, draw_data(vae.likelihood, 20), num_samples=5, verbose=False)
-    assert set(found.skipped) == {"amortisation gap"}
+    assert set(found.skipped) == {"amortization gap"}
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
         lambda: pv.diagnose(3, torch.zeros(4, 2)),
     ],
 )
-def test_what_is_no_model_is_named(ask) -> None:
+def test_every_function_refuses_what_is_not_a_model(ask) -> None:
     with pytest.raises(TypeError, match="model must be a LatentVariableModel, such as a VAE; got int"):
         ask()
 
 
-def test_max_rows_statistics_and_figures() -> None:
+def test_max_rows_and_statistics_are_used_and_the_report_is_plotted() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 40)
     found = pv.diagnose(

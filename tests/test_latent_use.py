@@ -1,4 +1,4 @@
-"""What latents hold, against closed forms, enumeration and quadrature."""
+"""What latents hold and what can be read off them, against closed forms, enumeration and quadrature."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_kl_to_heavier_tails_is_that_of_quadrature(prior: Any, reference: Any)
         assert float(result.sites["z"].kl_per_dimension.sum()) == pytest.approx(result.kl.estimate)  # of the same draws
 
 
-def test_dependent_coordinates_have_no_kl_each() -> None:
+def test_dependent_coordinates_have_no_kl_per_dimension() -> None:
     program = LinearGaussian(width=0.8)
     x = program.draw(50)
     result = latents.use(program, x, num_particles=500, seed=0)
@@ -176,7 +176,7 @@ def test_the_kl_to_a_mixture_is_that_of_quadrature(prior: priors.Prior) -> None:
     assert result.kl.monte_carlo_error < 0.1 * expected
 
 
-def test_binary_latents_have_a_kl_each() -> None:
+def test_the_kl_of_each_binary_latent_is_its_closed_form() -> None:
     vae = combined_vae("Bernoulli learned", "Bernoulli", "Bernoulli")
     for rows in (20, 3):  # three rows of three latents: shapes alone don't tell them apart
         x = draw_data(vae.likelihood, rows)
@@ -242,7 +242,7 @@ def test_layers_drawn_in_the_models_order_have_closed_forms() -> None:
     assert abs(found.estimate - information) < 4.5 * found.monte_carlo_error
 
 
-def test_layers_drawn_in_another_order_are_measured_by_draws() -> None:
+def test_the_kl_of_layers_drawn_in_another_order_is_by_monte_carlo() -> None:
     """Bottom-up, z2 depends on z1: KL(q(z1 | x) || p(z1 | z2)) at draws of z2 would be another number."""
     vae = hierarchy("bottom_up")
     result = latents.use(vae, ROWS, num_particles=50, seed=0)
@@ -250,7 +250,7 @@ def test_layers_drawn_in_another_order_are_measured_by_draws() -> None:
         assert float(site.kl_per_dimension.sum()) == pytest.approx(site.kl.estimate)
 
 
-def test_latents_in_a_plate_of_their_own() -> None:
+def test_latents_in_their_own_plate_have_closed_forms() -> None:
     program, x = Plates(), X[:, 0]
     result = latents.use(program, x, num_particles=100, seed=0)
     expected = normal_kl(program.slope.T * x.unsqueeze(1), program.scale.T.expand(40, 2)).mean(0)
@@ -265,7 +265,7 @@ def test_latents_in_a_plate_of_their_own() -> None:
 # Information
 
 
-def test_rows_far_apart_are_known_from_their_latents() -> None:
+def test_the_information_of_rows_far_apart_is_the_log_of_their_number() -> None:
     program = Coded([1.0], [1e-3])
     x = torch.arange(12, dtype=torch.float64).unsqueeze(1)
     result = latents.use(program, x, num_particles=300, seed=0)
@@ -278,12 +278,12 @@ def test_rows_far_apart_are_known_from_their_latents() -> None:
     assert some.mutual_information.estimate == pytest.approx(math.log(7), abs=1e-9)
     expected = float(normal_kl(x[:7], program.scale).mean()) - math.log(7)  # the first rows alone
     assert abs(some.aggregate_kl - expected) < 4.5 * some.kl.monte_carlo_error * 12 / 7
-    assert f"{7} rows, whose log is {math.log(7):.2f}" in str(some)
+    assert "in 7 rows it is the sum" in str(some) and f"number of rows, {math.log(7):.2f}" in str(some)
     alone = latents.use(program, x, information_rows=1, seed=0)
     assert alone.mutual_information.estimate == pytest.approx(0, abs=1e-12)
 
 
-def test_a_guide_that_ignores_x_tells_nothing() -> None:
+def test_a_guide_that_ignores_x_has_no_information_and_is_collapsed() -> None:
     result = latents.use(Coded([0.0, 0.0], [0.7, 1.1]), X[:, :2], seed=0)
     assert result.mutual_information.estimate == pytest.approx(0, abs=1e-12)
     assert result.aggregate_kl == pytest.approx(result.kl.estimate)
@@ -314,7 +314,7 @@ def test_the_information_of_a_discrete_latent_is_that_of_enumeration() -> None:
 
 
 def test_the_information_is_that_of_quadrature_and_its_error_covers() -> None:
-    """100 repeats: the mean within 4.5 of its errors; deviations as large as stated, within 4.5 of their error."""
+    """100 repeats: their mean is right, and their standard error is the stated one, both within 4.5 standard errors."""
     program, x = Coded([1.2], [0.5]), X[:30, :1]
     results = [latents.use(program, x, num_particles=2, seed=seed) for seed in range(100)]
     expected = information_of(1.2 * x[:, 0], 0.5)
@@ -373,8 +373,8 @@ def test_units_that_do_not_follow_x_are_not_active() -> None:
     assert "Collapsed" not in str(result)
 
 
-def test_noise_of_draws_is_no_activity() -> None:
-    """A flow has no mean: that of 64 draws varies, by more than the 0.01 of an active unit."""
+def test_monte_carlo_noise_of_means_does_not_count_as_active() -> None:
+    """A flow has no mean; the average of 64 draws varies by more than 0.01, the threshold for active units."""
     vae = combined_vae("Normal", "Flow", "Bernoulli")
     with torch.no_grad():
         vae.encoder.module[-1].weight.zero_()
@@ -384,7 +384,7 @@ def test_noise_of_draws_is_no_activity() -> None:
     variance = vae.encode(x[:1]).sample((4000,)).var(0).mean(0) / 64
     assert variance.max() > 0.01
     assert (result.sites["z"].mean_variance < 4.5 * variance * (2 / 400) ** 0.5).all()
-    with pytest.raises(ValueError, match="x must be at least two rows, to be compared; got 1"):
+    with pytest.raises(ValueError, match="x must be at least two rows to be compared; got 1"):
         latents.use(vae, x[:1], seed=0)
 
 
@@ -403,13 +403,13 @@ def test_a_layer_that_collapsed_is_named(inference: str) -> None:
     assert "Collapsed: z2." in str(result)
 
 
-def test_a_global_latent_has_no_rows_to_tell_of() -> None:
-    with pytest.raises(NotImplementedError, match="told row by row; got a global latent"):
+def test_a_global_latent_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="measured row by row; got a global latent"):
         latents.use(GlobalMean(), torch.randn(6, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("make", [lambda: Coded(SLOPE, SCALE), Plates, Layers], ids=["event", "plates", "two sites"])
-def test_chunks_change_nothing(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_chunks(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     program = make()
     x = 100.0 * torch.arange(13, dtype=torch.float64)  # far apart
     x = x if isinstance(program, Plates) else x.unsqueeze(1).expand(13, 3)
@@ -450,7 +450,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_counts_are_named(message: str) -> None:
+def test_bad_counts_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         latents.use(Coded(SLOPE, SCALE), X, **BAD[message])
 
@@ -462,14 +462,14 @@ NOISE = np.random.default_rng(0).normal(size=(600, 3))
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])
-def test_a_code_that_holds_the_label_is_read_perfectly(kind: str) -> None:
+def test_a_code_that_holds_the_label_predicts_it_perfectly(kind: str) -> None:
     result = latents.probe(torch.tensor(np.eye(4)[LABELS]), torch.tensor(LABELS), kind=kind)
     assert (result.score, result.standard_error, result.baseline, result.kind) == (1.0, 0.0, 0.25, kind)
     assert str(result) == f"{kind} probe: 1.000 +- 0.000 (without codes 0.250)"
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])
-def test_a_code_of_noise_is_read_at_chance(kind: str) -> None:
+def test_a_code_of_noise_predicts_at_chance(kind: str) -> None:
     result = latents.probe(NOISE, LABELS, kind=kind)
     assert abs(result.score - 0.25) < 4.5 * (0.25 * 0.75 / 600) ** 0.5
     assert result.standard_error > 0
@@ -478,7 +478,7 @@ def test_a_code_of_noise_is_read_at_chance(kind: str) -> None:
     assert numbers.baseline == 0.0
 
 
-def test_a_constant_code_is_as_good_as_none() -> None:
+def test_a_constant_code_scores_the_baseline() -> None:
     unequal = np.r_[LABELS, np.zeros(400, dtype=int)]
     result = latents.probe(np.ones((1000, 2)), unequal)
     assert result.score == pytest.approx(0.55)
@@ -486,7 +486,7 @@ def test_a_constant_code_is_as_good_as_none() -> None:
     assert latents.probe(np.ones((600, 2)), NOISE[:, 0]).score < 1e-12
 
 
-def test_numbers_are_read_with_the_share_of_variance_explained() -> None:
+def test_real_labels_are_scored_by_r_squared() -> None:
     result = latents.probe(NOISE, NOISE @ np.array([1.0, -2.0, 0.5]))
     assert result.score > 1 - 1e-6
     noise = np.random.default_rng(1).normal(size=600)
@@ -495,13 +495,13 @@ def test_numbers_are_read_with_the_share_of_variance_explained() -> None:
     assert half.standard_error < 0.1
 
 
-def test_neighbours_see_what_lines_do_not() -> None:
+def test_neighbours_predict_what_a_linear_probe_cannot() -> None:
     inside = np.square(NOISE[:, :2]).sum(1) < 2 * math.log(2)
     line, near = (latents.probe(NOISE[:, :2], inside, kind=kind) for kind in ("linear", "knn"))
     assert near.score - line.score > 4.5 * math.hypot(near.standard_error, line.standard_error)
 
 
-def test_the_cut_is_that_of_the_seed() -> None:
+def test_folds_are_reproduced_by_the_seed() -> None:
     first, again, other = (latents.probe(NOISE, LABELS, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -515,16 +515,16 @@ BAD_PROBES = {
     r"with N at least 5; got \(4, 3\) and \(4,\)": lambda: latents.probe(NOISE[:4], LABELS[:4]),
     "kind must be linear or knn; got 'tree'": lambda: latents.probe(NOISE, LABELS, kind="tree"),
     "folds must be an integer of at least 2; got 1": lambda: latents.probe(NOISE, LABELS, folds=1),
-    "labels must be two classes or more of at least 5 rows each; got 1, the smallest of 600": (
+    "labels must be two classes or more of at least 5 rows each; got 1, the smallest of size 600": (
         lambda: latents.probe(NOISE, 0 * LABELS)
     ),
-    "got 5, the smallest of 1. Leave rare classes out": lambda: latents.probe(NOISE, np.r_[LABELS[:-1], 9]),
+    "got 5, the smallest of size 1. Leave rare classes out": lambda: latents.probe(NOISE, np.r_[LABELS[:-1], 9]),
     "labels must be at least 10 numbers; got 9": lambda: latents.probe(NOISE[:9], NOISE[:9, 0]),
 }
 
 
 @pytest.mark.parametrize("message", BAD_PROBES)
-def test_bad_probes_are_named(message: str) -> None:
+def test_bad_arguments_of_probes_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BAD_PROBES[message]()
 
@@ -532,7 +532,7 @@ def test_bad_probes_are_named(message: str) -> None:
 # Traversals, rates and distortions
 
 
-def test_one_latent_moves_at_a_time() -> None:
+def test_traversals_move_one_latent_at_a_time() -> None:
     vae, x = small_vae(), ROWS[:1]
     means = latents.traverse(vae, x, steps=5, span=2.0)
     assert means.shape == (5, 3, *EVENT)
@@ -556,7 +556,7 @@ BAD_TRAVERSALS = {
 
 
 @pytest.mark.parametrize("message", BAD_TRAVERSALS)
-def test_bad_traversals_are_named(message: str) -> None:
+def test_bad_arguments_of_traversals_are_refused(message: str) -> None:
     rows, options = BAD_TRAVERSALS[message]
     with pytest.raises(ValueError, match=message):
         latents.traverse(small_vae(), ROWS[:rows], **options)
@@ -579,11 +579,13 @@ def test_rate_and_distortion_add_up_to_the_bound() -> None:
         for part in (rate, distortion):
             assert 0 < part.monte_carlo_error < 0.1
             assert part.sampling_error > 0
+    first = result.names[0]
+    assert str(result).startswith(f"{first}: rate {result.rates[0]}, distortion {result.distortions[0]} nats per row")
     with pytest.raises(ValueError, match="models must be a dictionary of models; got {}"):
         latents.rate_distortion({}, x)
 
 
-# What is left as it was
+# Side effects
 
 CALLS: dict[str, Callable[[Any, Tensor, int | None], Any]] = {
     "use": lambda m, x, s: vars(latents.use(m, x, num_particles=3, seed=s)) | {"sites": None},
@@ -594,7 +596,7 @@ CALLS: dict[str, Callable[[Any, Tensor, int | None], Any]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.usefixtures("plain_pyro")
-def test_evaluation_changes_nothing(name: str) -> None:
+def test_evaluation_leaves_models_and_global_state_unchanged(name: str) -> None:
     encoder, decoder = BatchNormNet((6, 6)), nn.Sequential(BatchNormNet((3, 6)), nn.Unflatten(1, (2, 3)))
     vae = small_vae(encoder=encoder, decoder=decoder)
     vae.train()

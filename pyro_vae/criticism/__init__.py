@@ -1,1 +1,1 @@
-"""Questions about a fitted model: calibration, checks, comparison, latents."""
+"""Criticism of a fitted model: calibration, predictive checks, comparison, latents, and a report on all of them."""

@@ -1,4 +1,4 @@
-"""Draws by group, as plain dictionaries or in ArviZ's exchange format."""
+"""Draws of latents and data by group, as plain dictionaries or for ArviZ."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ __all__ = ["Draws", "draws"]
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of latents and data of given rows, by group and site.
+    """Draws of latents and data for given rows, by group and site.
 
     Attributes:
-        groups: "posterior", "posterior_predictive", "prior", "prior_predictive": draws (S, N, ...);
-            "log_likelihood": log p(x) with the latents integrated out, (N,); "observed_data": (N, *E), the values at
-            the data sites. A global latent has no dimension of rows, and its "log_likelihood" is one number.
-        columns: names of the cells of a row, if they have names.
-        index: names of the rows, if they have names.
-        attributes: what else is known: numbers of draws, rows with k-hat above the threshold.
-        in_rows: for each site whether it has a dimension of rows.
+        groups: tensors by group and site. "posterior", "posterior_predictive", "prior" and "prior_predictive" hold
+            draws (S, N, ...); "log_likelihood" holds log p(x) with the latents integrated out, (N,); "observed_data"
+            holds the values at the data sites, (N, *E). A global latent has no dimension of rows; with one,
+            "log_likelihood" is one number.
+        columns: names of the cells of a row; None if they have no names.
+        index: names of the rows; None if they have no names.
+        attributes: the numbers of draws, and the number of rows with k-hat above the threshold.
+        in_rows: for each site, whether it has a dimension of rows.
     """
 
     groups: dict[str, dict[str, Tensor]]
@@ -40,18 +41,24 @@ class Draws:
     attributes: dict[str, Any]
     in_rows: dict[str, bool] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{group}: " + ", ".join(f"{name} {tuple(value.shape)}" for name, value in sites.items())
+            for group, sites in self.groups.items()
+        )
+
     def to_dict(self) -> dict[str, dict[str, np.ndarray]]:
-        """Arrays by group and site."""
+        """NumPy arrays by group and site."""
         return {
             group: {name: value.cpu().numpy() for name, value in sites.items()} for group, sites in self.groups.items()
         }
 
     def to_datatree(self) -> Any:
-        """An `xarray.DataTree` in ArviZ's schema (needs xarray): dimensions chain, draw, row and those of the site.
+        """An `xarray.DataTree` in ArviZ's schema (needs xarray); dimensions are chain, draw, row and those of the site.
 
-        The group log_likelihood holds log p(x) with the latents integrated out, the same in every draw, since
-        parameters do not vary: its sum is the log predictive density of these rows. `arviz.loo` returns that sum; the
-        k that it prints is that of constant draws and means nothing, `log_likelihood(x).khat` does.
+        The group log_likelihood holds log p(x) with the latents integrated out. It is the same in every draw, since
+        parameters do not vary, and its sum is the log predictive density of these rows, which `arviz.loo` returns. The
+        Pareto k that `arviz.loo` prints is that of constant draws and means nothing; use `log_likelihood(x).khat`.
 
         Raises:
             ImportError: if xarray is not installed.
@@ -78,7 +85,7 @@ class Draws:
         return xarray.DataTree.from_dict(tree)
 
     def _variable(self, group: str, name: str, value: Tensor) -> tuple[list[str], np.ndarray]:
-        """Names of dimensions and numbers of one site."""
+        """Names of the dimensions of one site, and its values."""
         array = value.cpu().numpy()
         if group == "log_likelihood":
             array = np.broadcast_to(array, (self.attributes["num_samples"], *array.shape))
@@ -101,15 +108,15 @@ def draws(
     seed: int | None = None,
     **fields: Any,
 ) -> Draws:
-    """Draws of latents and data for the rows of x, their log-likelihood, and the rows: see `Draws`.
+    """Draw latents and data for the rows of x, from posterior and prior, and add the log-likelihood and the rows.
 
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes.
-        num_samples: S, draws of each kind.
+        num_samples: S, draws in each group.
         num_candidates: as in `posterior_predictive`.
-        num_particles: for the log-likelihood.
-        seed: of the draws.
+        num_particles: draws per row for the log-likelihood.
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     References:
@@ -165,7 +172,7 @@ def _by_site(model: ProgramPair, values: Any) -> dict[str, Tensor]:
 
 
 def _observed(model: ProgramPair, rows: Rows, fields: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, bool]]:
-    """The values at the data sites, and for every site of the model whether it has a dimension of rows."""
+    """The values at the data sites, and whether each site of the model has a dimension of rows."""
     parts = []
     for batch in row_chunks(model, rows, 1, fields):
         record = chunk_weights(model, batch, 1)

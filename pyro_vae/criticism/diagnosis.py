@@ -1,4 +1,4 @@
-"""One call that asks a fitted model all the questions, and says what to do about the answers."""
+"""One report on a fitted model: evidence, latents, encoder and predictive checks, with advice."""
 
 from __future__ import annotations
 
@@ -26,26 +26,37 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: what was looked at, what was found, and what to do about it (nothing where all is well)."""
+    """One finding of the report.
+
+    Attributes:
+        about: what was examined.
+        found: what was found, in words and numbers.
+        advice: what to do about it; empty where nothing is wrong.
+    """
 
     about: str
     found: str
     advice: str = ""
 
+    def __str__(self) -> str:
+        line = f"{'!' if self.advice else ' '} {self.about}: {self.found}"
+        return f"{line}\n    {self.advice}" if self.advice else line
+
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The report on a model and rows; printed as text, each part also by itself.
+    """The report on a model and rows: `print` it, or use its parts.
 
     Attributes:
-        findings: in the order of the report.
+        findings: all findings, in the order of the report.
         bound: the ELBO and its parts.
         log_likelihood: log p(x) with k-hat.
         use: how the latents are used; None where a latent is global.
-        calibration: ranks on simulated rows; None where the model does not allow them.
-        gap: of the encoder; None where its guide cannot be refined.
+        calibration: simulation-based calibration of the guide; None where the model does not allow it.
+        gap: amortization gap of the encoder; None where the guide cannot be refined.
         checks: predictive checks; None where x is made of several data sites.
-        num_rows: how many rows were looked at.
+        num_rows: number of rows examined.
+        skipped: what was not done, and why.
     """
 
     findings: list[Finding]
@@ -60,21 +71,19 @@ class Diagnosis:
 
     @property
     def concerns(self) -> list[Finding]:
-        """The findings that call for something."""
+        """The findings that ask for action."""
         return [finding for finding in self.findings if finding.advice]
 
     def __str__(self) -> str:
-        lines = [f"Diagnosis on {self.num_rows} rows: {len(self.concerns)} of {len(self.findings)} findings to act on"]
-        for finding in self.findings:
-            lines.append(f"{'!' if finding.advice else ' '} {finding.about}: {finding.found}")
-            lines += [f"    {finding.advice}"] if finding.advice else []
-        lines += [f"- {what}: not done, {why}" for what, why in self.skipped.items()]
+        count = f"{len(self.concerns)} of {len(self.findings)} findings ask for action"
+        lines = [f"Diagnosis on {self.num_rows} rows: {count}", *map(str, self.findings)]
+        lines += [f"- {what}: not done. {why}" for what, why in self.skipped.items()]
         if self.checks is not None:
             lines += ["", str(self.checks)]
         return "\n".join(lines)
 
     def plot(self) -> Any:
-        """The figures of the report in one; returns an array of matplotlib axes."""
+        """All figures of the report in one; returns an array of matplotlib axes."""
         from pyro_vae import plots
 
         sites = {} if self.use is None else self.use.sites
@@ -103,21 +112,23 @@ def diagnose(
     verbose: bool = True,
     **fields: Any,
 ) -> Diagnosis:
-    """Ask a fitted model everything: evidence, encoder, latents, predictive checks; print the report and return it.
+    """Examine a fitted model: evidence, latents, encoder and predictive checks. Prints the report and returns it.
+
+    What the model does not allow is left out, with the reason (`Diagnosis.skipped`).
 
     Args:
         model: the fitted model.
-        x: rows (N, *E), in any form that `fit` takes; those that were not trained on tell most.
-        statistics: for `pv.check`.
-        max_rows: the first so many rows are looked at.
-        num_particles: draws per row for log-likelihood and k-hat.
-        num_samples: replicated data sets for the checks.
-        seed: of all draws; None for the global stream.
-        verbose: whether the report is printed.
+        x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
+        statistics: functions of data by name, as in `pv.check`.
+        max_rows: largest number of rows examined; the first ones are taken.
+        num_particles: draws per row for the log-likelihood and k-hat.
+        num_samples: number of replicated data sets for the checks.
+        seed: seed of all draws; None to use the global random state.
+        verbose: whether to print the report.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
-        ValueError: if the data are not data for the model.
+        ValueError: if x or a field does not suit the model.
     """
     true_or_false("verbose", verbose)
     rows, names = check_model(model).read_rows(x, fields)
@@ -133,7 +144,7 @@ def diagnose(
             return None
 
     with seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreliableWarning)  # what it would say is in the report
+        warnings.simplefilter("ignore", UnreliableWarning)  # the report says so itself
         rows = rows.drawn(model.like)
         bound = model.elbo(rows, **named)
         score = model.log_likelihood(rows, num_particles=num_particles, **named)
@@ -145,7 +156,7 @@ def diagnose(
             "calibration", lambda: calibration.simulation_based_calibration(model, num_rows=size, **covariates)
         )
         few = rows if score.joint else rows.subset(slice(0, 100))
-        gap = attempt("amortisation gap", lambda: calibration.amortization_gap(model, few, steps=50, **named))
+        gap = attempt("amortization gap", lambda: calibration.amortization_gap(model, few, steps=50, **named))
         checked = attempt(
             "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
         )
@@ -172,8 +183,8 @@ def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:
     advice = ""
     if share > 0.05:
         advice = (
-            "Log p(x) is too low there: use log_likelihood(method='ais') or 'semi_amortized', more particles, a richer"
-            " guide (guides.MultivariateNormal, guides.Flow), or train by elbos.IWAE."
+            "Estimates of log p(x) are too low in these rows: use log_likelihood(method='ais') or 'semi_amortized',"
+            " more particles, a richer guide (guides.MultivariateNormal, guides.Flow), or train with elbos.IWAE."
         )
     return Finding("evidence", text, advice)
 
@@ -189,16 +200,15 @@ def _about_latents(use: LatentUse | None) -> list[Finding]:
         findings.append(Finding(f"latents at {name}", found, advice))
     excess, limit = use.aggregate_kl, math.log(use.information_rows)
     information = use.mutual_information.estimate
-    capped = (
-        f", too near its limit of {limit:.2f} to be told: more rows would raise it" if information > limit - 2 else ""
-    )
+    capped = information > limit - 2
+    note = f" (probably too low: its limit, the log of the number of rows, is {limit:.2f})" if capped else ""
     at_most = "at most " if capped else ""
-    found = f"I(row; z) {information:.2f} nats{capped}; KL(aggregate || prior) {at_most}{excess:.2f} nats"
+    found = f"I(row; z) {information:.2f} nats{note}; KL(q(z) || p(z)) {at_most}{excess:.2f} nats"
     advice = ""
     if excess > max(1.0, 0.2 * use.kl.estimate) and not capped:
         advice = (
-            "Draws from the prior fall where no row is: use priors.VampPrior, priors.Mixture or priors.Flow, or"
-            " vae.prior = vae.fit_aggregate_posterior(x) after training."
+            "Draws from the prior fall where there are no rows: use priors.VampPrior, priors.Mixture or priors.Flow, or"
+            " set vae.prior = vae.fit_aggregate_posterior(x) after training."
         )
     return [*findings, Finding("information", found, advice)]
 
@@ -210,16 +220,16 @@ def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None, joint: 
         advice, excess = "", float(sbc.shape().mean())
         if wrong:
             shape = "too narrow (ranks form a U)" if excess > 0.05 else "too wide" if excess < -0.05 else "shifted"
-            advice = f"On rows from the model q(z | x) is {shape}: use a guide with correlations, or a larger encoder."
+            advice = f"On simulated rows q(z | x) is {shape}: use a guide with correlations, or a larger encoder."
         covered = float(sbc.coverage((0.9,)).mean())
-        text = f"{wrong} of {len(sbc.names)} coordinates miscalibrated; 90 % intervals cover {covered:.1%}"
+        text = f"{wrong} of {len(sbc.names)} coordinates miscalibrated; 90% intervals cover {covered:.1%}"
         findings.append(Finding("encoder on simulated rows", text, advice))
     if gap is not None:
         advice = ""
         if gap.gap.estimate > max(1.0, 3 * gap.gap.monte_carlo_error):
-            advice = "A larger encoder, longer training, or refinement (method='semi_amortized') would save that."
+            advice = "Close the gap by a larger encoder, longer training or refinement (method='semi_amortized')."
         unit = "for all rows together" if joint else "per row"
-        findings.append(Finding("amortisation gap", f"{gap.gap} nats {unit}", advice))
+        findings.append(Finding("amortization gap", f"{gap.gap} nats {unit}", advice))
     return findings
 
 
@@ -230,20 +240,20 @@ def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
     for one in found.statistics.values():
         if one.of_rows:
             bad = one.uniformity is not None and one.uniformity < 0.001
-        else:  # tail probabilities of S replicates are 1 / (S + 1) at least
+        else:  # the smallest tail probability among S replicates is about 1 / (S + 1)
             tail = torch.minimum(one.prior, 1 - one.prior)
             bad = bool((tail < 1.5 / (found.num_samples + 1)).double().mean() > 0.1)
         worst += [one.name] if bad else []
     advice = ""
     if worst:
-        advice = "The model does not make such data: look at check(...).plot(), and at another likelihood or decoder."
+        advice = "The model does not generate such data: look at checks.plot(), and try another likelihood or decoder."
     nominal = found.pit.overall((0.9,))[0]
     off = abs(nominal["coverage"] - 0.9)
     text = (
-        f"{len(worst)} of {len(found.statistics)} statistics off"
+        f"{len(worst)} of {len(found.statistics)} statistics have extreme tail probabilities"
         + (f" ({', '.join(worst)})" if worst else "")
-        + f"; 90 % predictive intervals cover {nominal['coverage']:.1%} +- {nominal['its error']:.1%}"
+        + f"; 90% predictive intervals cover {nominal['coverage']:.1%} +- {nominal['standard error']:.1%}"
     )
-    if not advice and not joint and off > max(0.02, 4 * nominal["its error"]):
-        advice = "Predictive intervals have the wrong width: look at the likelihood's dispersion."
+    if not advice and not joint and off > max(0.02, 4 * nominal["standard error"]):
+        advice = "Predictive intervals have the wrong width: check the dispersion of the likelihood."
     return [Finding("predictive checks", text, advice)]

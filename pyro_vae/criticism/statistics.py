@@ -1,7 +1,8 @@
-"""Statistics for predictive checks: functions of rows of data.
+"""Statistics for predictive checks: functions of data x (N, *E).
 
-A function whose result has one entry for each row is a statistic of a row; any other is one of the data set: a number,
-or an array such as one number for each column. Write your own as a function of x (N, *E); these are ready.
+A statistic whose result has one entry for each row is a *statistic of rows*. Any other is a *statistic of the data
+set*: a number, or an array, such as one number for each column. Any function of x can be a statistic; the ones here are
+ready to use.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ __all__ = [
 Statistic = Callable[[Tensor], Tensor]
 
 
-def _of_rows(function: Statistic) -> Statistic:
-    """The function of rows in any form: real numbers, at least one row and one column."""
+def _on_real_rows(function: Statistic) -> Statistic:
+    """Let the function take data in any form, and check that there is at least one row and one column."""
 
     @functools.wraps(function)
     def checked(x: Any) -> Tensor:
@@ -47,46 +48,49 @@ def _of_rows(function: Statistic) -> Statistic:
     return checked
 
 
-@_of_rows
+@_on_real_rows
 def mean(x: Tensor) -> Tensor:
     """Mean of each column, (*E)."""
     return x.mean(0)
 
 
-@_of_rows
+@_on_real_rows
 def variance(x: Tensor) -> Tensor:
     """Variance of each column, (*E)."""
     if len(x) < 2:
-        raise ValueError(f"x must be at least two rows to vary; got {len(x)}. Pass more rows.")
+        raise ValueError(f"x must be at least two rows to have a variance; got {len(x)}. Pass more rows.")
     return x.var(0)
 
 
-@_of_rows
+@_on_real_rows
 def zero_fraction(x: Tensor) -> Tensor:
     """Share of zeros in each column, (*E)."""
     return (x == 0).to(x).mean(0)
 
 
-@_of_rows
+@_on_real_rows
 def largest(x: Tensor) -> Tensor:
     """Largest value of each column, (*E)."""
     return x.amax(0)
 
 
 def quantile(level: float) -> Statistic:
-    """A quantile of each column, (*E), at a level from 0 to 1.
+    """Make a statistic: the quantile of each column, (*E), with linear interpolation.
+
+    Args:
+        level: level of the quantile, from 0 to 1.
 
     Raises:
-        ValueError: if the level is outside.
+        ValueError: if `level` is not from 0 to 1.
 
     Example:
         >>> quantile(0.5)(torch.tensor([[1.0], [2.0], [9.0]]))
         tensor([2.])
     """
     if not is_number(level) or not 0 <= level <= 1:
-        raise ValueError(f"level must be a number from 0 to 1; got {level!r}. E.g. 0.9.")
+        raise ValueError(f"level must be a number from 0 to 1; got {level!r}. Pass e.g. 0.9.")
 
-    @_of_rows
+    @_on_real_rows
     def statistic(x: Tensor) -> Tensor:
         ordered = x.sort(0).values
         place = level * (len(x) - 1)
@@ -97,7 +101,11 @@ def quantile(level: float) -> Statistic:
 
 
 def correlation(first: int, second: int) -> Statistic:
-    """Correlation of two columns, counted through the flattened event; 0 where one does not vary.
+    """Make a statistic: the correlation of two columns; 0 where one of them does not vary.
+
+    Args:
+        first: number of a column, from 0, in the flattened event.
+        second: number of another column.
 
     Example:
         >>> round(float(correlation(0, 1)(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))), 3)
@@ -105,7 +113,7 @@ def correlation(first: int, second: int) -> Statistic:
     """
     first, second = positive_integer("first", first, 0), positive_integer("second", second, 0)
 
-    @_of_rows
+    @_on_real_rows
     def statistic(x: Tensor) -> Tensor:
         cells = x.reshape(len(x), -1)
         if max(first, second) >= cells.shape[1]:
@@ -116,31 +124,31 @@ def correlation(first: int, second: int) -> Statistic:
     return statistic
 
 
-@_of_rows
+@_on_real_rows
 def row_total(x: Tensor) -> Tensor:
     """Sum of each row, (N,)."""
     return x.reshape(len(x), -1).sum(1)
 
 
-@_of_rows
+@_on_real_rows
 def row_mean(x: Tensor) -> Tensor:
     """Mean of each row, (N,)."""
     return x.reshape(len(x), -1).mean(1)
 
 
-@_of_rows
+@_on_real_rows
 def row_standard_deviation(x: Tensor) -> Tensor:
     """Standard deviation within each row, (N,)."""
     return x.reshape(len(x), -1).std(1, correction=0)
 
 
-@_of_rows
+@_on_real_rows
 def row_largest(x: Tensor) -> Tensor:
     """Largest value of each row, (N,)."""
     return x.reshape(len(x), -1).amax(1)
 
 
-@_of_rows
+@_on_real_rows
 def on_cells(x: Tensor) -> Tensor:
-    """Number of cells above zero in each row, (N,): pixels that are on."""
+    """Number of cells above zero in each row, (N,), e.g. of pixels that are on."""
     return (x > 0).to(x).reshape(len(x), -1).sum(1)

@@ -1,4 +1,4 @@
-"""What latents hold: `usage` how many are in use and what they tell of x, `views` what can be read off them."""
+"""What latents hold: `usage` says how many are in use and what they tell about x, `views` what can be read off them."""
 
 from pyro_vae.criticism.latents.usage import REMEDIES, LatentUse, SiteUse, use
 from pyro_vae.criticism.latents.views import (

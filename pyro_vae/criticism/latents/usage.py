@@ -26,27 +26,31 @@ __all__ = ["REMEDIES", "LatentUse", "SiteUse", "use"]
 
 ACTIVE = 0.01  # variance of the posterior mean over rows above which a unit is active (Burda et al., 2015)
 REMEDIES = (
-    "anneal the KL weight from 0 (kl_weight=schedules.Linear(...)), give bits for free (elbos.FreeBitsELBO), use a"
+    "anneal the KL weight from 0 (kl_weight=schedules.Linear(...)), train with free bits (elbos.FreeBitsELBO), use a"
     " weaker decoder, or fewer latents"
 )
 
 
 @dataclass(frozen=True)
 class SiteUse:
-    """How the rows given use one latent site, with D coordinates.
+    """How some rows use one latent site with D coordinates.
 
     Attributes:
-        kl: KL(q(z | x) || p(z)) on average over the rows, in nats, given the sites before it; where the guide draws
-            sites in another order than the model, E log q / p at this site, and only the sum over sites is a KL.
-        kl_per_dimension: that of each coordinate, (D,); None where coordinates depend on each other.
-        mean_variance: variance over rows of the mean of q(z | x), (D,); less the noise of means taken of draws.
-        active: whether that is above 0.01, (D,).
+        kl: KL(q(z | x) || p(z)), given the sites before this one, mean over rows in nats. Where the guide draws sites
+            in another order than the model, this is E log q / p at this site, and only the sum over sites is a KL.
+        kl_per_dimension: the KL of each coordinate, (D,); None where coordinates depend on each other.
+        mean_variance: variance over rows of the mean of q(z | x), (D,). Where this mean is an average over draws, its
+            Monte Carlo variance is subtracted.
+        active: whether `mean_variance` is above 0.01, (D,).
     """
 
     kl: Mean
     kl_per_dimension: Tensor | None
     mean_variance: Tensor
     active: Tensor
+
+    def __str__(self) -> str:
+        return f"{int(self.active.sum())} of {len(self.active)} units active, KL {self.kl.estimate:.2f} nats"
 
     def plot(self, ax: Any = None) -> Any:
         """KL of each coordinate; returns matplotlib axes.
@@ -55,7 +59,7 @@ class SiteUse:
             ValueError: if coordinates depend on each other.
         """
         if self.kl_per_dimension is None:
-            raise ValueError("Coordinates must be independent given x to have a KL each; got a joint distribution.")
+            raise ValueError("Coordinates must be independent given x to have a KL each; got dependent ones. Use kl.")
         from pyro_vae import plots
 
         return plots.kl_per_dimension(self.kl_per_dimension, self.active, ax=ax)
@@ -63,15 +67,16 @@ class SiteUse:
 
 @dataclass(frozen=True)
 class LatentUse:
-    """How the rows given use the latents; in nats.
+    """How some rows use the latents, in nats.
 
     Attributes:
-        sites: by name, each latent site by itself.
-        kl: KL(q(z | x) || p(z)) of all sites together on average over the rows.
-        mutual_information: I(row; z), what z tells about which row it is; at most log `information_rows`, and
-            underestimated near that.
-        aggregate_kl: KL(q(z) || p(z)) of the average q(z) over these rows: their KL less `mutual_information`.
-        information_rows: how many rows these two are of.
+        sites: the use of each latent site, by name.
+        kl: KL(q(z | x) || p(z)) of all sites together, mean over rows.
+        mutual_information: I(row; z), what z tells about which of the rows it belongs to. It cannot exceed
+            log `information_rows`, and is underestimated near that limit.
+        aggregate_kl: KL(q(z) || p(z)), where q(z) is the average of q(z | x) over rows: the mean KL of these rows minus
+            their `mutual_information`.
+        information_rows: number of rows that `mutual_information` and `aggregate_kl` are computed from.
     """
 
     sites: dict[str, SiteUse]
@@ -86,17 +91,15 @@ class LatentUse:
         return [name for name, site in self.sites.items() if not site.active.any()]
 
     def __str__(self) -> str:
-        lines = [
-            f"{name}: {int(site.active.sum())} of {len(site.active)} units active, KL {site.kl.estimate:.2f} nats"
-            for name, site in self.sites.items()
-        ]
+        lines = [f"{name}: {site}" for name, site in self.sites.items()]
         lines.append(
-            f"KL {self.kl.estimate:.2f} = mutual information {self.mutual_information.estimate:.2f} + KL(aggregate ||"
-            f" prior) {self.aggregate_kl:.2f} nats; {self.information_rows} rows, whose log is"
-            f" {math.log(self.information_rows):.2f} (where the information is near that it is more, and the rest less)"
+            f"KL {self.kl.estimate:.2f} nats; in {self.information_rows} rows it is the sum of I(row; z)"
+            f" {self.mutual_information.estimate:.2f} and KL(q(z) || p(z)) {self.aggregate_kl:.2f}"
+            f" (I(row; z) cannot exceed the log of the number of rows, {math.log(self.information_rows):.2f},"
+            " and is underestimated near that limit)"
         )
         if self.collapsed:
-            lines.append(f"Collapsed: {', '.join(self.collapsed)}. {REMEDIES}")
+            lines.append(f"Collapsed: {', '.join(self.collapsed)}. Remedies: {REMEDIES}.")
         return "\n".join(lines)
 
 
@@ -109,17 +112,17 @@ def use(
     seed: int | None = None,
     **fields: Any,
 ) -> LatentUse:
-    """Active units, KL by dimension, mutual information, aggregate posterior against prior.
+    """Active units, KL of each latent, mutual information, and the aggregate posterior against the prior.
 
-    I(row; z) = E log q(z | x) / q(z), where q(z) is the average over the rows: the part of the KL that is information.
-    The other part, KL(q(z) || p(z)), is what a better prior could save.
+    I(row; z) = E log q(z | x) / q(z), where q(z) is the average of q(z | x) over rows, is the part of the KL that is
+    information about x. The other part, KL(q(z) || p(z)), is what a better prior could save.
 
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes.
         num_particles: draws from the guide per row, at least 2.
-        information_rows: the first so many rows are compared with each other; time grows with their square.
-        seed: of the draws.
+        information_rows: number of rows, the first ones, for the mutual information; time grows with its square.
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
@@ -133,17 +136,17 @@ def use(
     positive_integer("information_rows", information_rows)
     rows, names = check_model(model).read_rows(x, fields)
     if len(rows) < 2:
-        raise ValueError(f"x must be at least two rows, to be compared; got {len(rows)}. Pass more rows.")
+        raise ValueError(f"x must be at least two rows to be compared; got {len(rows)}. Pass more rows.")
     known = facts(model, rows, names)
     if known.joint:
-        raise NotImplementedError("The use of latents is told row by row; got a global latent.")
+        raise NotImplementedError("The use of latents is measured row by row; got a global latent.")
     parts = []
     with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names, known=known, at_once=num_particles):
-            parts.append(_measured(chunk_weights(model, batch, num_particles)))
-        sites = {name: _joined([part.sites[name] for part in parts]) for name in parts[0].sites}
+            parts.append(_measure(chunk_weights(model, batch, num_particles)))
+        sites = {name: _join_chunks([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
-        information = _information(model, rows.take(slice(0, information_rows), names, like=model.like))
+        information = _log_ratios(model, rows.take(slice(0, information_rows), names, like=model.like))
     return LatentUse(
         sites=sites,
         kl=mean_of(kl, error),
@@ -154,24 +157,24 @@ def use(
 
 
 class _Site(NamedTuple):
-    """One site and chunk of B rows."""
+    """What is measured of one site in a chunk of B rows."""
 
     kl: Tensor  # (B,)
-    error: Tensor  # (B,)
-    by_cell: Tensor | None  # (B, D)
+    error: Tensor  # (B,), Monte Carlo standard error of the KL
+    by_cell: Tensor | None  # (B, D), KL of each coordinate
     mean: Tensor  # (B, D)
-    noise: Tensor  # (B, D), the variance of these means
+    noise: Tensor  # (B, D), Monte Carlo variance of these means
 
 
 class _Measures(NamedTuple):
-    """All sites of a chunk of B rows."""
+    """What is measured in a chunk of B rows."""
 
     sites: dict[str, _Site]
-    kl: Tensor  # (B,)
-    error: Tensor  # (B,)
+    kl: Tensor  # (B,), of all sites
+    error: Tensor  # (B,), Monte Carlo standard error of the KL
 
 
-def _measured(record: LogWeights) -> _Measures:
+def _measure(record: LogWeights) -> _Measures:
     def averaged(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         return log_ratio.double().mean(0), log_ratio.double().std(0) / math.sqrt(record.num_particles)
 
@@ -188,12 +191,13 @@ def _measured(record: LogWeights) -> _Measures:
 
 
 def _by_row(site: Site, terms: Tensor) -> Tensor:
-    """Terms that broadcast to the site's value, one for each of its cells: (K, B, D)."""
-    terms = terms.double().expand(site.value.shape).movedim(_rows_of(site), 1)
+    """Terms that broadcast to the site's value, as one term for each of its cells: (K, B, D)."""
+    terms = terms.double().expand(site.value.shape).movedim(_row_dim(site), 1)
     return terms.reshape(*terms.shape[:2], -1)
 
 
 def _mean(distribution: Any) -> Tensor | None:
+    """The mean of a distribution; None where it has none."""
     try:
         mean: Tensor = distribution.mean
         return None if torch.isnan(mean).any() else mean
@@ -202,7 +206,7 @@ def _mean(distribution: Any) -> Tensor | None:
 
 
 def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
-    """KL of each coordinate, by draws where no closed form holds; None where coordinates are dependent."""
+    """KL of each coordinate, from draws where no closed form holds; None where coordinates are dependent."""
     try:
         q, p = (cells_of(one).expand(value.shape) for one in (q, p))
     except NotImplementedError:
@@ -216,7 +220,7 @@ def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
     return terms
 
 
-def _joined(parts: list[_Site]) -> SiteUse:
+def _join_chunks(parts: list[_Site]) -> SiteUse:
     mean = torch.cat([part.mean for part in parts])
     variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     variance = (variance - torch.cat([part.noise for part in parts]).mean(0)).clamp_min(0)
@@ -225,25 +229,25 @@ def _joined(parts: list[_Site]) -> SiteUse:
     return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
 
 
-def _information(model: ProgramPair, batch: dict[str, Tensor]) -> Tensor:
-    """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N)."""
+def _log_ratios(model: ProgramPair, batch: dict[str, Tensor]) -> Tensor:
+    """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N): its mean is the mutual information."""
     n = len(batch["x"])
     record = chunk_weights(model, batch, 2)
     width = sum(site.value[0].numel() for site in record.guide.values())
     mixture = []
-    for some in torch.arange(2 * n).split(max(2, chunks.CELLS // width // 2 * 2)):  # never one: particles have a plate
-        values = {  # each of these draws, seen from every row
-            name: site.value.movedim(_rows_of(site), 1)
-            .flatten(0, 1)[some]
-            .unsqueeze(_rows_of(site))
-            .expand(len(some), *site.value.shape[1:])
+    for part in torch.arange(2 * n).split(max(2, chunks.CELLS // width // 2 * 2)):  # a particle plate needs two
+        values = {  # each of these draws is given to the guide of every row
+            name: site.value.movedim(_row_dim(site), 1)
+            .flatten(0, 1)[part]
+            .unsqueeze(_row_dim(site))
+            .expand(len(part), *site.value.shape[1:])
             for name, site in record.guide.items()
         }
         program = given(model.guide, values)
-        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(some), **fields_of(batch)).log_guide
+        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(part), **fields_of(batch)).log_guide
         mixture.append(torch.logsumexp(pairs.double(), 1) - math.log(n))
     return record.log_guide.double() - torch.cat(mixture).reshape(2, n)
 
 
-def _rows_of(site: Site) -> int:
+def _row_dim(site: Site) -> int:
     return -1 if site.row_dim is None else site.row_dim

@@ -1,4 +1,4 @@
-"""What latents tell and where they lie: probes, traversals, rates and distortions, principal components."""
+"""What can be read off latents: probes, traversals, rate and distortion, principal components."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Probe", "RateDistortion", "principal_components", "probe", "rate_dis
 
 @dataclass(frozen=True)
 class Probe:
-    """What a simple model reads off the codes: accuracy for labels that are whole numbers, R squared for others.
+    """How well a simple model predicts labels from the codes: accuracy for classes, R squared for real labels.
 
     Attributes:
-        score: its mean over folds, on rows that the probe was not fitted to.
-        standard_error: of that mean, by the spread over folds.
-        baseline: the score without codes: the share of the largest class, or 0.
+        score: accuracy or R squared on held-out rows, mean over folds.
+        standard_error: standard error of this mean, by the spread over folds.
+        baseline: the score without codes: the share of the largest class, or 0 for real labels.
         kind: "linear" or "knn".
     """
 
@@ -40,14 +40,14 @@ class Probe:
 
 
 def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed: int = 0) -> Probe:
-    """How well labels can be read off the codes by a linear model or by the 15 nearest neighbours, cross-validated.
+    """Predict labels from the codes by a linear model or by the 15 nearest neighbours, with cross-validation.
 
     Args:
         codes: (N, D), e.g. `vae.encode(x).mean`.
-        labels: (N,): whole numbers are classes, others are predicted as numbers.
+        labels: (N,); integers are classes, other numbers are real labels.
         kind: "linear" (logistic or ridge regression) or "knn".
-        folds: how many parts the rows are cut into.
-        seed: of the cut.
+        folds: number of folds of the cross-validation.
+        seed: seed of the assignment of rows to folds.
 
     Raises:
         ValueError: if shapes, kind or folds are wrong, or a class has fewer rows than there are folds.
@@ -74,37 +74,37 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
     if classes and (len(counts) < 2 or counts.min() < folds):
         raise ValueError(
             f"labels must be two classes or more of at least {folds} rows each; got {len(counts)}, the smallest of"
-            f" {counts.min()}. Leave rare classes out, or ask for fewer folds."
+            f" size {counts.min()}. Leave rare classes out, or use fewer folds."
         )
     if not classes and len(y) < 2 * folds:
-        raise ValueError(f"labels must be at least {2 * folds} numbers; got {len(y)}. Ask for fewer folds.")
-    makers: dict[tuple[str, bool], Any] = {
-        ("linear", True): lambda: LogisticRegression(max_iter=2000),
-        ("linear", False): lambda: RidgeCV(np.logspace(-3, 3, 7)),
-        ("knn", True): lambda: KNeighborsClassifier(neighbours),
-        ("knn", False): lambda: KNeighborsRegressor(neighbours),
+        raise ValueError(f"labels must be at least {2 * folds} numbers; got {len(y)}. Use fewer folds.")
+    predictors: dict[tuple[str, bool], Any] = {
+        ("linear", True): LogisticRegression(max_iter=2000),
+        ("linear", False): RidgeCV(np.logspace(-3, 3, 7)),
+        ("knn", True): KNeighborsClassifier(neighbours),
+        ("knn", False): KNeighborsRegressor(neighbours),
     }
-    cut = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed % 2**32)
-    model = make_pipeline(StandardScaler(), makers[kind, classes]())
-    scores = cross_val_score(model, z, y, cv=cut, scoring="accuracy" if classes else "r2")
+    splitter = (StratifiedKFold if classes else KFold)(folds, shuffle=True, random_state=seed % 2**32)
+    model = make_pipeline(StandardScaler(), predictors[kind, classes])
+    scores = cross_val_score(model, z, y, cv=splitter, scoring="accuracy" if classes else "r2")
     if not np.isfinite(scores).all():
-        raise ValueError(f"codes and labels must be of moderate size; got scores {scores}. Rescale them.")
+        raise ValueError(f"codes and labels must give finite scores; got {scores}. Rescale them.")
     baseline = float(counts.max() / len(y)) if classes else 0.0
     return Probe(float(scores.mean()), float(scores.std(ddof=1) / math.sqrt(folds)), baseline, kind)
 
 
 def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Sequence[int] | None = None) -> Tensor:
-    """Decoder means while one latent at a time moves and the others stay at the code of one row.
+    """Decoder means along each latent in turn, with the others held at the code of one row.
 
     Args:
-        vae: a model with one vector of latents, as `VAE`.
+        vae: a model with one vector of latents, such as `VAE`.
         x: one row (1, *E).
-        steps: points on each line.
-        span: each latent goes from -span to span.
-        dims: which latents; all of them by default.
+        steps: number of values that each latent takes.
+        span: each latent moves from -span to span.
+        dims: numbers of the latents to move, from 0; all by default.
 
     Returns:
-        (steps, D, *E), as `plots.interpolation` takes it: a line of pictures for each latent.
+        Means (steps, D, *E), which `plots.interpolation` draws as one line of pictures for each latent.
 
     Raises:
         ValueError: if `x` is not one row, or a number is out of range.
@@ -112,7 +112,7 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
     positive_integer("steps", steps, 2)
     positive_number("span", span)
     if not hasattr(check_model(vae), "prior") or isinstance(vae.encode(x), dict):
-        raise NotImplementedError(f"Traversals are for models with one vector of latents; got {type(vae).__name__}.")
+        raise NotImplementedError(f"Traversals need a model with one vector of latents; got {type(vae).__name__}.")
     z = vae.encode(x).mean
     if z.dim() != 2 or len(z) != 1:
         raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
@@ -131,17 +131,23 @@ class RateDistortion:
     """Rates KL(q(z | x) || p(z)) and distortions -E log p(x | z) of models, in nats per row; their sum is -ELBO.
 
     Attributes:
-        names: of the models, by rising rate.
-        rates: their rates, with errors.
-        distortions: their distortions, with errors.
+        names: names of the models, in order of increasing rate.
+        rates: the rate of each model, with errors.
+        distortions: the distortion of each model, with errors.
     """
 
     names: list[str]
     rates: list[Mean]
     distortions: list[Mean]
 
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: rate {rate}, distortion {distortion} nats per row"
+            for name, rate, distortion in zip(self.names, self.rates, self.distortions, strict=True)
+        )
+
     def plot(self, ax: Any = None) -> Any:
-        """The curve; returns matplotlib axes."""
+        """Distortion against rate; returns matplotlib axes."""
         from pyro_vae import plots
 
         rates, distortions = ([mean.estimate for mean in part] for part in (self.rates, self.distortions))
@@ -151,13 +157,13 @@ class RateDistortion:
 def rate_distortion(
     models: Mapping[str, Any], x: Any, *, num_particles: int = 64, seed: int | None = None, **fields: Any
 ) -> RateDistortion:
-    """Rate and distortion of each of several models, e.g. trained with different weights on the KL.
+    """Rate and distortion of several models, e.g. trained with different weights on the KL.
 
     Args:
         models: models by name.
-        x: rows (N, *E), the same for all.
+        x: rows (N, *E), the same for all models.
         num_particles: draws from the guide per row.
-        seed: of the draws.
+        seed: seed of the draws.
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
@@ -178,16 +184,16 @@ def rate_distortion(
 
 
 def principal_components(z: Tensor, count: int = 2) -> Tensor:
-    """The coordinates of rows along their directions of largest variance, (N, D) -> (N, count), each of mean zero.
+    """The first principal components of a matrix, (N, D) -> (N, count), each of mean zero.
 
-    The largest entry of each direction is positive, so that the signs do not depend on the machine.
+    The largest entry of each direction is positive, so that signs do not depend on the machine.
 
     Args:
-        z: rows (N, D), e.g. the guide's means.
-        count: how many directions, at most min(N, D).
+        z: matrix (N, D), e.g. the guide's means.
+        count: number of components, at most min(N, D).
 
     Raises:
-        ValueError: if `z` is not a matrix, or has fewer directions.
+        ValueError: if `z` is not a matrix, or `count` is larger than min(N, D).
 
     Example:
         >>> z = torch.tensor([[0.0, 1.0], [0.0, 5.0], [1.0, 3.0], [-1.0, 3.0]])

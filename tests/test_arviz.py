@@ -1,4 +1,4 @@
-"""Draws by group: whose they are, how they are shaped, and that ArviZ reads them."""
+"""Draws by group: their shapes and names, their distributions, and that ArviZ reads them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def xarray() -> Any:
 
 @pytest.fixture
 def arviz(xarray: Any) -> Iterator[Any]:
-    """ArviZ, whose own warnings are not ours."""
+    """ArviZ, with its own warnings silenced."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pytest.importorskip("arviz", reason="to read what is written")
@@ -86,7 +86,7 @@ def arviz(xarray: Any) -> Iterator[Any]:
 # Shapes and names
 
 
-def test_a_vae_on_vectors(xarray: Any) -> None:
+def test_draws_of_a_vae_on_vectors_have_their_shapes_and_dimensions(xarray: Any) -> None:
     vae = small_vae(likelihood=likelihoods.Normal(4))
     x = draw_data(vae.likelihood, 7)
     found = pv.draws(vae, x, num_samples=5, num_particles=10, seed=0)
@@ -125,7 +125,7 @@ def test_a_vae_on_vectors(xarray: Any) -> None:
     np.testing.assert_array_equal(scores[0], found.groups["log_likelihood"]["x"].expand(5, 7))
 
 
-def test_a_vae_on_images(xarray: Any) -> None:
+def test_draws_of_a_vae_on_images_have_their_shapes_and_dimensions(xarray: Any) -> None:
     vae = small_vae(likelihood=likelihoods.Bernoulli((1, 4, 4)), encoder=nets.MLP((5,)), decoder=nets.MLP((5,)))
     found = pv.draws(vae, draw_data(vae.likelihood, 6), num_samples=3, num_particles=10, seed=0)
     assert shapes(found)["posterior_predictive"] == shapes(found)["prior_predictive"] == {"x": (3, 6, 1, 4, 4)}
@@ -158,7 +158,7 @@ def test_names_of_columns_and_rows_are_kept(xarray: Any) -> None:
     np.testing.assert_array_equal(replicated, found.groups["posterior_predictive"]["x"][:, 2, 0])
 
 
-def test_a_program_with_two_latent_and_two_data_sites(xarray: Any) -> None:
+def test_draws_of_a_program_with_two_latent_and_two_data_sites_are_by_site(xarray: Any) -> None:
     x = torch.tensor([[1.0, 0.0], [-2.0, 3.0], [0.5, 4.0]])
     found = pv.draws(TwoLayers(), x, num_samples=5, num_particles=10, seed=0)
     for group, sites in shapes(found).items():
@@ -177,7 +177,7 @@ def test_a_program_with_two_latent_and_two_data_sites(xarray: Any) -> None:
     assert tree["observed_data"]["y"].dims == ("row",)
 
 
-def test_cells_of_a_part_of_the_frame_have_no_names(xarray: Any) -> None:
+def test_a_site_with_some_of_the_columns_has_no_column_names(xarray: Any) -> None:
     frame = pd.DataFrame(np.zeros((4, 3)), columns=["a", "b", "c"], index=list("rstu"))
     tree = pv.draws(Blocks(), frame, num_samples=2, num_particles=5, seed=0).to_datatree()
     assert tree["observed_data"]["x"].dims == ("row", "x_dim_0")
@@ -188,7 +188,7 @@ def test_cells_of_a_part_of_the_frame_have_no_names(xarray: Any) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])
-def test_global_latents_have_no_rows(num_samples: int, xarray: Any) -> None:
+def test_global_latents_have_no_dimension_of_rows(num_samples: int, xarray: Any) -> None:
     program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
     found = pv.draws(program, x, num_samples=num_samples, num_particles=20, seed=0)
     assert shapes(found) == {
@@ -221,7 +221,7 @@ def test_a_global_latent_as_long_as_the_data_is_not_taken_for_rows(xarray: Any) 
     assert tree["prior_predictive"]["x"].dims == ("chain", "draw", "row", "x_dim_0")
 
 
-def test_plain_arrays() -> None:
+def test_to_dict_gives_numpy_arrays() -> None:
     found = pv.draws(Discrete(), Discrete.rows, num_samples=2, num_particles=5, seed=0)
     plain = found.to_dict()
     assert list(plain) == GROUPS
@@ -230,9 +230,10 @@ def test_plain_arrays() -> None:
             assert type(value) is np.ndarray
             np.testing.assert_array_equal(value, found.groups[group][name])
     assert plain["posterior"]["z"].dtype == np.int64
+    assert str(found).splitlines()[:2] == ["posterior: z (2, 5)", "posterior_predictive: x (2, 5, 2)"]
 
 
-def test_without_xarray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_xarray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = pv.draws(LinearGaussian(), LinearGaussian().draw(2), num_samples=2, num_particles=5, seed=0)
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ImportError, match=r"xarray must be installed for to_datatree; got none. Run pip install"):
@@ -250,7 +251,7 @@ def assert_moments(values: torch.Tensor, mean: torch.Tensor, variance: torch.Ten
     assert ((values.var(0) - variance).abs() < 4.5 * variance * (2 / (count - 1)) ** 0.5).all()
 
 
-def test_draws_have_the_moments_of_what_they_are_of() -> None:
+def test_draws_have_the_moments_of_their_distributions() -> None:
     program = LinearGaussian(width=1.5, shift=0.3)
     x = program.draw(3)
     found = pv.draws(program, x, num_samples=600, num_particles=500, seed=0)
@@ -264,14 +265,14 @@ def test_draws_have_the_moments_of_what_they_are_of() -> None:
         assert_moments(groups["posterior_predictive"]["x"], mean @ program.weight.T + program.bias, out.expand(3, 4))
         assert_moments(groups["prior"]["z"], torch.zeros(3, 2), torch.ones(3, 2))
         assert_moments(groups["prior_predictive"]["x"], marginal.mean, marginal.variance.expand(3, 4))
-        # predictions go with the latents of the same draw
+        # predictions belong to the latents of the same draw
         for kind in ("posterior", "prior"):
             residual = groups[f"{kind}_predictive"]["x"] - groups[kind]["z"] @ program.weight.T - program.bias
             assert_moments(residual, torch.zeros(3, 4), noise.expand(3, 4))
     assert torch.equal(groups["observed_data"]["x"], x)
 
 
-def test_log_likelihoods_are_those_of_the_model() -> None:
+def test_the_log_likelihood_is_that_of_the_closed_form() -> None:
     program = LinearGaussian()
     x = program.draw(20)
     found = pv.draws(program, x, num_samples=2, num_particles=30, seed=0)
@@ -295,7 +296,7 @@ def test_groups_see_the_same_draw_of_a_random_transform() -> None:
     assert found.index == list(range(20))
 
 
-def test_draws_taken_by_their_weights_follow_the_posterior() -> None:
+def test_resampled_draws_follow_the_posterior() -> None:
     program = LinearGaussian(width=1.5, shift=0.3)
     x = program.draw(2)
     found = pv.draws(program, x, num_samples=200, num_candidates=20_000, num_particles=10, seed=0)
@@ -325,8 +326,8 @@ def test_fields_reach_the_programs_in_any_form() -> None:
     first = pv.draws(program, x, label=label.numpy(), num_samples=50, num_particles=5, seed=0)
     np.testing.assert_allclose(first.groups["log_likelihood"]["x"], program.log_evidence(rows).detach(), atol=1e-8)
     mean = program.bias.detach() + label.unsqueeze(-1)
-    deviation = program.marginal().stddev.detach()
-    assert ((first.groups["prior_predictive"]["x"].mean(0) - mean).abs() < 4.5 * deviation / 50**0.5).all()
+    scale = program.marginal().stddev.detach()
+    assert ((first.groups["prior_predictive"]["x"].mean(0) - mean).abs() < 4.5 * scale / 50**0.5).all()
     for data, options in (
         ((x, label), {"fields": ("x", "label")}),
         (pv.Rows(x, {"label": label}), {"fields": "label"}),
@@ -356,7 +357,7 @@ def test_chunks_cover_every_row_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.groups["prior"]["z"].flatten(0, 1).unique(dim=0).shape == (99, 2)
 
 
-def test_bad_counts_are_named() -> None:
+def test_num_samples_must_be_positive() -> None:
     program = LinearGaussian()
     with pytest.raises(ValueError, match="num_samples must be a positive integer; got 0"):
         pv.draws(program, program.draw(2), num_samples=0)
@@ -365,7 +366,7 @@ def test_bad_counts_are_named() -> None:
 # ArviZ
 
 
-def test_arviz_reads_what_is_written(arviz: Any) -> None:
+def test_arviz_summarizes_the_draws_and_loo_returns_the_log_likelihood(arviz: Any) -> None:
     program = LinearGaussian(width=1.2)
     x = program.draw(25)
     found = pv.draws(program, x, num_samples=40, num_particles=300, seed=0)
@@ -389,11 +390,11 @@ def test_arviz_reads_several_sites_and_global_latents(arviz: Any) -> None:
         assert set(arviz.extract(data).data_vars) == set(found.groups["posterior"])
 
 
-# What is left as it was
+# Side effects
 
 
 @pytest.mark.usefixtures("plain_pyro")
-def test_evaluation_changes_nothing() -> None:
+def test_drawing_leaves_model_and_global_state_unchanged() -> None:
     encoder, decoder = BatchNormNet((6, 6)), nn.Sequential(BatchNormNet((3, 6)), nn.Unflatten(1, (2, 3)))
     vae = small_vae(encoder=encoder, decoder=decoder)
     x = draw_data(vae.likelihood, 8)
