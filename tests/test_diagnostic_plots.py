@@ -1,4 +1,4 @@
-"""Figures of diagnostics: what is drawn where, with which units and counts."""
+"""Figures of diagnostics: what they show, with which labels, units and counts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def bars(ax: Axes, index: int) -> list[Rectangle]:
     return list(part)
 
 
-def test_khat_shows_every_row_at_its_number() -> None:
+def test_khat_is_drawn_for_every_row() -> None:
     values = torch.tensor([0.1, 0.9, -math.inf, math.inf, math.nan, 0.75])
     ax = plots.khat(values, 0.75)
     assert entries(ax) == ["3 at most 0.75", "2 above 0.75", "1 NaN, left out"]
@@ -73,7 +73,7 @@ def test_khat_shows_every_row_at_its_number() -> None:
     assert dots(ax, plots.TRAIN) == [(0, pytest.approx(0.1)), (5, 0.75)]  # on the threshold is not above it
     assert dots(ax, plots.VALID) == [(1, pytest.approx(0.9))]
     edges = dots(ax, plots.TRAIN, "v"), dots(ax, plots.VALID, "^")
-    assert edges == ([(2, 0)], [(3, 1)])  # of the axes' height
+    assert edges == ([(2, 0)], [(3, 1)])  # in heights of the axes
     assert all(line.get_transform() == ax.get_xaxis_transform() for line in ax.lines if line.get_marker() in ("v", "^"))
     assert [0.75, 0.75] in [np.asarray(line.get_ydata()).tolist() for line in ax.lines]
     assert entries(plots.khat([math.nan], 0.7)) == ["0 at most 0.70", "0 above 0.70", "1 NaN, left out"]
@@ -100,7 +100,7 @@ def test_khat_map_rings_rows_above_the_threshold() -> None:
 def test_comparison_has_the_best_at_the_top_without_a_bar(sign: int) -> None:
     differences = sign * torch.tensor([3.0, 0.0, 1.0])
     ax = plots.comparison(["a", "b", "c"], differences, [0.5, math.nan, 0.25], [False, False, True])
-    assert entries(ax) == ["within the Monte Carlo bias"]
+    assert entries(ax) == ["may be due to the guides"]
     assert ticks(ax, "y") == ["b", "c", "a"] and ax.get_ylim() == (2.5, -0.5)
     assert "nats per row" in ax.get_xlabel()
     assert sorted(dots(ax, plots.TRAIN)) == sorted([(0, 0), (sign * 3, 2)])
@@ -115,19 +115,19 @@ def test_rank_ecdf_names_the_curves_outside_the_band() -> None:
     uniform = np.arange(100) % 10
     ranks = np.stack([uniform, np.zeros(100, int), uniform, np.full(100, 4)], 1)
     ax = plots.rank_ecdf(torch.from_numpy(ranks), 9, np.full(11, -0.2), np.full(11, 0.2), points)
-    assert entries(ax) == ["simultaneous band", "z1", "z3", "2 within"]
-    assert labels(ax) == ("normalised rank", "ECDF - uniform")
+    assert entries(ax) == ["simultaneous band", "z1", "z3", "2 inside the band"]
+    assert labels(ax) == ("normalized rank", "ECDF - uniform")
     (band,) = (part for part in ax.collections if isinstance(part, PolyCollection))
     corners = band.get_paths()[0].get_extents()
     assert (corners.x0, corners.x1, corners.y0, corners.y1) == pytest.approx((0, 1, -0.2, 0.2))
-    np.testing.assert_allclose(line(ax, "2 within").get_ydata(), 0, atol=1e-12)
+    np.testing.assert_allclose(line(ax, "2 inside the band").get_ydata(), 0, atol=1e-12)
     np.testing.assert_allclose(line(ax, "z1").get_ydata(), (points > 0) - points)
     np.testing.assert_allclose(line(ax, "z3").get_ydata(), (points > 0.4) - points)
-    looks = {name: line(ax, name).get_color() for name in ("z1", "z3", "2 within")}
-    assert len(set(looks.values())) == 3 and looks["2 within"] == plots.GREY
+    looks = {name: line(ax, name).get_color() for name in ("z1", "z3", "2 inside the band")}
+    assert len(set(looks.values())) == 3 and looks["2 inside the band"] == plots.GREY
 
     on_the_band = plots.rank_ecdf(ranks[:, :1], 9, np.zeros(11), np.zeros(11), points, names=["only"])
-    assert entries(on_the_band) == ["simultaneous band", "1 within"]
+    assert entries(on_the_band) == ["simultaneous band", "1 inside the band"]
 
 
 @pytest.mark.parametrize("within", [0, 3])
@@ -137,14 +137,14 @@ def test_rank_ecdf_names_the_furthest_of_many(within: int) -> None:
     ax = plots.rank_ecdf(ranks, 9, np.full(11, -0.1), np.full(11, 0.1), points, names)
     named = entries(ax)[1:6]
     assert named[0] == "theta 0" and set(named) < set(names) and "theta 4" not in named
-    assert entries(ax)[6:] == ["4 more outside", "3 within"][: 1 + (within > 0)]
+    assert entries(ax)[6:] == ["4 more outside", "3 inside the band"][: 1 + (within > 0)]
     assert len(ax.lines) == 9 + within + 1
 
 
 def test_coverage_is_drawn_against_the_diagonal() -> None:
     ax = plots.coverage([0.5, 0.9], torch.tensor([0.4, 0.8], dtype=torch.float64), errors=[0.05, 0.025])
     assert entries(ax) == []
-    assert labels(ax) == ("nominal level (share of rows)", "observed coverage (share of rows)")
+    assert labels(ax) == ("nominal level", "observed coverage (share of rows)")
     assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert dots(ax, plots.TRAIN) == [(0.5, 0.4), (0.9, 0.8)]
     assert segments(ax) == [[[0.5, 0.3], [0.5, 0.5]], [[0.9, 0.75], [0.9, 0.85]]]
@@ -158,7 +158,7 @@ def test_coverage_is_drawn_against_the_diagonal() -> None:
     assert entries(plots.coverage([0.5, 0.9], several)) == []
 
 
-def test_pit_is_a_density() -> None:
+def test_pit_is_a_histogram_of_density() -> None:
     values = np.repeat([0.1, 0.9], [30, 10])
     ax = plots.pit(values.reshape(4, 10), bins=4, band=(0.7, 1.3))
     assert entries(ax) == ["uniform", "range if uniform"]
@@ -175,7 +175,10 @@ def test_pit_is_a_density() -> None:
 def test_statistic_has_a_line_at_the_observed_value() -> None:
     ax = plots.statistic(2.5, torch.linspace(0, 3, 90), "skewness", 0.125)
     assert ax.get_title() == "skewness: tail probability 0.125"
-    assert entries(ax) == ["replicated", "observed: 2.5"] and labels(ax) == ("skewness", "replicated data sets")
+    assert entries(ax) == ["replicated", "observed: 2.5"] and labels(ax) == (
+        "skewness",
+        "number of replicated data sets",
+    )
     assert list(line(ax, "observed: 2.5").get_xdata()) == [2.5, 2.5]
     assert [bar.get_height() for bar in bars(ax, 0)] == [3] * 30
     assert plots.statistic(2.5, [1.0], "skewness").get_title() == "skewness"
@@ -192,7 +195,7 @@ def test_statistics_that_are_whole_numbers_have_bins_around_them(high: int, widt
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
-def test_kl_is_sorted_downward_and_counted() -> None:
+def test_kl_is_in_decreasing_order_and_active_units_are_counted() -> None:
     ax = plots.kl_per_dimension(torch.tensor([0.25, 3.0, 0.5, 1.0]), [False, True, False, True])
     assert entries(ax) == ["2 active", "2 inactive"]
     assert labels(ax) == ("latent, sorted by KL", "KL (nats per row)")
@@ -214,11 +217,11 @@ def test_sandwich_joins_both_estimates_of_a_row() -> None:
     plots.sandwich([-math.inf, -90.0], [-80.0, math.nan]).figure.canvas.draw()
 
 
-def test_moments_have_bars_both_ways_and_a_diagonal() -> None:
+def test_moments_have_bars_in_both_directions_and_a_diagonal() -> None:
     ax = plots.moments(torch.tensor([[0.0], [2.0]]), [[0.5], [0.25]], [[1.0], [2.0]], [[1.0], [0.5]], name="HMC")
     ax.figure.canvas.draw()
-    assert ax.get_xlabel() == "guide: mean \N{PLUS-MINUS SIGN} 1 scale"
-    assert ax.get_ylabel() == "HMC: mean \N{PLUS-MINUS SIGN} 1 scale"
+    assert ax.get_xlabel() == "guide: mean \N{PLUS-MINUS SIGN} 1 standard deviation"
+    assert ax.get_ylabel() == "HMC: mean \N{PLUS-MINUS SIGN} 1 standard deviation"
     assert dots(ax, plots.TRAIN) == [(0, 1), (2, 2)] and ax.get_aspect() == 1
     assert segments(ax)[:2] == [[[-0.5, 1], [0.5, 1]], [[1.75, 2], [2.25, 2]]]
     assert segments(ax)[2:] == [[[0, 0], [0, 2]], [[2, 1.5], [2, 2.5]]]
@@ -255,7 +258,7 @@ def test_predictive_intervals_are_nested_beneath_the_cells() -> None:
     assert set(entries(ax)) == {"90% interval", "observed"} and segments(ax) == []
 
 
-def test_a_given_axes_is_drawn_into() -> None:
+def test_every_figure_is_drawn_into_the_axes_given() -> None:
     figure, ax = plt.subplots()
     one, two = np.ones(1), np.full((2, 1), 0.5)
     given = {

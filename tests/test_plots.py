@@ -1,4 +1,4 @@
-"""Figures: what is drawn where, for every shape of data."""
+"""Figures of data and of training: what they show, for every shape of data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def history(train: list[float | None], valid: list[float | None]) -> History:
 
 
 def drawn(ax: Axes) -> Any:
-    """The figure can be drawn; returns the picture."""
+    """Draw the figure; returns its first image, if there is one."""
     ax.figure.canvas.draw()
     return ax.images[0].get_array() if ax.images else None
 
@@ -55,7 +55,7 @@ def test_training_curve_shows_both_bounds_with_units() -> None:
     assert -140 < low < -110 and -80 < high < -75
 
 
-def test_training_curve_without_validation_rows_and_of_one_epoch() -> None:
+def test_training_curve_without_validation_rows_and_with_one_epoch() -> None:
     ax = plots.training_curve(history([-5.0, -4.0, -3.0], [None, None, None]))
     drawn(ax)
     assert [line.get_label() for line in ax.lines] == ["train"]
@@ -67,7 +67,7 @@ def test_training_curve_without_validation_rows_and_of_one_epoch() -> None:
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
-def test_training_curve_with_gaps_and_of_nothing() -> None:
+def test_training_curve_with_missing_epochs_and_without_any() -> None:
     ax = plots.training_curve(history([None, -4.0, None], [None, -7.0, -6.0]))
     drawn(ax)
     assert np.isnan(ax.lines[0].get_ydata()).tolist() == [True, False, True]
@@ -77,7 +77,7 @@ def test_training_curve_with_gaps_and_of_nothing() -> None:
     assert not ax.lines and ax.get_xlabel() == "epoch"
 
 
-def test_a_given_axes_is_drawn_into() -> None:
+def test_every_figure_is_drawn_into_the_axes_given() -> None:
     _, ax = plt.subplots()
     number = len(plt.get_fignums())
     assert plots.images(np.zeros((2, 3, 3)), ax=ax) is ax
@@ -114,7 +114,7 @@ def test_grey_is_dark_where_x_is_large_and_colour_is_colour() -> None:
     assert picture[middle, middle].tolist() == [1, 0, 0, 1]
 
 
-def test_limits_are_those_given_or_those_of_the_data() -> None:
+def test_limits_of_the_scale_are_those_given_or_those_of_the_data() -> None:
     x = np.array([2.0, 4.0]).reshape(2, 1, 1) * np.ones((2, 4, 4))
     for limits, expected in (({}, (1.0, 0.0)), ({"vmin": 0, "vmax": 8}, (0.75, 0.5))):
         picture = drawn(plots.images(x, columns=2, **limits))
@@ -125,18 +125,18 @@ def test_limits_are_those_given_or_those_of_the_data() -> None:
 
 
 @pytest.mark.parametrize(("shape", "segments"), [((6, 1), 6), ((6, 10), 60), ((6, 200), 6), ((6, 2, 5, 5), 300)])
-def test_other_rows_are_stems_or_lines(shape: tuple[int, ...], segments: int) -> None:
+def test_rows_that_are_not_images_are_stems_or_lines(shape: tuple[int, ...], segments: int) -> None:
     x = np.random.RandomState(0).randn(*shape)
     ax = plots.images(x, columns=3)
     assert drawn(ax) is None
-    ground, marks = (part for part in ax.collections if isinstance(part, LineCollection))
-    assert len(marks.get_segments()) == segments and len(ground.get_segments()) == 6
+    baseline, marks = (part for part in ax.collections if isinstance(part, LineCollection))
+    assert len(marks.get_segments()) == segments and len(baseline.get_segments()) == 6
     points = np.concatenate(marks.get_segments())
     assert points[:, 0].min() > 0 and points[:, 0].max() < 3  # within the cells
     assert points[:, 1].min() > 0 and points[:, 1].max() < 2
 
 
-def test_cells_of_vectors_may_have_scales_of_their_own() -> None:
+def test_each_cell_of_a_vector_may_have_its_own_scale() -> None:
     x = np.array([[0.0, 0.0], [1.0, 100.0]])
     ax = plots.images(x, columns=1, vmin=x.min(0), vmax=x.max(0))
     ends = [segment[-1, 1] for segment in ax.collections[1].get_segments()]
@@ -194,7 +194,7 @@ def test_latent_map_has_a_colour_bar_for_many_labels_and_none_without() -> None:
     assert np.array_equal(np.asarray(ax.collections[0].get_offsets()), points)
 
 
-def test_rate_distortion_is_a_curve_with_names() -> None:
+def test_rate_distortion_is_a_curve_with_a_name_at_each_point() -> None:
     ax = plots.rate_distortion([20.0, 5.0, 12.0], torch.tensor([60.0, 80.0, 68.0]), ["a", "b", "c"])
     drawn(ax)
     assert ax.lines[0].get_xdata().tolist() == [5, 12, 20] and ax.lines[0].get_ydata().tolist() == [80, 68, 60]
@@ -216,7 +216,7 @@ def test_wrong_shapes_are_refused() -> None:
         plots.latent_map(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="labels must have shape"):
         plots.latent_map(np.zeros((3, 2)), [1, 2])
-    with pytest.raises(ValueError, match="rates and distortions must have one length"):
+    with pytest.raises(ValueError, match="rates and distortions must have the same length"):
         plots.rate_distortion([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="labels must have length 2; got 1 names"):
         plots.rate_distortion([1.0, 2.0], [1.0, 2.0], ["a"])

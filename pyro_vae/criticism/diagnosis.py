@@ -250,7 +250,7 @@ def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
     nominal = found.pit.overall((0.9,))[0]
     off = abs(nominal["coverage"] - 0.9)
     text = (
-        f"{len(worst)} of {len(found.statistics)} statistics have extreme tail probabilities"
+        f"{len(worst)} of {len(found.statistics)} statistics disagree with the model"
         + (f" ({', '.join(worst)})" if worst else "")
         + f"; 90% predictive intervals cover {nominal['coverage']:.1%} +- {nominal['standard error']:.1%}"
     )

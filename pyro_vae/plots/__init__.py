@@ -1,6 +1,6 @@
 """Figures from arrays: nothing here evaluates a model, reads a file or trains.
 
-Every function draws into `ax`, or into a new figure without it, and returns the axes.
+Every function draws into the axes `ax`, or into a new figure if `ax` is not given, and returns the axes.
 """
 
 from pyro_vae.plots.curves import latent_map, rate_distortion, training_curve

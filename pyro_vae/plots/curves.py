@@ -1,4 +1,4 @@
-"""The course of a run, trade-offs between runs, and the latent plane."""
+"""Training curves, rate and distortion of models, and maps of the latents."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pyro_vae.plots.style import (
     axes,
     legend_beside,
     named,
+    nonempty,
     plain,
-    rows,
 )
 
 
 class Table(Protocol):
-    """What is read of a `History`: columns by name."""
+    """The part of a `History` that is used here: columns by name."""
 
     def __getitem__(self, column: str) -> Sequence[float | None]: ...
 
@@ -35,7 +35,8 @@ class Table(Protocol):
 def training_curve(history: Table, ax: Axes | None = None) -> Axes:
     """Bounds on training and validation rows against epochs, in nats per row.
 
-    Where there are many epochs, the axis leaves out the depth from which the first of them rise.
+    With more than ten epochs, the vertical axis starts at the 5 % quantile of the bounds, so that the low values of the
+    first epochs do not flatten the rest.
 
     Args:
         history: columns `epoch`, `train_bound` and `valid_bound`; entries may be None.
@@ -48,7 +49,9 @@ def training_curve(history: Table, ax: Axes | None = None) -> Axes:
             for column in ("epoch", "train_bound", "valid_bound")
         )
     except (TypeError, KeyError, IndexError, ValueError) as error:
-        raise TypeError(f"history must be a table of epochs; got {history!r} ({error!r}). Pass vae.history.") from None
+        raise TypeError(
+            f"history must be a table of epochs; got {history!r} ({error!r}). Pass what `fit` returns."
+        ) from None
     shown = []
     for name, color, bound in zip(("train", "valid"), (TRAIN, VALID), bounds, strict=True):
         known = np.isfinite(bound)
@@ -75,18 +78,18 @@ def training_curve(history: Table, ax: Axes | None = None) -> Axes:
 def latent_map(
     points: Array, labels: Array | None = None, *, names: tuple[str, str] = ("z1", "z2"), ax: Axes | None = None
 ) -> Axes:
-    """Points of a plane, coloured by label: a legend for up to 20 whole numbers, a colour bar for others.
+    """Points in a plane, coloured by label, with a legend for up to 20 different integers and a colour bar otherwise.
 
     Args:
-        points: (N, 2).
-        labels: (N,).
-        names: of the axes.
+        points: coordinates, (N, 2).
+        labels: labels of the points, (N,).
+        names: names of the two axes.
         ax: where to draw.
 
     Raises:
-        ValueError: if the shapes are others.
+        ValueError: if a shape is wrong.
     """
-    points = rows("points", points)
+    points = nonempty("points", points)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points must have shape (N, 2); got {points.shape}. Choose two coordinates.")
     first, second = named("names", names, 2, "z")
@@ -119,9 +122,9 @@ def rate_distortion(
     """Distortion, -E log p(x | z), against rate, KL(q(z | x) || p(z)); both in nats per row.
 
     Args:
-        rates: (M,), one for each model.
-        distortions: (M,).
-        labels: what to write beside each point.
+        rates: rate of each model, (M,).
+        distortions: distortion of each model, (M,).
+        labels: text beside each point, (M,).
         ax: where to draw.
 
     Raises:
@@ -130,10 +133,10 @@ def rate_distortion(
     References:
         *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464
     """
-    rate, distortion = rows("rates", rates), rows("distortions", distortions)
+    rate, distortion = nonempty("rates", rates), nonempty("distortions", distortions)
     if rate.ndim != 1 or rate.shape != distortion.shape:
         raise ValueError(
-            f"rates and distortions must have one length; got {rate.shape} and {distortion.shape}."
+            f"rates and distortions must have the same length; got {rate.shape} and {distortion.shape}."
             " Give one of each for every model."
         )
     texts = named("labels", labels, len(rate)) if labels is not None else []

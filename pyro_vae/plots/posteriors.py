@@ -1,4 +1,4 @@
-"""How far the encoder, and what is estimated by it, can be trusted."""
+"""How far the encoder, and estimates that rely on it, can be trusted."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from pyro_vae.plots.style import (
     within,
 )
 
-APART = tuple(COLORS[i] for i in (2, 0, 1, 4, 5))  # on grey lines
+HIGHLIGHTS = tuple(COLORS[i] for i in (2, 0, 1, 4, 5))  # distinct from each other and from grey
 
 
 def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
-    """Pareto k-hat of each row: -inf at the bottom edge, inf at the top edge, NaN left out.
+    """Pareto k-hat of each row: -inf is drawn at the bottom edge, inf at the top edge, and NaN is left out.
 
     Args:
-        values: (N,).
-        threshold: above it, a row's importance weights are not to be trusted.
+        values: k-hat of each row, (N,).
+        threshold: value above which the importance weights of a row are unreliable.
         ax: where to draw.
 
     Raises:
-        ValueError: if the shape is another.
+        ValueError: if a shape is wrong.
 
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
@@ -55,7 +55,7 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
         inside, beyond = part & np.isfinite(k), part & np.isinf(k)
         ax.plot(row[inside], k[inside], "o", color=color, label=f"{part.sum()} {word} {threshold:.2f}", **style)
         at_edge = {**style, "transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 3, "markersize": 6}
-        if beyond.any():  # an empty line that is not clipped would count as one at the corner of the figure
+        if beyond.any():  # an empty unclipped line would be laid out at the corner of the figure
             ax.plot(row[beyond], np.full(beyond.sum(), edge), "v^"[edge], color=color, **at_edge)
     if np.isnan(k).any():
         ax.plot([], [], " ", label=f"{np.isnan(k).sum()} NaN, left out")
@@ -68,17 +68,17 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
 def khat_map(
     points: Array, values: Array, threshold: float, names: tuple[str, str] = ("z1", "z2"), ax: Axes | None = None
 ) -> Axes:
-    """Points of a plane, coloured by Pareto k-hat, ringed above the threshold; NaN left out.
+    """Points in a plane, coloured by Pareto k-hat and ringed above the threshold; NaN is left out.
 
     Args:
-        points: (N, 2).
-        values: (N,); infinite ones take the colour at the end of the scale.
+        points: coordinates, (N, 2).
+        values: k-hat of each point, (N,); infinite values have the colour at the end of the scale.
         threshold: as in `khat`.
-        names: of the axes.
+        names: names of the two axes.
         ax: where to draw.
 
     Raises:
-        ValueError: if the shapes are others.
+        ValueError: if a shape is wrong.
 
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646
@@ -105,11 +105,11 @@ def khat_map(
 
 
 def kl_per_dimension(kl: Array, active: Array, ax: Axes | None = None) -> Axes:
-    """KL of each latent in nats, sorted downward, active units in a colour.
+    """KL of each latent in nats, in decreasing order, with active units in colour.
 
     Args:
-        kl: (D,), means over rows.
-        active: (D,), true for active units.
+        kl: KL of each latent, mean over rows, (D,).
+        active: whether each latent is active, (D,).
         ax: where to draw.
 
     Raises:
@@ -119,7 +119,7 @@ def kl_per_dimension(kl: Array, active: Array, ax: Axes | None = None) -> Axes:
         *Importance Weighted Autoencoders* (Burda et al., 2015), arXiv 1509.00519
     """
     nats = shaped("kl", kl, ("D",), "Give one KL for each latent.")
-    on = shaped("active", active, nats.shape, "Give one for each latent.").astype(bool)
+    on = shaped("active", active, nats.shape, "Give one truth value for each latent.").astype(bool)
     order = np.argsort(-nats, kind="stable")
     ax = axes(ax, (7.2, 4.0))
     for part, color, word in ((on[order], TRAIN, "active"), (~on[order], GREY, "inactive")):
@@ -139,16 +139,16 @@ def importance(
     factor_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Heat map of how much each code says of each factor, with the values written in.
+    """Heat map of the importance of each code for each factor, with the values written in.
 
     Args:
-        matrix: (D, F), 0 or more: a row for each code, a column for each factor.
-        code_names: of the D codes.
-        factor_names: of the F factors.
+        matrix: importances of at least 0, (D, F): a row for each code, a column for each factor.
+        code_names: names of the D codes.
+        factor_names: names of the F factors.
         ax: where to draw.
 
     Raises:
-        ValueError: if there is no code or factor, a value is below 0, or the number of names is another.
+        ValueError: if there is no code or factor, a value is below 0, or the number of names is wrong.
 
     References:
         *A Framework for the Quantitative Evaluation of Disentangled Representations* (Eastwood and Williams, 2018),
@@ -183,11 +183,11 @@ def moments(
     """Posterior means of the guide against those of a reference, with one standard deviation either way.
 
     Args:
-        guide_mean: of any shape, one for each latent.
-        guide_scale: standard deviations, of the same shape.
-        reference_mean: likewise.
-        reference_scale: likewise.
-        name: of the reference.
+        guide_mean: means under the guide, of any shape.
+        guide_scale: standard deviations under the guide, of the same shape.
+        reference_mean: means under the reference, of the same shape.
+        reference_scale: standard deviations under the reference, of the same shape.
+        name: name of the reference.
         ax: where to draw.
 
     Raises:
@@ -213,7 +213,8 @@ def moments(
     ax.vlines(x, y - y_scale, y + y_scale, **style)
     ax.plot(x, y, "o", color=TRAIN, markersize=4, markeredgewidth=0)
     ax.set_aspect("equal", adjustable="datalim")
-    return plain(ax, "guide: mean \N{PLUS-MINUS SIGN} 1 scale", f"{name}: mean \N{PLUS-MINUS SIGN} 1 scale")
+    bar = "mean \N{PLUS-MINUS SIGN} 1 standard deviation"
+    return plain(ax, f"guide: {bar}", f"{name}: {bar}")
 
 
 def rank_ecdf(
@@ -225,22 +226,22 @@ def rank_ecdf(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Simulation-based calibration: the ECDF of each coordinate's normalised ranks, minus that of a uniform.
+    """Simulation-based calibration: the ECDF of the normalized ranks of each coordinate, minus the uniform one.
 
-    Ranks r are normalised to (r + 1/2) / (num_draws + 1): at multiples of 1 / (num_draws + 1) the expected difference
-    is 0. Curves that leave the band are coloured and named, those furthest out first.
+    Ranks r are normalized to (r + 1/2) / (num_draws + 1): at multiples of 1 / (num_draws + 1) the expected difference
+    is 0. The curves that leave the band furthest are coloured and named.
 
     Args:
-        ranks: (N, D), in {0, ..., num_draws}.
-        num_draws: how many draws each true value was ranked among.
-        lower: (P,), of the simultaneous band of the difference.
-        upper: (P,).
-        points: (P,), increasing, in [0, 1]: where the band is given and the curves are drawn.
-        names: of the D coordinates.
+        ranks: ranks in {0, ..., num_draws}, (N, D).
+        num_draws: number of draws among which each true value was ranked.
+        lower: lower end of the simultaneous band of the difference, (P,).
+        upper: upper end of the band, (P,).
+        points: increasing points in [0, 1] at which the band is given and the curves are drawn, (P,).
+        names: names of the D coordinates.
         ax: where to draw.
 
     Raises:
-        ValueError: if the shapes differ, or ranks or points lie elsewhere.
+        ValueError: if the shapes differ, or ranks or points are out of range.
 
     References:
         *Validating Bayesian Inference Algorithms with Simulation-Based Calibration* (Talts et al., 2018), arXiv
@@ -250,39 +251,39 @@ def rank_ecdf(
     rank = shaped("ranks", ranks, ("N", "D"), "Give one row for each simulation, one column for each coordinate.")
     within("ranks", rank, 0, positive_integer("num_draws", num_draws), "Count the draws below the true value.")
     at = shaped("points", points, ("P",), "Give the points of the band.")
-    within("points", at, 0, 1, "Normalised ranks lie there.")
+    within("points", at, 0, 1, "Normalized ranks lie there.")
     low, high = (
         shaped(what, band, at.shape, "Give one for each of the points.")
         for what, band in (("lower", lower), ("upper", upper))
     )
     names = named("names", names, rank.shape[1], "z")
-    normalised = np.sort((rank + 0.5) / (num_draws + 1), axis=0)
-    curves = np.stack([np.searchsorted(column, at, "right") / len(rank) - at for column in normalised.T])  # (D, P)
+    normalized = np.sort((rank + 0.5) / (num_draws + 1), axis=0)
+    curves = np.stack([np.searchsorted(column, at, "right") / len(rank) - at for column in normalized.T])  # (D, P)
     beyond = np.maximum(curves - high, low - curves).max(1)
     order = np.argsort(-beyond, kind="stable")
-    count = int((beyond > 1e-9).sum())  # on the band is within it
+    count = int((beyond > 1e-9).sum())  # the edge belongs to the band
     ax = axes(ax, (7.2, 4.0))
     ax.fill_between(at, low, high, label="simultaneous band", **BAND)
     ax.axhline(0, **GUIDE)
     for place, i in enumerate(order):
-        label = names[i] if place < min(count, len(APART)) else None
-        if place == count:  # one entry for all of those within
-            label = f"{len(order) - count} within"
-        elif place == len(APART) and place < count:
+        label = names[i] if place < min(count, len(HIGHLIGHTS)) else None
+        if place == count:  # one entry of the legend for all curves inside
+            label = f"{len(order) - count} inside the band"
+        elif place == len(HIGHLIGHTS) and place < count:
             label = f"{count - place} more outside"
-        color = GREY if place >= count else INK if place >= len(APART) else APART[place]
+        color = GREY if place >= count else INK if place >= len(HIGHLIGHTS) else HIGHLIGHTS[place]
         style: dict[str, Any] = {"linewidth": 1.6 if place < count else 0.8, "zorder": 3 - place / len(order)}
         ax.plot(at, curves[i], color=color, label=label, **style)
     legend_beside(ax)
-    return plain(ax, "normalised rank", "ECDF - uniform")
+    return plain(ax, "normalized rank", "ECDF - uniform")
 
 
 def sandwich(lower: Array, upper: Array, ax: Axes | None = None) -> Axes:
-    """Lower and upper estimate of log p(x) of each row, joined by a line; rows sorted by the lower.
+    """Lower and upper estimate of log p(x) of each row, joined by a line; rows are sorted by the lower estimate.
 
     Args:
-        lower: (N,), in nats.
-        upper: (N,).
+        lower: lower estimates in nats, (N,).
+        upper: upper estimates in nats, (N,).
         ax: where to draw.
 
     Raises:

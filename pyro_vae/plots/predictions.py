@@ -1,4 +1,4 @@
-"""What a model predicts beside what was seen, and models side by side."""
+"""Predictions of a model compared with the data, and models compared with each other."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from pyro_vae.plots.style import (
 def comparison(
     names: Sequence[str], differences: Array, errors: Array, flagged: Array | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Each model's difference to the best with two standard errors either way, in nats per row; the best at the top.
+    """Difference of each model to the best, with two standard errors either way, in nats per row; the best at the top.
 
     Args:
-        names: of the M models.
-        differences: (M,); 0 for the best, and of one sign for the others.
-        errors: (M,), standard errors of the differences; the best model's is not read.
-        flagged: (M,), true where the difference is within the bias of the Monte Carlo estimates.
+        names: names of the M models.
+        differences: differences to the best model, (M,): 0 for the best, and of one sign for the others.
+        errors: standard errors of the differences, (M,); that of the best model is not used.
+        flagged: whether each difference may be due to the guides rather than the models, (M,).
         ax: where to draw.
 
     Raises:
@@ -64,7 +64,7 @@ def comparison(
     ax = axes(ax, (9.2 if flag.any() else 7.2, 1.2 + 0.35 * len(names)))
     place = np.argsort(order)  # of each model, from the top
     ax.axvline(0, **GUIDE)
-    for part, color, label in ((~flag, TRAIN, None), (flag, VALID, "within the Monte Carlo bias")):
+    for part, color, label in ((~flag, TRAIN, None), (flag, VALID, "may be due to the guides")):
         barred = rest[part[rest]]
         ax.hlines(place[barred], *(difference[barred] + sign * 2 * error[barred] for sign in (-1, 1)), color=color)
         if part.any():
@@ -86,10 +86,10 @@ def coverage(
     """Observed coverage of central intervals against their nominal level; above the diagonal they are too wide.
 
     Args:
-        levels: (L,), in [0, 1].
-        observed: (L,), or (L, D) for several coordinates, in [0, 1].
-        errors: (L,), standard errors, drawn twice either way; for observed of shape (L,) only.
-        names: of the D coordinates; without them, several curves look alike.
+        levels: nominal levels in [0, 1], (L,).
+        observed: coverage in [0, 1], (L,), or (L, D) for D coordinates.
+        errors: standard errors of the coverage, (L,), drawn as two either way; only if `observed` has shape (L,).
+        names: names of the D coordinates; without them all curves have one colour.
         ax: where to draw.
 
     Raises:
@@ -120,16 +120,16 @@ def coverage(
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     if names is not None:
         legend_beside(ax)
-    return plain(ax, "nominal level (share of rows)", "observed coverage (share of rows)")
+    return plain(ax, "nominal level", "observed coverage (share of rows)")
 
 
 def pit(values: Array, bins: int = 20, band: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
-    """Density of probability integral transforms: flat where predictions are calibrated, a hump where too wide.
+    """Density of probability integral transforms: flat if predictions are calibrated, a hump if they are too wide.
 
     Args:
-        values: of any shape, in [0, 1].
-        bins: how many.
-        band: lowest and highest density to expect of a uniform sample.
+        values: transforms in [0, 1], of any shape.
+        bins: number of bins of the histogram.
+        band: lowest and highest density to expect in a uniform sample.
         ax: where to draw.
 
     Raises:
@@ -156,13 +156,13 @@ def pit(values: Array, bins: int = 20, band: tuple[float, float] | None = None, 
 def predictive_intervals(
     x: Array, quantiles: Array, levels: Array, names: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """One row: the value of each cell over its central predictive intervals, and the median if it is given.
+    """One row: the value of each cell over its central predictive intervals, and the predictive median if it is given.
 
     Args:
-        x: (E,).
-        quantiles: (Q, E), predictive quantiles of each cell.
-        levels: (Q,), of the quantiles: increasing and symmetric, as 0.05, 0.25, 0.5, 0.75, 0.95.
-        names: of the E cells.
+        x: observed values of the cells, (E,).
+        quantiles: predictive quantiles of each cell, (Q, E).
+        levels: levels of the quantiles, (Q,), increasing and symmetric about 1/2, e.g. 0.05, 0.25, 0.5, 0.75, 0.95.
+        names: names of the E cells.
         ax: where to draw.
 
     Raises:
@@ -170,7 +170,7 @@ def predictive_intervals(
     """
     value = shaped("x", x, ("E",), "Give the cells of one row.")
     level = shaped("levels", levels, ("Q",), "Give the levels of the quantiles.")
-    quantile = shaped("quantiles", quantiles, (len(level), len(value)), "Give a line for each level.")
+    quantile = shaped("quantiles", quantiles, (len(level), len(value)), "Give one row for each level.")
     within("levels", level, 0, 1, "Give probabilities.")
     if (np.diff(level) <= 0).any() or not np.allclose(level + level[::-1], 1, atol=1e-4):
         raise ValueError(
@@ -179,7 +179,7 @@ def predictive_intervals(
         )
     cells = named("names", names, len(value))
     ax = axes(ax, (min(2.6 + 0.35 * len(value), 12.0), 4.0))
-    ax.use_sticky_edges = False  # a margin below the lowest bar too
+    ax.use_sticky_edges = False  # leave a margin below the lowest bar too
     cell, pairs = np.arange(len(value)), len(level) // 2
     for i in range(pairs):  # from the outermost inward
         low, high, label = quantile[i], quantile[-1 - i], f"{level[-1 - i] - level[i]:.0%} interval"
@@ -200,19 +200,19 @@ def predictive_intervals(
 def statistic(
     observed: float, replicated: Array, name: str, p_value: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Predictive check of one statistic: its values on replicated data, and a line where the observed data lie.
+    """Predictive check of one statistic: a histogram of its replicated values, and a line at the observed value.
 
-    Whole numbers have bins of whole width around them, of width 1 for a range of at most 60.
+    If all values are integers, so are the widths of the bins: 1 for a range of at most 60.
 
     Args:
-        observed: the statistic of the data.
-        replicated: (S,), of each replicated data set.
-        name: of the statistic.
-        p_value: the tail probability, for the title.
+        observed: value of the statistic on the observed data.
+        replicated: value on each replicated data set, (S,).
+        name: name of the statistic.
+        p_value: tail probability, for the title.
         ax: where to draw.
 
     Raises:
-        ValueError: if the shape is another, or a value is not finite.
+        ValueError: if a shape is wrong, or a value is not finite.
 
     References:
         *Posterior Predictive Assessment of Model Fitness via Realized Discrepancies* (Gelman et al., 1996), Statistica
@@ -236,7 +236,7 @@ def statistic(
         step = 1 if high - low <= 60 else math.ceil((high - low + 1) / 30)
         bins = np.arange(low - 0.5, high + step, step)
     elif np.ptp(values) <= 1e-9 * np.abs(values).max():
-        bins = 1  # 30 would be narrower than the distance of numbers
+        bins = 1  # 30 bins would be narrower than the spacing of floating-point numbers
     ax = axes(ax, (6.4, 4.0))
     ax.hist(values, bins=bins, color=GREY, edgecolor="white", linewidth=0.5, label="replicated")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
@@ -244,4 +244,4 @@ def statistic(
     title = str(name) if p_value is None else f"{name}: tail probability {float(p_value):.3f}"
     ax.set_title(title, color=INK, fontsize="medium")
     legend_beside(ax)
-    return plain(ax, name, "replicated data sets")
+    return plain(ax, name, "number of replicated data sets")

@@ -104,7 +104,7 @@ class StatisticCheck:
 
         if self.of_rows:
             ax = plots.pit(self.prior, ax=ax)
-            ax.set(title=f"{self.name} of rows", xlabel="P(replicated >= observed)")
+            ax.set(title=f"{self.name}: tail probabilities of rows", xlabel="P(replicated >= observed)")
             return ax
         entry = self.extreme()[0] if entry is None else entry
         observed = float(self.observed.reshape(-1)[entry])
