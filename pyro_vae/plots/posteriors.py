@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.arguments import finite_number, positive_integer
@@ -121,15 +122,16 @@ def kl_per_dimension(kl: Array, active: Array, ax: Axes | None = None) -> Axes:
     nats = shaped("kl", kl, ("D",), "Give one KL for each latent.")
     on = shaped("active", active, nats.shape, "Give one truth value for each latent.").astype(bool)
     order = np.argsort(-nats, kind="stable")
-    ax = axes(ax, (7.2, 4.0))
+    ax, handles = axes(ax, (7.2, 4.0)), []
     for part, color, word in ((on[order], TRAIN, "active"), (~on[order], GREY, "inactive")):
-        ax.bar(np.flatnonzero(part), nats[order][part], color=color, label=f"{part.sum()} {word}")
+        ax.bar(np.flatnonzero(part), nats[order][part], color=color)
+        handles.append(Patch(color=color, label=f"{part.sum()} {word}"))  # no bars would have no colour of their own
     if len(nats) <= 32:
         ax.set_xticks(np.arange(len(nats)), [str(i) for i in order], fontsize="small")
     else:
         ax.set_xticks([])
     ax.grid(visible=False, axis="x")
-    legend_beside(ax, title="latents")
+    legend_beside(ax, title="latents", handles=handles)
     return plain(ax, "latent, sorted by KL", "KL (nats per row)")
 
 
