@@ -1,18 +1,19 @@
-"""Is the encoder's q(z | x) the posterior? Ranks, coverage, gaps and k-hat of three guides; draws mended by weights.
+"""Is the encoder's q(z | x) the posterior? Ranks, coverage, gaps and k-hat of three guides, and resampled draws.
 
-After a dose, four blood samples tell of a patient's absorption rate, clearance and volume of distribution: three
-logarithms, z ~ N(0, I) in standard units. The decoder is the known curve, only the guide is trained, and a sum over a
-grid gives the posterior. Fast absorption and a large volume cancel in the early samples: the posterior is correlated.
+Four blood samples after a dose carry information about a patient's absorption rate, clearance and volume of
+distribution. The latents are their standardized logarithms, z ~ N(0, I). The decoder is the known curve, only the guide
+is trained, and a sum over a grid gives the exact posterior. It is correlated: fast absorption and a large volume nearly
+cancel in the early samples. "SD" stands for the standard deviation of a latent.
 
 What to look for
-- Normal: ranks form a U, since q is too narrow: its 90 % intervals hold 74 % of the latents. It loses half a nat, and
-  none of it by the encoder: the family has no correlations. Deviations are 0.63 of the exact ones (median), those of
-  resampled draws 0.89: half of the rows have a k-hat above 0.7, and weights cannot mend what q hardly ever draws.
-- MultivariateNormal: 88 % are covered, 0.09 nats lost; the posteriors are skewed. Resampling mends the deviations.
-- Flow: calibrated. Some rows have a high k-hat all the same: it looks at the tails, which ranks hardly see.
-- The gain by optimising q for each row (of the encoder) is stochastic too: one below 0 says that there is none.
+- Normal: ranks form a U, since q is too narrow: its 90 % intervals hold 74 % of the latents. It loses half a nat, not
+  by the encoder but because the family has no correlations. Its SDs are 0.63 of the exact ones (median), those after
+  resampling 0.89: half of the rows have a k-hat above 0.7, and weights cannot make up for what q hardly ever draws.
+- MultivariateNormal: 88 % are covered, 0.09 nats lost, since posteriors are skewed. Resampling corrects the SDs.
+- Flow: calibrated. Some rows still have a high k-hat, which depends on the tails; ranks hardly do.
+- The gap of the encoder, the gain from optimizing q for each row, is stochastic: a value below 0 means no gain.
 
-Run it: `python calibrated_encoder.py` (about a minute); `--smoke` only tries whether it runs.
+Run it: `python calibrated_encoder.py` (about a minute); `--smoke` is a quick test that it runs.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class LogConcentration(nn.Module):
         return (100 * absorption * HOURS / volume * -torch.expm1(-lead) / lead).log() - clearance / volume * HOURS
 
 
-def exact_deviations(vae: pv.VAE, x: Tensor, points: int) -> Tensor:
-    """Of p(z | x), by a sum over a grid, (B, 3)."""
+def exact_scales(vae: pv.VAE, x: Tensor, points: int) -> Tensor:
+    """Standard deviations of p(z | x), by a sum over a grid, (B, 3)."""
     grid = torch.cartesian_prod(*[torch.linspace(-4.5, 4.5, points)] * 3)  # (G, 3)
     weights = (vae.prior().log_prob(grid) + vae.decode(grid).log_prob(x.unsqueeze(1))).softmax(-1)  # (B, G)
     return (weights @ grid.square() - (weights @ grid).square()).sqrt()
@@ -57,20 +58,20 @@ def middle(ratio: Tensor) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    rows, epochs, simulated, steps, draws = (400, 2, 100, 5, 100) if args.smoke else (10_000, 30, 1000, 100, 2000)
+    num_rows, epochs, simulated, steps, draws = (400, 2, 100, 5, 100) if args.smoke else (10_000, 30, 1000, 100, 2000)
     warnings.simplefilter("ignore", pv.evaluation.UnreliableWarning)  # k-hat is in the table
     figure, axes = plt.subplots(2, 3, figsize=(16, 8), layout="constrained")
     rate = pv.schedules.Cosine(5e-3, 1e-5, epochs=epochs)
     guides = pv.guides.Normal(), pv.guides.MultivariateNormal(), pv.guides.Flow(3, layers=3)
     names, covered, lines = [type(guide).__name__ for guide in guides], [], []
-    print(f"\nRanks of the latents of {simulated} simulated rows among 99 draws of q. shape: their variance over")
-    print(f"that of uniform ranks, less 1 (standard error {math.sqrt(0.8 / simulated):.2f}); above 0 q is too narrow")
+    print(f"\nRanks of the latents of {simulated} simulated rows among 99 draws from q. shape: their variance over")
+    print(f"that of uniform ranks, minus 1 (standard error {math.sqrt(0.8 / simulated):.2f}); above 0 q is too narrow")
     print(f"{'guide':<20}{'shape, by latent':>22}{'not uniform':>14}{'90 % intervals cover':>23}")
     for name, guide, top, low in zip(names, guides, *axes, strict=True):
         likelihood = pv.likelihoods.Normal(4, scale="fixed", fixed_scale=0.2, standardize=False)
         parts = {"prior": pv.priors.Normal(3), "encoder": pv.nets.MLP(hidden=(64, 64), activation="silu")}
         vae = pv.VAE(likelihood=likelihood, guide=guide, decoder=LogConcentration(), **parts, seed=0)
-        vae.fit(vae.sample(rows, seed=1), epochs=epochs, batch_size=250, learning_rate=rate, seed=0)
+        vae.fit(vae.sample(num_rows, seed=1), epochs=epochs, batch_size=250, learning_rate=rate, seed=0)
         ranks = pv.calibration.simulation_based_calibration(vae, num_rows=simulated, seed=3)
         covered.append(ranks.coverage(LEVELS).mean(1))
         shape = "".join(f"{value:8.2f}" for value in ranks.shape())
@@ -82,12 +83,12 @@ def main(args: argparse.Namespace) -> None:
         gap = evidence.estimate - vae.elbo(new, num_particles=draws, seed=4).bound
         gained = pv.calibration.amortization_gap(vae, few, steps=steps, learning_rate=0.02, seed=5).gap
         error = math.hypot(gained.sampling_error, gained.monte_carlo_error)
-        exact = exact_deviations(vae, few, 15 if args.smoke else 61)
+        exact = exact_scales(vae, few, 15 if args.smoke else 61)
         plain = vae.posterior_draws(few, num_samples=draws, seed=6)["z"].std(0)
-        mended = vae.posterior_draws(few, num_samples=draws, num_candidates=10 * draws, seed=6)["z"].std(0)
+        better = vae.posterior_draws(few, num_samples=draws, num_candidates=10 * draws, seed=6)["z"].std(0)
         lines.append(
             f"{name:<20}{gap.mean():7.3f} +- {gap.std() / math.sqrt(len(gap)):.3f}{gained.estimate:9.3f} +- {error:.3f}"
-            f"{100 * evidence.unreliable.double().mean():8.1f} %{middle(plain / exact):>20}{middle(mended / exact):>20}"
+            f"{100 * evidence.unreliable.double().mean():8.1f} %{middle(plain / exact):>20}{middle(better / exact):>20}"
         )
         if name != "Flow":
             ranks.plot(top).set(ylim=(-0.15, 0.2), title=f"ranks, guides.{name}")
@@ -96,17 +97,17 @@ def main(args: argparse.Namespace) -> None:
             plots.khat_map(place, evidence.khat, evidence.threshold, ("log absorption, z[0]", "log volume, z[2]"), low)
             low.set_title(f"means of q, guides.{name}")
         if name == "Normal":
-            for values, label, color in ((plain, "draws of q", plots.VALID), (mended, "resampled", plots.TRAIN)):
+            for values, label, color in ((plain, "draws of q", plots.VALID), (better, "resampled", plots.TRAIN)):
                 axes[1, 2].plot(exact.flatten(), values.flatten(), ".", color=color, label=label)
 
-    print("\nGaps in nats per row +- standard error; deviation of draws over the exact one: median (5 %, 95 %)")
+    print("\nGaps in nats per row +- standard error; SD of draws over the exact SD: median (5 %, 95 %)")
     print(f"{'guide':<20}{'log p(x) - ELBO':>16}{'of the encoder':>18}{'high k-hat':>12}{'draws':>18}{'resampled':>20}")
     print("\n".join(lines))
     plots.coverage(LEVELS, torch.stack(covered, 1), names=names, ax=axes[0, 2])
     axes[0, 2].set_title("central intervals of q")
     axes[0, 2].legend(frameon=False)
     axes[1, 2].axline((0.5, 0.5), slope=1, color="black", linewidth=0.8)
-    axes[1, 2].set(xlabel="exact deviation of p(z | x)", ylabel="deviation of draws", title="deviations, guides.Normal")
+    axes[1, 2].set(xlabel="exact SD of p(z | x)", ylabel="SD of draws", title="standard deviations, guides.Normal")
     axes[1, 2].legend(frameon=False)
     args.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out / "calibrated_encoder.png", dpi=120)

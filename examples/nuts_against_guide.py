@@ -1,20 +1,20 @@
-"""The guide beside Markov chain Monte Carlo: rows of a VAE, and the eight schools, whose mu and tau all rows share.
+"""Guides compared with Markov chain Monte Carlo: a VAE of digits, and the eight schools, where rows share mu and tau.
 
-A VAE of digits has latents for each row: `calibration.against_nuts` draws those of three by NUTS. The eight schools
-are a program of one's own. Coaching in school i had the effect theta_i, measured as x_i:
+The VAE has latents for each row: `calibration.against_nuts` draws those of three rows by NUTS. The eight schools are
+a user's own Pyro program. Coaching in school i had the effect theta_i, measured as x_i:
 
     x_i ~ N(theta_i, sigma_i),  mu ~ N(0, 5),  tau ~ HalfCauchy(5),  centred: theta_i ~ N(mu, tau),
                                             non-centred: theta_i = mu + tau * eta_i with eta_i ~ N(0, 1)
 
-Both guides have independent factors. There is one log p(x) and one k-hat, for all rows together.
+Both guides have independent factors. There is one log p(x) and one k-hat for all eight rows together.
 
 What to look for
-- Digits: the three rows were not trained on. Means are up to 0.3 apart, nearly three deviations of the posterior.
-- Centred: the smaller tau, the closer the theta_i, a funnel. The guide fits its wide part: log tau is too large and
-  far too certain, k-hat is 0.9, and resampling by importance weights does not mend it.
-- Non-centred: k-hat is 0.6, resampled draws agree with NUTS, and log p(x) is estimated 1.4 nats higher.
+- Digits: the three rows are test rows. Means differ by up to 0.3, nearly three posterior standard deviations.
+- Centred: the smaller tau, the closer the theta_i: the posterior is a funnel. The guide fits its wide part: log tau is
+  too large with far too small a standard deviation, k-hat is 0.9, and resampling by importance weights does not help.
+- Non-centred: k-hat is 0.6, resampled draws agree with NUTS, and the estimate of log p(x) is 1.4 nats higher.
 
-Run it: `python nuts_against_guide.py` (two minutes); `--smoke` only tries whether it runs.
+Run it: `python nuts_against_guide.py` (two minutes); `--smoke` is a quick test that it runs.
 
 Reference: *Yes, but Did It Work?: Evaluating Variational Inference* (Yao et al., 2018), arXiv 1802.02538
 """
@@ -58,7 +58,7 @@ class EightSchools(pv.LatentVariableModel):
     def guide(self, x: Tensor, *, school: Tensor, **batch: Tensor) -> None:
         pyro.sample("mu", dist.Normal(self.mu_loc, self.mu_scale))
         pyro.sample("tau", dist.LogNormal(self.tau_loc, self.tau_scale))
-        with pyro.plate("data", len(x)):  # rows come in any order: a school finds its parameters by its number
+        with pyro.plate("data", len(x)):  # rows come in any order: school numbers pick the parameters
             pyro.sample(self.own, dist.Normal(self.school_loc[school], self.school_scale[school]))
 
 
@@ -78,29 +78,29 @@ def main(args: argparse.Namespace) -> None:
     likelihood = pv.likelihoods.Binomial(digits.event_shape, total_count=16)
     vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(4), **nets, seed=0)
     vae.fit(digits.train, epochs=epochs, seed=0)
-    rows = pv.calibration.against_nuts(vae, digits.test.x[:3], num_samples=kept, warmup=kept // 2, seed=1)
-    print("\nA VAE of digits, three test rows: mean (deviation) of each latent")
+    found = pv.calibration.against_nuts(vae, digits.test.x[:3], num_samples=kept, warmup=kept // 2, seed=1)
+    print("\nA VAE of digits, three test rows: mean (standard deviation) of each latent")
     for row in range(3):
         for who in ("guide", "nuts"):
-            pairs = zip(getattr(rows, f"{who}_mean")[row], getattr(rows, f"{who}_scale")[row], strict=True)
+            pairs = zip(getattr(found, f"{who}_mean")[row], getattr(found, f"{who}_scale")[row], strict=True)
             print(f"row {row}, {who:<6}" + "".join(f"{f'{mean:.2f} ({scale:.2f})':>15}" for mean, scale in pairs))
-    print(rows)
+    print(found)
     figure, (left, *others) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
-    rows.plot(left).set_title("three digits, four latents each")
-    print("\nEight schools: mean (deviation) of the latents; nats for all eight rows together (Monte Carlo error)")
+    found.plot(left).set_title("three digits, four latents each")
+    print("\nEight schools: mean (standard deviation) of latents; nats for all eight rows together (Monte Carlo error)")
     print(f"{'':<22}{'mu':>15}{'log tau':>15}{'ELBO':>9}{'log p(x)':>16}{'k-hat':>8}")
     guides, rate = {}, pv.schedules.Cosine(0.03, 1e-4, epochs=steps)
     for form, centred in (("centred", True), ("non-centred", False)):
         model, options = EightSchools(centred), {"epochs": steps, "batch_size": 8, "learning_rate": rate, "seed": 0}
         model.fit(pv.Rows(EFFECT, FIELDS), fields=("x", *FIELDS), elbo=pv.elbos.ELBO(num_particles=10), **options)
         given = {"num_particles": particles, "seed": 1, **FIELDS}
-        found, bound = model.log_likelihood(EFFECT, **given), model.elbo(EFFECT, **given).bound.item()
+        score, bound = model.log_likelihood(EFFECT, **given), model.elbo(EFFECT, **given).bound.item()
         guides[form] = model.posterior_draws(EFFECT, num_samples=2 * kept, seed=2, **FIELDS)
-        mended = model.posterior_draws(EFFECT, num_samples=2 * kept, num_candidates=particles, seed=2, **FIELDS)
-        score = f"{found.estimate.item():.2f} ({found.standard_error.item():.2f})"
-        print(f"guide, {form:<15}{moments(guides[form])}{bound:9.2f}{score:>16}{found.khat.item():8.2f}")
-        print(f"  resampled           {moments(mended)}")
-    pyro.set_rng_seed(3)  # plain Pyro: these programs are no more than that
+        resampled = model.posterior_draws(EFFECT, num_samples=2 * kept, num_candidates=particles, seed=2, **FIELDS)
+        text = f"{score.estimate.item():.2f} ({score.standard_error.item():.2f})"
+        print(f"guide, {form:<15}{moments(guides[form])}{bound:9.2f}{text:>16}{score.khat.item():8.2f}")
+        print(f"  resampled           {moments(resampled)}")
+    pyro.set_rng_seed(3)  # plain Pyro: the models are ordinary Pyro programs
     chain = MCMC(NUTS(model.model), 2 * kept, warmup_steps=kept // 2, disable_progbar=True)
     chain.run(EFFECT, **FIELDS)
     print(f"NUTS, non-centred     {moments(nuts := chain.get_samples())}")

@@ -1,22 +1,22 @@
-"""A model that is wrong, found out by predictive checks, and mended: shopping baskets as counts with too many zeros.
+"""Predictive checks find what is wrong with a model, and show that it is corrected: counts with too many zeros.
 
-The baskets are simulated: eight columns of counts depend on two factors, are negative binomial, and 10 % (bread) to
-40 % (toys) of them are lost and written down as zeros. Three models differ in the likelihood alone; each is trained on
-3000 rows and checked by `pv.check` on 1000 others. Two predictives answer two questions. *Prior* predictive: could the
-model have drawn such a set of new rows? For the true model tail probabilities are uniform. *Posterior* predictive: can
-it draw each row again, once it has seen it? The row is used twice: in a true model they are nearer 1/2, conservative.
+The data are simulated shopping baskets: eight columns of negative binomial counts depend on two factors, and 10 %
+(bread) to 40 % (toys) of the counts are lost and recorded as zeros. Three models differ in the likelihood alone; each
+is trained on 3000 rows and checked by `pv.check` on 1000 others. Two predictives answer two questions. *Prior*
+predictive: could the model have generated these new rows? If it is true, tail probabilities are uniform. *Posterior*
+predictive: can it generate each row again, given the row? That uses rows twice: tail probabilities are nearer 1/2.
 
 What to look for
-- Poisson: nearly all is wrong. It has less than half of the variances, a quarter of the zeros, and its 90 % intervals
-  hold 75 % of new counts. All spread must come from the factors, so that bread and milk go together far too much.
-- Negative binomial: 90 % intervals hold 90 %, and PIT values are nearly flat. They see one column at a time, and spread
-  can stand in for zeros there. Zeros themselves, the correlation and row totals tell. Another statistic, one's own
-  `evenness` of rows, does not: each statistic sees some faults only, and that is why one asks several.
-- Zero-inflated negative binomial: of 27 tail probabilities three lie beyond 5 or 95 %, which is what chance gives.
-- The last table, rows whose tail probability is beyond 5 or 95 %: 10 % are due in the true model. The mended model has
-  as many of new rows, and fewer of rows replicated given themselves. In a wrong model the latter protect from nothing.
+- Poisson: nearly every statistic is wrong. The model has less than half of the variances and a quarter of the zeros,
+  and its 90 % intervals hold 75 % of new counts. All spread comes from the factors: bread and milk are too correlated.
+- Negative binomial: 90 % intervals hold 90 %, and PIT values are nearly uniform. They examine one column at a time,
+  where a large spread can make up for zeros. The share of zeros, the correlation and row totals show the fault;
+  `evenness` of rows, a statistic of our own, does not. Each statistic detects some faults only: use several.
+- Zero-inflated negative binomial: 3 of 27 tail probabilities are below 5 % or above 95 %, as expected by chance.
+- The last table has the share of rows whose tail probability is below 5 % or above 95 %: 10 % in the true model. The
+  corrected model has 10 % for new rows, and less given the row. Only a true model is conservative: Poisson has more.
 
-Run it: `python predictive_checks.py` (a minute); `--smoke` only tries whether it runs.
+Run it: `python predictive_checks.py` (a minute); `--smoke` is a quick test that it runs.
 
 References: *Visualization in Bayesian Workflow* (Gabry et al., 2019), arXiv 1709.01449
 """
@@ -39,21 +39,21 @@ NAMES = ("bread", "milk", "fruit", "coffee", "fish", "wine", "books", "toys")
 MODELS = ("Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial")
 
 
-def simulate(rows: int) -> pv.Rows:
-    """Rows of the true model, with names of the columns."""
+def simulate(num_rows: int) -> pv.Rows:
+    """Rows drawn from the true model, with names of the columns."""
     angle = torch.arange(8) * (torch.pi / 4)
-    log_mean = torch.linspace(2.5, 0.7, 8) + 0.6 * torch.randn(rows, 2) @ torch.stack([angle.cos(), angle.sin()])
+    log_mean = torch.linspace(2.5, 0.7, 8) + 0.6 * torch.randn(num_rows, 2) @ torch.stack([angle.cos(), angle.sin()])
     counts = dist.ZeroInflatedNegativeBinomial(2.0, logits=log_mean - math.log(2.0), gate=torch.linspace(0.1, 0.4, 8))
     return pv.Rows(counts.sample(), columns=NAMES)
 
 
 def log_correlation(x: Tensor) -> Tensor:
-    """A statistic of the data, made of a ready one: bread and milk, on the scale of log(1 + x)."""
+    """A statistic of the data set: the correlation of bread and milk, on the scale of log(1 + x)."""
     return pv.statistics.correlation(0, 1)(x.log1p())
 
 
 def evenness(x: Tensor) -> Tensor:
-    """A statistic of rows, (N, 8) -> (N,), from scratch: entropy of the shares of a basket, in nats."""
+    """A statistic of rows, (N, 8) -> (N,): the entropy of the shares of a basket, in nats."""
     share = x / x.sum(1, keepdim=True).clamp_min(1)
     return -torch.xlogy(share, share).sum(1)
 
@@ -76,24 +76,24 @@ def fit(name: str, rows: pv.Rows, epochs: int) -> pv.VAE:
 
 
 def main(args: argparse.Namespace) -> None:
-    rows, epochs, num_samples = (100, 2, 20) if args.smoke else (1000, 60, 200)
+    num_rows, epochs, num_samples = (100, 2, 20) if args.smoke else (1000, 60, 200)
     torch.manual_seed(0)
-    train, new = simulate(3 * rows), simulate(rows)
+    train, new = simulate(3 * num_rows), simulate(num_rows)
     checks = {}
     for name in MODELS:
         checks[name] = pv.check(fit(name, train, epochs), new, STATISTICS, num_samples=num_samples, seed=1)
-        print(f"\n{name}: {rows} new rows, tail probabilities P(replicated >= observed)\n{checks[name]}")
+        print(f"\n{name}: {num_rows} new rows, tail probabilities P(replicated >= observed)\n{checks[name]}")
 
-    print("\nPer cent +- standard error over rows")
-    heads = "90 % intervals hold", "row total, new", "row given itself", "evenness, new", "row given itself"
+    print("\nPer cent of cells in intervals, and of rows with extreme tail probabilities, +- standard error")
+    heads = "in 90 % intervals", "row total, new", "given the row", "evenness, new", "given the row"
     print(f"{'':<30}" + "".join(f"{head:>21}" for head in heads))
     for name, found in checks.items():
         (covered,) = found.pit.overall([0.9])
-        shares = [(covered["coverage"], covered["its error"])]
+        shares = [(covered["coverage"], covered["standard error"])]
         for statistic in ("row total", "evenness"):
             for p in (found.statistics[statistic].prior, found.statistics[statistic].posterior):
                 share = float(((p < 0.05) | (p > 0.95)).double().mean())
-                shares.append((share, math.sqrt(share * (1 - share) / rows)))
+                shares.append((share, math.sqrt(share * (1 - share) / num_rows)))
         print(f"{name:<30}" + "".join(f"{100 * share:14.1f} +- {100 * error:.1f}" for share, error in shares))
 
     figure = plt.figure(figsize=(15, 8), layout="constrained")

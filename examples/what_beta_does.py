@@ -1,28 +1,28 @@
-"""What the weight on the KL does: a sweep of beta, from an autoencoder to a model that ignores its latents.
+"""What the weight on the KL does: a range of beta, from an autoencoder to a model that ignores its latents.
 
-The ELBO is -(distortion + rate). The *rate*, KL(q(z | x) || p(z)), is what the code costs: on average at least as many
-nats as it tells about a row. The *distortion*, -E_q log p(x | z), is how badly the row is then reconstructed. Training
-with
+The ELBO is -(distortion + rate). The *rate*, KL(q(z | x) || p(z)), is the cost of the code: on average, at least the
+nats of information that it carries about a row. The *distortion*, -E_q log p(x | z), is how badly the row is then
+reconstructed. Training with
 
-    ELBO(kl_weight=beta):   maximise  E_q log p(x | z) - beta * KL
+    ELBO(kl_weight=beta):   maximize  E_q log p(x | z) - beta * KL
 
-sets the price of a nat of rate, and each beta buys one point of the rate-distortion curve. For beta < 1 this is no
-lower bound on log p(x), for beta > 1 a looser one; the weight is part of the estimator, so `vae.elbo` is always the
-ELBO.
+sets the price of a nat of rate, and each beta gives one point of the rate-distortion curve. For beta < 1 the objective
+is no lower bound on log p(x), for beta > 1 a looser one; the weight belongs to the estimator, so `vae.elbo` is always
+the ELBO.
 
 What to look for
-- The curve falls and is convex: the first nats of rate save many nats of distortion, the last save next to none. At the
-  point trained with beta the slope is about -beta, so that the line rate + distortion = constant, all of whose points
-  have the same ELBO, touches it at beta = 1: there the ELBO is best, of test rows too if nothing overfits.
+- The curve is decreasing and convex: the first nats of rate save many nats of distortion, the last save almost none. At
+  the point trained with beta the slope is about -beta. The line rate + distortion = constant, on which the ELBO is
+  constant, touches the curve at beta = 1: there the ELBO is largest, on test rows too unless the model overfits.
 - Active units, latents whose posterior mean varies over rows, Var_x(E_q[u | x]) > 0.01: a high price switches latents
-  off one by one, in the end all (*posterior collapse*). It is no failure of the optimiser here but what was asked for.
-- Draws from the prior: with a small beta the codes of data leave N(0, I), so that draws from it are pale and broken;
-  with a large one draws are smooth and of few kinds, in the end the mean picture. Reconstruction and draws are two
-  aims. Last column: their distance to the nearest training digit, in ink per pixel, 0..16 (test digits: 2.2).
-- The linear probe, the accuracy on test rows of a logistic regression of the label on the posterior mean, hardly moves
-  until the code is nearly empty: log 10 = 2.3 nats tell ten digits apart. The ELBO says little about such uses.
+  off one by one, in the end all (*posterior collapse*). That is the optimum here, not a failure of the optimizer.
+- Draws from the prior: with a small beta the codes of the data are far from N(0, I), and draws from it are pale and
+  broken; with a large beta draws are smooth and of few kinds, in the end the mean picture. Reconstructions and draws
+  are two aims. Last column: distance of draws to the nearest training digit, in ink per pixel, 0..16 (test rows: 2.2).
+- The linear probe, the accuracy on test rows of a logistic regression of the label on the posterior mean, hardly
+  changes until the code is nearly empty: log 10 = 2.3 nats tell ten digits apart. The ELBO says little about such uses.
 
-Run it: `python what_beta_does.py` (two minutes); `--smoke` only tries whether it runs.
+Run it: `python what_beta_does.py` (two minutes); `--smoke` is a quick test that it runs.
 
 References: *beta-VAE* (Higgins et al., 2017), ICLR; *Fixing a Broken ELBO* (Alemi et al., 2018), arXiv 1711.00464;
 *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519, for active units
@@ -66,9 +66,9 @@ def probe(vae: pv.VAE, digits: pv.datasets.Splits) -> float:
 def main(args: argparse.Namespace) -> None:
     betas, epochs = ((0.2, 1.0, 5.0), 2) if args.smoke else ((0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0), 100)
     digits = pv.datasets.load("digits")
-    train_x, rows = digits.train.x.float().flatten(1), len(digits.test)
+    train_x, num_rows = digits.train.x.float().flatten(1), len(digits.test)
 
-    print(f"\n{rows} test rows; ELBO, rate and distortion in nats per row; standard errors over rows in brackets")
+    print(f"\n{num_rows} test rows; ELBO, rate and distortion in nats per row (standard error over rows)")
     print(f"{'beta':>6}{'ELBO':>17}{'rate':>14}{'distortion':>16}{'active units':>15}{'linear probe':>18}{'draws':>14}")
     results, draws = [], []
     for beta in betas:
@@ -80,9 +80,9 @@ def main(args: argparse.Namespace) -> None:
         draws.append(vae.sample(500, mean=True, seed=2))  # the same codes for every beta
         distance = torch.cdist(draws[-1].flatten(1), train_x).amin(1) / 8  # root mean square over 8x8 pixels
         terms = (elbo.bound, elbo.kl, -elbo.reconstruction)
-        cells = [f"{term.mean():9.2f} ({term.std() / math.sqrt(rows):.2f})" for term in terms]
+        cells = [f"{term.mean():9.2f} ({term.std() / math.sqrt(num_rows):.2f})" for term in terms]
         print(f"{beta:6.2f}{cells[0]:>17}{cells[1]:>14}{cells[2]:>16}{active:>9} of {LATENTS}", end="")
-        print(f"{100 * accuracy:11.1f} % ({100 * math.sqrt(accuracy * (1 - accuracy) / rows):.1f})", end="")
+        print(f"{100 * accuracy:11.1f} % ({100 * math.sqrt(accuracy * (1 - accuracy) / num_rows):.1f})", end="")
         print(f"{distance.mean():8.2f} ({distance.std() / math.sqrt(len(distance)):.2f})")
 
     figure = plt.figure(figsize=(13, 6.5), layout="constrained")
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
     ax = plots.rate_distortion(rates, distortions, [f"$\\beta$ = {beta:g}" for beta in betas], ax=left.subplots())
     best = results[betas.index(1.0)]
     ax.axline(best, slope=-1, color="black", linestyle=":", label=f"rate + distortion = {sum(best):.1f}")
-    ax.set(xlim=(-3, 1.15 * max(rates)), ylim=(0.8 * min(distortions), None), title=f"{rows} test digits")
+    ax.set(xlim=(-3, 1.15 * max(rates)), ylim=(0.8 * min(distortions), None), title=f"{num_rows} test digits")
     ax.legend(frameon=False)
     right.suptitle("the same 12 draws from the prior, decoded")
     for beta, pictures, ax in zip(betas, draws, right.subplots(len(betas)), strict=True):

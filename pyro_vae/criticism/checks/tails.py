@@ -139,9 +139,9 @@ class Checks:
         return "\n".join(
             [
                 reporting.table(self.lines()),
-                f"{self.num_samples} replicated data sets, with their mean and standard deviation. p of a statistic of"
-                " the data set: P(replicated >= observed); of a statistic of rows: p-value of the test that these tail"
-                " probabilities are uniform.",
+                f"Mean and standard deviation of {self.num_samples} replicated data sets. p of a statistic of the data"
+                " set: P(replicated >= observed);",
+                "p of a statistic of rows: p-value of the test that these tail probabilities are uniform.",
                 str(self.pit),
             ]
         )
