@@ -64,8 +64,8 @@ def test_posterior_tail_probabilities_match_their_closed_form() -> None:
     assert ((one.posterior - exact).abs() < 5 * error).all()
     assert float(one.posterior.std()) < 0.9 * float(one.prior.std())  # conservative
     wide = LinearGaussian(width=1.5)  # the same model; resampling corrects its guide
-    mended = pv.check(wide, x, {"first": first}, num_samples=500, num_candidates=5000, seed=0).statistics["first"]
-    assert ((mended.posterior - exact).abs() < 6 * error).all()
+    corrected = pv.check(wide, x, {"first": first}, num_samples=500, num_candidates=5000, seed=0).statistics["first"]
+    assert ((corrected.posterior - exact).abs() < 6 * error).all()
 
 
 def conditional_pit(program, x):
@@ -220,13 +220,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message: str) -> None:
+def test_bad_arguments_are_refused(message: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=message):
         BAD[message](vae, draw_data(vae.likelihood, 4))
 
 
-def test_statistics_of_a_wrong_kind_are_named() -> None:
+def test_what_is_not_a_statistic_is_refused() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 4)
     with pytest.raises(TypeError, match="statistics must be a dictionary of functions of data; got 'mean'"):

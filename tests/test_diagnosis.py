@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import get_type_hints
+
 import matplotlib
 import pytest
 import torch
@@ -95,3 +98,13 @@ def test_max_rows_and_statistics_are_used_and_the_report_is_plotted() -> None:
     assert len(axes) == 7
     axes[0].figure.canvas.draw()
     plt.close("all")
+
+
+@pytest.mark.parametrize("room", [pv.calibration, pv.checks, pv.disentanglement, pv.latents, pv.statistics])
+def test_every_room_exports_the_classes_that_its_functions_return(room) -> None:
+    functions = [value for name in room.__all__ if inspect.isfunction(value := getattr(room, name))]
+    assert functions
+    for function in functions:
+        returned = get_type_hints(function)["return"]
+        if getattr(returned, "__module__", "").startswith("pyro_vae"):
+            assert returned.__name__ in room.__all__
