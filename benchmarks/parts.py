@@ -58,11 +58,9 @@ class CrossEntropy(dist.Bernoulli):
 class Levels(pv.likelihoods.Bernoulli):
     """The Bernoulli's cross-entropy for grey levels."""
 
+    support = constraints.unit_interval
+    support_advice = "Scale the data."
     discrete = False
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.unit_interval, "[0, 1]", "Scale the data."
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         return CrossEntropy(logits=self.offset + outputs).to_event(3)
@@ -78,7 +76,7 @@ def binary(name: str, seed: int, options: argparse.Namespace) -> Rows:
     else:
         prior = pv.priors.VampPrior(size, SHAPE, options.pseudo_inputs) if name == VAMP else pv.priors.Normal(size)
         flow = {"kind": "affine_autoregressive", "hidden": (2 * options.hidden[-1],), "context_dim": size}
-        guide = pv.guides.Flow(size, **flow) if name == FLOW else pv.guides.Normal()
+        guide = pv.guides.Flow(**flow) if name == FLOW else pv.guides.Normal()
         vae = pv.VAE(prior=prior, guide=guide, seed=seed, **parts)
     data = pv.datasets.load("mnist", data_dir=options.data_dir, binarize="static")
     minutes = train(vae, data.train, seed, options)

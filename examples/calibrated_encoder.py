@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
     warnings.simplefilter("ignore", pv.evaluation.UnreliableWarning)  # k-hat is in the table
     figure, axes = plt.subplots(2, 3, figsize=(16, 8), layout="constrained")
     rate = pv.schedules.Cosine(5e-3, 1e-5, epochs=epochs)
-    guides = pv.guides.Normal(), pv.guides.MultivariateNormal(), pv.guides.Flow(3, layers=3)
+    guides = pv.guides.Normal(), pv.guides.MultivariateNormal(), pv.guides.Flow(layers=3)
     names, covered, lines = [type(guide).__name__ for guide in guides], [], []
     print(f"\nRanks of the latents of {simulated} simulated rows among 99 draws from q. shape: their variance over")
     print(f"that of uniform ranks, minus 1 (standard error {math.sqrt(0.8 / simulated):.2f}); above 0 q is too narrow")

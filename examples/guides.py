@@ -51,8 +51,8 @@ GUIDES = {
     "Normal": lambda: pv.guides.Normal(),
     "MultivariateNormal": lambda: pv.guides.MultivariateNormal(),
     "Mixture": lambda: pv.guides.Mixture(num_components=4),
-    "Flow, affine (IAF)": lambda: pv.guides.Flow(2, layers=4),
-    "Flow, spline": lambda: pv.guides.Flow(2, kind="spline_autoregressive", layers=3),
+    "Flow, affine (IAF)": lambda: pv.guides.Flow(layers=4),
+    "Flow, spline": lambda: pv.guides.Flow(kind="spline_autoregressive", layers=3),
 }
 NAMES = {"sum": "$z_1 + z_2$", "product": "$z_1 z_2$"}
 LEVELS = torch.linspace(0.02, 1.0001, 9)  # contour levels, as a share of the peak

@@ -7,13 +7,14 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, nets, priors
 from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.model import LatentVariableModel
-from pyro_vae.parts import as_scale, support_name
+from pyro_vae.parts import as_scale, support_name, support_of
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.random import seeded
 
@@ -82,12 +83,7 @@ class HierarchicalVAE(LatentVariableModel):
         self.prior = check_kind("prior", priors.Normal(top) if prior is None else prior, priors.Prior)
         if self.prior.latent_dim != top:
             raise ValueError(f"prior must have {top} latents, as the highest layer; got {self.prior.latent_dim}.")
-        if isinstance(self.prior, priors.VampPrior) or support_name(self.prior()) not in ("", "Real()"):
-            got = "" if isinstance(self.prior, priors.VampPrior) else f"{support_name(self.prior())} from "
-            raise ValueError(
-                f"prior must draw real numbers, for the guide is normal; got {got}{type(self.prior).__name__}."
-                " Choose another, e.g. priors.Mixture or priors.Flow."
-            )
+        _check_real(self.prior)
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.inference, self.width = inference, positive_integer("width", width)
         self.nets = {
@@ -150,6 +146,19 @@ class HierarchicalVAE(LatentVariableModel):
 
     def check_columns(self, columns: Sequence[str]) -> None:
         self.likelihood.check_columns(columns)
+
+
+def _check_real(prior: priors.Prior) -> None:
+    """Raise a ValueError unless a prior draws real numbers, and needs no posterior to do so."""
+    advice = "Choose another, e.g. priors.Mixture or priors.Flow."
+    if isinstance(prior, priors.VampPrior):  # a mixture of q(z | x), which has several layers here
+        raise ValueError(f"prior must draw real numbers by itself; got VampPrior. {advice}")
+    support = support_of(prior())
+    if support is not None and support_name(support) != support_name(constraints.real):
+        raise ValueError(
+            f"prior must draw real numbers, since the guide is normal; got {support_name(support)} from"
+            f" {type(prior).__name__}. {advice}"
+        )
 
 
 Moments = tuple[Tensor, Tensor]

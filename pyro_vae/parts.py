@@ -1,4 +1,4 @@
-"""What priors, likelihoods and guides have in common: modules that keep their constructor's arguments."""
+"""What priors, likelihoods and guides have in common: their base class, shapes, scales and the names of supports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_vae.arguments import is_integer
 
-__all__ = ["Part", "as_event_shape", "as_scale", "as_unbounded", "support_name"]
+__all__ = ["Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
 
 
 class Part(nn.Module):
@@ -22,7 +23,7 @@ class Part(nn.Module):
     dictionaries, other parts), so that `arguments` can be saved as JSON and the part built again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # a part without a constructor takes no arguments; nn.Module's own would take any
         super().__init__()
 
     def arguments(self) -> dict[str, Any]:
@@ -54,12 +55,44 @@ def as_unbounded(scale: Tensor) -> Tensor:
     return above + torch.log(-torch.expm1(-above)) - 0.5413248546129181
 
 
-def support_name(distribution: Any) -> str:
-    """The name of the set that a coordinate, or a whole event, lies in; empty where the distribution does not tell."""
-    try:
-        constraint: Any = distribution.support
-    except (NotImplementedError, AttributeError):
-        return ""
+SUPPORT_NAMES: dict[str, str] = {
+    str(constraint): name
+    for constraint, name in (
+        (constraints.real, "the real numbers"),
+        (constraints.positive, "the positive numbers"),
+        (constraints.nonnegative, "the nonnegative numbers"),
+        (constraints.unit_interval, "[0, 1]"),
+        (constraints.boolean, "{0, 1}"),
+        (constraints.nonnegative_integer, "{0, 1, 2, ...}"),
+        (constraints.positive_integer, "{1, 2, 3, ...}"),
+        (constraints.simplex, "the probability simplex"),
+        (constraints.one_hot, "the one-hot vectors"),
+        (constraints.sphere, "the unit sphere"),
+    )
+}
+
+
+def support_name(constraint: Any) -> str:
+    """The name of the set that a constraint stands for, such as "[0, 1]"; two constraints of one name are alike.
+
+    Where the constraint is that of a vector or an array of independent numbers, the set is that of one number.
+
+    Example:
+        >>> support_name(constraints.integer_interval(0, 16)), support_name(constraints.real_vector)
+        ('{0, 1, ..., 16}', 'the real numbers')
+    """
     while hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
-    return str(constraint)
+    if type(constraint) is constraints.integer_interval and isinstance(constraint.upper_bound, int):
+        first, last = constraint.lower_bound, constraint.upper_bound
+        members = range(first, last + 1) if last - first < 3 else (first, first + 1, "...", last)
+        return f"{{{', '.join(map(str, members))}}}"
+    return SUPPORT_NAMES.get(str(constraint), str(constraint))
+
+
+def support_of(distribution: Any) -> Any:
+    """The constraint that a distribution states for its draws, or None where it states none."""
+    try:
+        return distribution.support
+    except (NotImplementedError, AttributeError):
+        return None

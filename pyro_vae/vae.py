@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -18,7 +19,7 @@ from pyro_vae.data.tensors import as_tensor
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.model import LatentVariableModel, keep_parameters
-from pyro_vae.parts import support_name
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.priors import aggregate
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
@@ -35,10 +36,11 @@ class VAE(LatentVariableModel):
         guide: the family of q(z | x); a mean-field normal by default.
         encoder: a recipe, or a module from (B, *E) to the guide's parameters (B, P). It sees `likelihood.features(x)`.
         decoder: a recipe, or a module from (B, D) to the likelihood's parameters.
-        seed: of the initial parameters of the nets; the global random state by default. Parts start alike.
+        seed: seed of the initial parameters of the nets; by default they are drawn from the global random state. The
+            initial parameters of the other parts are always the same.
 
     Attributes:
-        family: the guide's family (`guide` is the program).
+        family: the part given as `guide`; the method `guide` is the program.
 
     Raises:
         TypeError: if a part is not of its kind.
@@ -77,61 +79,74 @@ class VAE(LatentVariableModel):
         for net in (encoder, decoder):
             if isinstance(net, nn.Module):
                 keep_parameters(net)
+        latent_dim = prior.latent_dim
+        self.family.prepare(latent_dim)
         with seeded(seed), isolated():
-            latent_shape = (prior.latent_dim,)
-            parameter_shape = self.family.parameter_shape(prior.latent_dim)
+            parameter_shape = self.family.parameter_shape(latent_dim)
             self.encoder = nets.build(self.nets["encoder"], likelihood.feature_shape, parameter_shape, "encoder")
-            self.decoder = nets.build(self.nets["decoder"], latent_shape, likelihood.output_shape, "decoder")
-        with isolated(), preserved_rng(), preserved_buffers(self), torch.no_grad():
-            self._check_parts(latent_shape, parameter_shape)
+            self.decoder = nets.build(self.nets["decoder"], (latent_dim,), likelihood.output_shape, "decoder")
+        self._check_parts(latent_dim)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A prior that is set later is checked as in the constructor."""
+        """Check a prior that is set after construction as the constructor does."""
         if name != "prior" or "decoder" not in self._modules:
             super().__setattr__(name, value)
             return
         value = priors.Distribution(value) if isinstance(value, Distribution) else value
         earlier, value = self.prior, check_kind("prior", value, priors.Prior)
-        shapes = (earlier.latent_dim,), self.family.parameter_shape(earlier.latent_dim)
         super().__setattr__(name, value.to(self.like))
         try:
-            with isolated(), preserved_rng(), preserved_buffers(self), torch.no_grad():
-                self._check_parts(*shapes)
+            self._check_parts(earlier.latent_dim)
         except ValueError:
             super().__setattr__(name, earlier)
             raise
 
-    def _check_parts(self, latent_shape: tuple[int, ...], parameter_shape: tuple[int, ...]) -> None:
-        """Raise where the parts do not fit each other; what depends on fields is checked by the first batch."""
+    def _check_parts(self, latent_dim: int) -> None:
+        """Raise a ValueError where the parts do not fit each other.
+
+        A prior or a likelihood that needs fields is left to the checks of the first batch.
+        """
         seen = self.likelihood.feature_shape
         if isinstance(self.prior, priors.VampPrior) and self.prior.event_shape != seen:
             raise ValueError(
                 f"event_shape of the VampPrior must be the likelihood's feature_shape, {seen}; got"
                 f" {self.prior.event_shape}. Pass event_shape={seen}."
             )
-        try:
-            p = self.prior(posterior=self._posterior)
-            likelihood = self.likelihood(torch.zeros(1, *self.likelihood.output_shape).to(self.like))
-        except (KeyError, TypeError):
-            return
-        q = self.family(torch.zeros(1, *parameter_shape).to(self.like))
-        latent, guide = type(self.prior).__name__, type(self.family).__name__
-        if not p.event_shape == q.event_shape == latent_shape:
-            raise ValueError(
-                f"prior and guide must have the event shape {latent_shape}; got {tuple(p.event_shape)} from"
-                f" {latent} and {tuple(q.event_shape)} from {guide}. Change sizes, or declare events by to_event(1)."
-            )
-        wanted, got = support_name(p), support_name(q)
-        if wanted and got and wanted != got:
-            raise ValueError(
-                f"guide must draw z from the support of prior {latent}, {wanted}; got {got} from {guide}."
-                f" {_advice(wanted)}"
-            )
-        if likelihood.event_shape != self.likelihood.event_shape:
+        with isolated(), preserved_rng(), preserved_buffers(self), torch.no_grad():
+            try:
+                p = self.prior(posterior=self._posterior)
+                p_x = self.likelihood(torch.zeros(1, *self.likelihood.output_shape).to(self.like))
+            except (KeyError, TypeError):  # fields are missing
+                return
+            q = self._zero_guide(latent_dim)
+        self._check_prior_and_guide(p, q, latent_dim)
+        if p_x.event_shape != self.likelihood.event_shape:
             raise ValueError(
                 f"likelihood must be a distribution of events {self.likelihood.event_shape}; got"
-                f" {tuple(likelihood.event_shape)}. Change event_shape, or declare events by to_event."
+                f" {tuple(p_x.event_shape)}. Change event_shape, or declare events by to_event."
             )
+
+    def _check_prior_and_guide(self, p: Any, q: Any, latent_dim: int) -> None:
+        """Raise a ValueError unless p(z) and q(z | x) have the same events and the same support."""
+        prior, guide = type(self.prior).__name__, type(self.family).__name__
+        if not p.event_shape == q.event_shape == (latent_dim,):
+            raise ValueError(
+                f"prior and guide must have the event shape {(latent_dim,)}; got {tuple(p.event_shape)} from"
+                f" {prior} and {tuple(q.event_shape)} from {guide}. Change sizes, or declare events by to_event(1)."
+            )
+        if support_of(p) is None or support_of(q) is None:
+            return
+        wanted, got = support_name(support_of(p)), support_name(support_of(q))
+        if wanted != got:
+            raise ValueError(
+                f"guide must draw z from the support of prior {prior}, {wanted}; got {got} from {guide}."
+                f" {_advise_guide(wanted)}"
+            )
+
+    def _zero_guide(self, latent_dim: int) -> dist.TorchDistribution:
+        """q(z | x) where the encoder's output is zero, for one row."""
+        parameters = torch.zeros(1, *self.family.parameter_shape(latent_dim)).to(self.like)
+        return self.family(parameters)  # type: ignore[no-any-return]
 
     def made_of(self) -> dict[str, Any]:
         return {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, **self.nets}
@@ -144,40 +159,41 @@ class VAE(LatentVariableModel):
 
     def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
         with pyro.plate(self.row_plate, x.shape[0]):
-            return pyro.sample("z", self.family(self._amortized(x.to(self.like.dtype), batch)))
+            return pyro.sample("z", self.family(self._guide_parameters(x.to(self.like.dtype), batch)))
 
-    def _amortized(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The parameters of q(z | x): the encoder's, refined if that is asked for."""
-        start: Tensor = self.encoder(self.likelihood.features(x))
+    def _guide_parameters(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The parameters of q(z | x): the encoder's output, within `refined` after its gradient steps."""
+        amortized: Tensor = self.encoder(self.likelihood.features(x))
         if self.refinement is None:
-            return start
+            return amortized
 
         differentiable = self.training and torch.is_grad_enabled()
 
-        def evidence(parameters: Tensor) -> Tensor:
+        def one_draw_elbo(parameters: Tensor) -> Tensor:
             p, z = self.prior(posterior=self._posterior, **batch), self.family(parameters).rsample()
-            # stopped, log q adds no noise where q is exact; but then the slope has no derivative of its own
+            # With its parameters detached, log q adds no noise to the gradient where q is the posterior. But then the
+            # gradient itself has no right derivative, which training needs.
             q = self.family(parameters if differentiable else parameters.detach())
             terms: Tensor = self.likelihood(self.decoder(z), **batch).log_prob(x) + p.log_prob(z) - q.log_prob(z)
             return terms
 
-        return self.refinement(evidence, start, differentiable=differentiable)
+        return self.refinement(one_draw_elbo, amortized, differentiable=differentiable)
 
     @contextmanager
     def refined(self, steps: int = 20, learning_rate: float = 0.05) -> Iterator[VAE]:
-        """Within this context q(z | x) starts at the encoder's and takes gradient steps on the ELBO, row by row.
+        """Within this context, q(z | x) is refined: its parameters take gradient steps on each row's own ELBO.
 
-        In evaluation it narrows the gap that the encoder leaves, at the cost of `steps` passes back and forth; large
-        steps add noise where there is little gap: compare the bounds with and without. In
-        training the gradient passes through the steps: the encoder learns to be a good start, the decoder for the
-        refined q. A model trained so is to be evaluated so.
+        They start at the encoder's output. In evaluation, this narrows the gap that the encoder leaves, at the cost of
+        `steps` forward and backward passes. Large steps add noise where the gap is small: compare the bounds with and
+        without. In training, the gradient passes through the steps: the encoder learns to be a good start, and the
+        decoder fits the refined q. Evaluate a model that was trained within this context within it too.
 
         Args:
-            steps: how many.
+            steps: number of gradient steps.
             learning_rate: about how far a parameter moves in the first step.
 
         Raises:
-            ValueError: if one is not positive.
+            ValueError: if `steps` or `learning_rate` is not positive.
             NotImplementedError: if draws of the guide carry no derivative.
 
         References:
@@ -191,8 +207,7 @@ class VAE(LatentVariableModel):
             torch.Size([4])
         """
         refinement = Refinement(steps, learning_rate)
-        shape = self.family.parameter_shape(self.prior.latent_dim)
-        if not self.family(torch.zeros(1, *shape).to(self.like)).has_rsample:
+        if not self._zero_guide(self.prior.latent_dim).has_rsample:
             raise NotImplementedError(
                 f"guide must have draws with derivatives to be refined; got {type(self.family).__name__}."
                 " Choose another family."
@@ -221,14 +236,15 @@ class VAE(LatentVariableModel):
         rows, names = self.read_rows(x, fields)
         with evaluating(self, seed=seed):
             chunks = [rows.take(part, names, like=self.like) for part in torch.arange(len(rows)).split(4096)]
-            return self.family(torch.cat([self._amortized(chunk.pop("x"), chunk) for chunk in chunks]))  # type: ignore[no-any-return]
+            return self.family(torch.cat([self._guide_parameters(chunk.pop("x"), chunk) for chunk in chunks]))  # type: ignore[no-any-return]
 
     def decode(self, z: Any, **fields: Tensor) -> dist.TorchDistribution:
         """The distribution p(x | z) for latents (..., D): batch shape (...), event shape E."""
         z = as_tensor(z, "z").to(self.like)
         if z.shape[-1:] != (self.prior.latent_dim,) or z.numel() == 0:
             raise ValueError(
-                f"z must have shape (..., {self.prior.latent_dim}); got {tuple(z.shape)}. Its last dimension is D."
+                f"z must have shape (..., {self.prior.latent_dim}); got {tuple(z.shape)}. Put the latents in"
+                " the last dimension."
             )
         with evaluating(self):
             read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1) if fields else {}
@@ -238,17 +254,17 @@ class VAE(LatentVariableModel):
     def fit_aggregate_posterior(
         self, x: Any, *, family: str = "mixture", num_draws: int = 1, seed: int = 0, fields: Any = (), **options: Any
     ) -> priors.Prior:
-        """A prior fitted to the average of q(z | x) over rows, by maximum likelihood on draws; the model stays.
+        """A prior fitted to the average of q(z | x) over rows, by maximum likelihood on draws of z.
 
-        Draws of z from the prior that was trained with may fall where no row is, and decode to nothing like the data.
-        `vae.prior = vae.fit_aggregate_posterior(x)` mends that after training, and is another model: its evidence is
-        that under the new prior, mostly higher.
+        Draws from the prior of training may fall where q(z | x) of no row has mass, and decode to nothing like the
+        data. `vae.prior = vae.fit_aggregate_posterior(x)` mends that after training. This call leaves the model as it
+        is; with the new prior it is another model, whose log p(x) is mostly higher.
 
         Args:
             x: rows (N, *E), mostly those of training.
-            family: "mixture" of normals or "flow".
-            num_draws: draws of z for each row.
-            seed: of the draws and the fit.
+            family: "mixture" (of normals) or "flow".
+            num_draws: number of draws of z for each row.
+            seed: seed of the draws and of the fit.
             fields: names of the fields that `x` brings, as in `fit`.
             **options: `num_components` of the mixture; `epochs`, `learning_rate`, `batch_size` and the arguments of
                 `priors.Flow` for the flow.
@@ -264,7 +280,7 @@ class VAE(LatentVariableModel):
         positive_integer("seed", seed, 0)
         if not isinstance(family, str) or family not in fits:
             raise ValueError(f"family must be mixture or flow; got {family!r}. Choose one of these.")
-        if self.family.support != "Real()":
+        if support_name(self.family.support) != support_name(constraints.real):
             raise ValueError(
                 f"latents must be real numbers; got {type(self.family).__name__}. Learn the prior in training instead."
             )
@@ -281,9 +297,9 @@ class VAE(LatentVariableModel):
         Args:
             x0: where to start, (B, *E).
             x1: where to end, (B, *E).
-            steps: points on the path, both ends included.
-            path: "linear", or "spherical": along the great circle, lengths interpolated, which keeps to where the
-                standard normal has its mass.
+            steps: number of points on the path, both ends included.
+            path: "linear", or "spherical": directions along the great circle and lengths along the line, so that the
+                path stays where a standard normal prior has its mass.
 
         Returns:
             (steps, B, *E).
@@ -295,7 +311,7 @@ class VAE(LatentVariableModel):
             *Sampling Generative Networks* (White, 2016), arXiv 1609.04468
         """
         if positive_integer("steps", steps) < 2:
-            raise ValueError(f"steps must be at least 2; got {steps}. Both ends count.")
+            raise ValueError(f"steps must be at least 2; got {steps}. Count both ends.")
         if not isinstance(path, str) or path not in ("linear", "spherical"):
             raise ValueError(f"path must be linear or spherical; got {path!r}. Choose one of these.")
         z0, z1 = self.encode(x0).mean, self.encode(x1).mean
@@ -306,9 +322,10 @@ class VAE(LatentVariableModel):
         return means
 
 
-def _advice(wanted: str) -> str:
-    """Which families draw from a support."""
-    fitting = [name for name in guides.__all__ if name != "Guide" and getattr(guides, name).support == wanted]
+def _advise_guide(wanted: str) -> str:
+    """Advice that names the guides whose draws lie in the support of this name."""
+    families = [name for name in guides.__all__ if name != "Guide"]
+    fitting = [name for name in families if support_name(getattr(guides, name).support) == wanted]
     if not fitting:
         return "Choose another prior, or subclass guides.Guide."
     return f"Choose guides.{' or guides.'.join(fitting)}, or another prior."
@@ -319,7 +336,7 @@ def _linear(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
 
 
 def _spherical(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """Directions along the great circle, lengths along the line; a straight line where the angle vanishes."""
+    """Directions along the great circle, lengths along the line; a straight line where the angle is nearly 0 or pi."""
     r0, r1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
     cosine = ((z0 * z1).sum(-1, keepdim=True) / (r0 * r1).clamp_min(1e-12)).clamp(-1, 1)
     angle = cosine.acos()

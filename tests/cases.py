@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import elbos, guides, likelihoods, nets, priors
-from pyro_vae.parts import support_name
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.random import seeded
 
 EVENT = (2, 3)
@@ -53,10 +53,10 @@ GUIDES: dict[str, Callable[[], guides.Guide]] = {
     "LowRankNormal": lambda: guides.LowRankNormal(rank=2),
     "Mixture": lambda: guides.Mixture(num_components=2),
     "StudentT": lambda: guides.StudentT(df=6.0),
-    "Flow": lambda: guides.Flow(3, hidden=(6,), context_dim=2),
-    "Flow affine coupling": lambda: guides.Flow(3, kind="affine_coupling", hidden=(6,), context_dim=2),
-    "Flow spline autoregressive": lambda: guides.Flow(3, kind="spline_autoregressive", hidden=(6,), context_dim=2),
-    "Flow spline coupling": lambda: guides.Flow(3, kind="spline_coupling", hidden=(6,), context_dim=2),
+    "Flow": lambda: guides.Flow(hidden=(6,), context_dim=2),
+    "Flow affine coupling": lambda: guides.Flow(kind="affine_coupling", hidden=(6,), context_dim=2),
+    "Flow spline autoregressive": lambda: guides.Flow(kind="spline_autoregressive", hidden=(6,), context_dim=2),
+    "Flow spline coupling": lambda: guides.Flow(kind="spline_coupling", hidden=(6,), context_dim=2),
     "LogisticNormal": lambda: guides.LogisticNormal(),
     "PowerSpherical": lambda: guides.PowerSpherical(),
     "Bernoulli": lambda: guides.Bernoulli(),
@@ -261,21 +261,23 @@ class BatchNormNet(nn.Module):
 @cache
 def _guide_distribution(name: str) -> Any:
     guide = GUIDES[name]()
+    guide.prepare(3)
     return guide(torch.zeros(1, *guide.parameter_shape(3)))
 
 
 @cache
-def _prior_support(name: str) -> str:
+def _prior_support(name: str) -> str | None:
+    """The name of the support of a prior; None for a VampPrior, which has that of any guide."""
     prior = PRIORS[name]()
-    return "" if isinstance(prior, priors.VampPrior) else support_name(prior())
+    return None if isinstance(prior, priors.VampPrior) else support_name(support_of(prior()))
 
 
 def fits(row: tuple[str, ...]) -> bool:
-    """Whether a prior and a guide, and an estimator if named last, go together; likelihoods go with all."""
+    """Whether a prior and a guide, and an estimator if the row ends with one, fit; every likelihood fits them all."""
     prior, guide, *rest = row
     q = _guide_distribution(guide)
     any_draws = not rest or rest[-1] not in ELBOS or rest[-1].endswith(("rloo", "vimco"))
-    return _prior_support(prior) in ("", support_name(q)) and (q.has_rsample or any_draws)
+    return _prior_support(prior) in (None, support_name(support_of(q))) and (q.has_rsample or any_draws)
 
 
 def combined_vae(prior: str, guide: str, likelihood: str) -> pv.VAE:

@@ -173,7 +173,7 @@ def models(folder: Path) -> dict[str, Path]:
         "flow": {
             "likelihood": pv.likelihoods.Normal(5, scale="per_dimension"),
             "prior": pv.priors.Flow(3, kind="spline_autoregressive", hidden=(8,)),
-            "guide": pv.guides.Flow(3, hidden=(8,)),
+            "guide": pv.guides.Flow(hidden=(8,)),
         },
         "mixture": {
             "likelihood": pv.likelihoods.Product({"a": pv.likelihoods.Normal(2), "b": pv.likelihoods.Poisson(3)}),

@@ -125,8 +125,11 @@ BAD = {
     "latent_dims must be a positive integer; got 0": {"latent_dims": (4, 0)},
     "inference must be top_down or bottom_up; got 'ladder'": {"inference": "ladder"},
     "prior must have 2 latents, as the highest layer; got 5": {"prior": priors.Normal(5)},
-    "prior must draw real numbers, for the guide is normal; got Simplex.. from LogisticNormal": {
+    "real numbers, since the guide is normal; got the probability simplex from LogisticNormal. Choose another": {
         "prior": priors.LogisticNormal(2)
+    },
+    "prior must draw real numbers by itself; got VampPrior. Choose another, e.g. priors.Mixture": {
+        "prior": priors.VampPrior(2, EVENT)
     },
     "width must be a positive integer": {"width": 0},
 }

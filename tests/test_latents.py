@@ -11,16 +11,22 @@ import pytest
 import scipy.stats
 import torch
 from cases import EVENT, GUIDES, PRIORS, draw_data, small_vae
+from pyro.distributions import constraints
 from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import distributions, elbos, guides, likelihoods, nets, priors
 from pyro_vae.nets import flows
-from pyro_vae.parts import support_name
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.random import seeded
+from pyro_vae.saving import description, files
 
 FAILURE_RATE = 1e-3  # of each goodness-of-fit test, were its seed not fixed
-DIM = {"Real()": 2, "Simplex()": 3, "Sphere": 3, "Boolean()": 3, "OneHot()": 3}
+REAL, SIMPLEX, SPHERE, BINARY, ONE_HOT = map(
+    support_name,
+    (constraints.real, constraints.simplex, constraints.sphere, constraints.boolean, constraints.one_hot),
+)
+DIM = {REAL: 2, SIMPLEX: 3, SPHERE: 3, BINARY: 3, ONE_HOT: 3}  # of the latents whose mass is summed, by support
 
 
 def grid(start: float, stop: float, cells: int) -> Tensor:
@@ -31,28 +37,28 @@ def grid(start: float, stop: float, cells: int) -> Tensor:
 
 def quadrature(kind: str, reach: int = 20) -> tuple[Tensor, Tensor]:
     """Points that fill a support, (N, D), and the volume that each stands for."""
-    if kind == "Real()":
+    if kind == REAL:
         return grid(-reach, reach, 640), torch.full((640**2,), (2 * reach / 640) ** 2, dtype=torch.float64)
-    if kind == "Simplex()":
+    if kind == SIMPLEX:
         first, share = grid(0, 1, 800).unbind(-1)
         points = torch.stack((first, share * (1 - first), (1 - share) * (1 - first)), -1)
         return points, (1 - first) / 800**2
-    if kind == "Sphere":
+    if kind == SPHERE:
         height, turn = grid(-1, 1, 400).unbind(-1)
         r, angle = (1 - height.square()).sqrt(), math.pi * turn
         return torch.stack((height, r * angle.cos(), r * angle.sin()), -1), torch.full_like(r, 4 * math.pi / 400**2)
     values = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)), dtype=torch.float64)
-    values = values if kind == "Boolean()" else torch.eye(3, dtype=torch.float64)
+    values = values if kind == BINARY else torch.eye(3, dtype=torch.float64)
     return values, torch.ones(len(values), dtype=torch.float64)
 
 
 def bins(kind: str, z: Tensor) -> Tensor:
     """The number of the cell that each point lies in; edges are edges of the grid's cells."""
-    if kind == "Simplex()":
+    if kind == SIMPLEX:
         z = torch.stack((z[:, 0], z[:, 1] / (1 - z[:, 0])), -1)
-    if kind == "Sphere":
+    if kind == SPHERE:
         z = torch.stack((z[:, 0], torch.atan2(z[:, 2], z[:, 1]) / math.pi), -1)
-    edges = {"Real()": torch.linspace(-3, 3, 7), "Sphere": torch.linspace(-0.75, 0.75, 7)}
+    edges = {REAL: torch.linspace(-3, 3, 7), SPHERE: torch.linspace(-0.75, 0.75, 7)}
     edge = edges.get(kind, torch.linspace(0.25, 0.75, 3)).double()
     return (torch.bucketize(z.contiguous(), edge) * 10 ** torch.arange(z.shape[-1])).sum(-1)
 
@@ -70,7 +76,7 @@ def prior_distribution(name: str):
     arguments = prior.arguments()
     if isinstance(prior, priors.Distribution):
         return priors.Distribution(dist.Gumbel(torch.zeros(2), 1.0).to_event(1)).double()()
-    if support_of_prior(prior) == "Real()":
+    if support_of_prior(prior) == REAL:
         arguments["latent_dim"] = 2
     guide = guides.Normal()
 
@@ -81,13 +87,19 @@ def prior_distribution(name: str):
 
 
 def support_of_prior(prior) -> str:
-    return "Real()" if isinstance(prior, priors.VampPrior) else support_name(prior())
+    return REAL if isinstance(prior, priors.VampPrior) else support_name(support_of(prior()))
+
+
+def prepared(name: str, dim: int) -> guides.Guide:
+    """A guide of the table for this number of latents, as a VAE makes it."""
+    guide = GUIDES[name]()
+    guide.prepare(dim)
+    return guide.double()
 
 
 def guide_distribution(name: str):
-    guide = GUIDES[name]()
-    dim = DIM[guide.support]
-    guide = shaken(type(guide)(**(guide.arguments() | ({"latent_dim": dim} if isinstance(guide, guides.Flow) else {}))))
+    dim = DIM[support_name(GUIDES[name]().support)]
+    guide = shaken(prepared(name, dim))
     with seeded(1):
         return guide(0.7 * torch.randn(guide.parameter_shape(dim), dtype=torch.float64))
 
@@ -100,7 +112,7 @@ MAKERS |= {f"guide {name}": (guide_distribution, name) for name in GUIDES}
 def test_the_mass_is_one_and_draws_follow_the_density(case: str) -> None:
     make, name = MAKERS[case]
     p = make(name)
-    kind = support_name(p)
+    kind = support_name(p.support)
     points, volume = quadrature(kind, 8 if "Flow" in case else 20)  # splines bend within a small box
     assert points.shape[-1:] == p.event_shape
     with torch.no_grad():
@@ -140,13 +152,13 @@ def test_priors_keep_their_promises(name: str) -> None:
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
-    guide = GUIDES[name]().double()
+    guide = prepared(name, 3)
     with seeded(0):
         parameters = torch.randn(4, 5, *guide.parameter_shape(3), dtype=torch.float64, requires_grad=True)
         q = guide(parameters)
         assert q.batch_shape == (4, 5)
         assert q.event_shape == (3,)
-        assert support_name(q) == guide.support
+        assert support_name(q.support) == support_name(guide.support)
         z = q.rsample() if q.has_rsample else q.sample()
     assert torch.isfinite(q.log_prob(z)).all()
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))  # without what the draw left behind
@@ -160,11 +172,8 @@ def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in GUIDES if guide_distribution(name).has_rsample])
 def test_draws_carry_the_right_derivative(name: str) -> None:
     """The derivative of E f(z) along a direction of the parameters: pathwise against the score function."""
-    guide = GUIDES[name]()
-    dim = DIM[guide.support]
-    guide = type(guide)(
-        **(guide.arguments() | ({"latent_dim": dim} if isinstance(guide, guides.Flow) else {}))
-    ).double()
+    dim = DIM[support_name(GUIDES[name]().support)]
+    guide = prepared(name, dim)
     count = 40_000
     with seeded(2):
         start, direction = torch.randn(2, *guide.parameter_shape(dim), dtype=torch.float64) * 0.5
@@ -245,7 +254,7 @@ def test_maps_know_their_inverse_and_their_jacobian(kind: str, context: int | No
 
 
 def test_the_context_of_a_flow_matters_and_broadcasts() -> None:
-    guide = guides.Flow(3, kind="spline_coupling", hidden=(6,), context_dim=2).double()
+    guide = prepared("Flow spline coupling", 3)
     with seeded(0):
         parameters = torch.randn(4, *guide.parameter_shape(3), dtype=torch.float64)
         z = torch.randn(7, 1, 3, dtype=torch.float64)
@@ -260,9 +269,31 @@ def test_the_context_of_a_flow_matters_and_broadcasts() -> None:
 
 def test_flow_parts_start_alike_and_leave_the_random_state() -> None:
     state = torch.get_rng_state()
-    first, second = priors.Flow(3), priors.Flow(3)
+    for make in (lambda: priors.Flow(3), lambda: prepared("Flow", 3)):
+        first, second = make().state_dict(), make().state_dict()
+        assert len(first) > 1
+        assert all(map(torch.equal, first.values(), second.values()))
     assert torch.equal(state, torch.get_rng_state())
-    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+
+
+def test_a_flow_guide_takes_the_number_of_latents_of_the_prior_and_keeps_it() -> None:
+    guide = guides.Flow(hidden=(6,))
+    with pytest.raises(ValueError, match="guide must know the number of latents; got a new Flow. Call prepare"):
+        guide(torch.zeros(1, 20))
+    first = small_vae(guide=guide)
+    second = small_vae(guide=guide, prior=priors.Laplace(3))
+    assert first.family.maps is second.family.maps is not None
+    with pytest.raises(ValueError, match="guide must be a Flow for 2 latents, .*; got one that is in use for 3. Make"):
+        small_vae(guide=guide, prior=priors.Normal(2))
+
+
+def test_a_flow_guide_of_an_earlier_file_that_names_its_latents_is_loaded(tmp_path) -> None:
+    vae = small_vae(guide=guides.Flow(hidden=(6,)))
+    config = description.configuration(vae)
+    config["arguments"]["guide"]["arguments"]["latent_dim"] = 3
+    files.save_tensors(tmp_path / "model.safetensors", vae.state_dict(), config)
+    x = draw_data(vae.likelihood, 5)
+    assert torch.equal(pv.load(tmp_path).elbo(x, seed=0).bound, vae.elbo(x, seed=0).bound)
 
 
 def test_log_ratios_and_proportions_are_inverse_with_the_right_volume() -> None:
@@ -394,22 +425,27 @@ def test_any_distribution_is_a_prior(tmp_path) -> None:
 
 BAD = {
     "latent_dim must be an integer of at least 2; got 1": lambda: priors.Flow(1),
-    "kind must be one of affine_coupling, .*; got 'iaf'": lambda: guides.Flow(3, kind="iaf"),
-    "hidden must be widths of at least 8": lambda: guides.Flow(8, hidden=(4,)),
+    "kind must be one of affine_coupling, .*; got 'iaf'": lambda: guides.Flow(kind="iaf"),
+    "hidden must be widths of at least 3, as many as latents; got .2,": lambda: small_vae(
+        guide=guides.Flow(hidden=(2,))
+    ),
+    "hidden must be positive integers; got .0,": lambda: guides.Flow(hidden=(0,)),
     "layers must be a positive integer": lambda: priors.Flow(3, layers=0),
-    "latent_dim must be that of the prior, 3; got guides.Flow": lambda: small_vae(guide=guides.Flow(4)),
+    "latent_dim must be an integer of at least 2; got 1. ": lambda: small_vae(
+        prior=priors.Normal(1), guide=guides.Flow()
+    ),
     "df must be a positive number; got 0": lambda: priors.StudentT(3, df=0),
     "num_components must be a positive integer": lambda: priors.Mixture(3, num_components=0),
     "concentration must be one number or 3; got 2": lambda: priors.LogisticNormal(3, (1.0, 2.0)),
     "concentration must be a positive number; got -1.0": lambda: priors.LogisticNormal(2, (1.0, -1.0)),
     "rank must be a positive integer": lambda: guides.LowRankNormal(0),
     "event shape .D,. and no batch; got .. and .3,.": lambda: small_vae(prior=dist.Normal(torch.zeros(3), 1.0)),
-    "support of prior LogisticNormal, Simplex..; got Real.. from Normal. Choose guides.LogisticNormal, or": lambda: (
-        small_vae(prior=priors.LogisticNormal(3))
+    "LogisticNormal, the probability simplex; got the real numbers from Normal. Choose guides.LogisticNormal, or": (
+        lambda: small_vae(prior=priors.LogisticNormal(3))
     ),
     "Choose guides.LogisticNormal, or another prior": lambda: small_vae(prior=dist.Dirichlet(torch.ones(3))),
-    "Real..; got Simplex.. from LogisticNormal. Choose guides.Flow or guides.LowRankNormal or": lambda: small_vae(
-        guide=guides.LogisticNormal()
+    "the real numbers; got the probability simplex from LogisticNormal. Choose guides.Flow or guides.LowRankNormal": (
+        lambda: small_vae(guide=guides.LogisticNormal())
     ),
     "Choose another prior, or subclass guides.Guide": lambda: small_vae(
         prior=dist.Exponential(torch.ones(3)).to_event(1)

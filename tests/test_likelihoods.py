@@ -586,6 +586,7 @@ OUTSIDE = {
     r"for Binomial; got 1.5 in row 0, and values from 1 up to 1.5": (lambda: likelihoods.Binomial(2, 16), [[1.5, 1]]),
     r"x must lie in \{0, 1, 2, ...\} for Poisson; got -1 in row 0": (lambda: likelihoods.Poisson(1), [[-1]]),
     r"x must lie in \{0, 1\} for Categorical; got 2 in row 1": (lambda: likelihoods.Categorical(1, 2), [[1], [2]]),
+    r"x must lie in \{0, 1, 2\} for OrderedLogistic; got 3": (lambda: likelihoods.OrderedLogistic(1, 3), [[3]]),
     r"x must lie in \{0, 1, ..., 255\} for DiscretizedLogistic; got 0.5": (
         lambda: likelihoods.DiscretizedLogistic(1),
         [[0.5]],
@@ -593,7 +594,7 @@ OUTSIDE = {
     r"x must lie in the positive numbers for Gamma; got 0 in row 0": (lambda: likelihoods.Gamma(1), [[0.0]]),
     r"x must lie in the open interval \(0, 1\) for Beta; got 1 in row 0": (lambda: likelihoods.Beta(1), [[1.0]]),
     r"x must lie in \[0, 1\] for ContinuousBernoulli; got 1.5": (lambda: likelihoods.ContinuousBernoulli(1), [[1.5]]),
-    r"x must lie in the support given, .* for Custom; got -1": (
+    r"x must lie in the positive numbers for Custom; got -1 .* Correct support, or the data": (
         lambda: likelihoods.Custom(1, torch.distributions.Exponential, support=constraints.positive),
         [[-1.0]],
     ),

@@ -15,6 +15,9 @@ __all__ = ["Beta", "ContinuousBernoulli", "OptimalNormal"]
 class _Inside(constraints.interval):  # type: ignore[misc]
     """An interval without its ends."""
 
+    def __repr__(self) -> str:
+        return f"the open interval ({self.lower_bound:g}, {self.upper_bound:g})"
+
     def check(self, value: Tensor) -> Tensor:
         return (value > self.lower_bound) & (value < self.upper_bound)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import pyro.distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.parts import Part
 
@@ -13,17 +15,20 @@ __all__ = ["Guide"]
 
 
 class Guide(Part):
-    """Base of the families.
+    """Base of the families of q(z | x).
 
     Attributes:
-        support: the set that draws lie in, by its name in `torch.distributions.constraints`.
+        support: the constraint on a draw of z, or on each of its D numbers.
     """
 
-    support = "Real()"
+    support: Constraint = constraints.real
+
+    def prepare(self, latent_dim: int) -> None:
+        """Make what depends on the number of latents; a VAE calls this once, with that of its prior."""
 
     @abstractmethod
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
-        """The shape of one row of the encoder's output."""
+        """The shape of the parameters of q(z | x) for one row, which the encoder gives."""
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:

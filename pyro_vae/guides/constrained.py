@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,7 +22,7 @@ class LogisticNormal(Guide):
         *Autoencoding Variational Inference for Topic Models* (Srivastava, Sutton, 2017), arXiv 1703.01488
     """
 
-    support = "Simplex()"
+    support = constraints.simplex
 
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
         positive_integer("latent_dim", latent_dim, at_least=2)
@@ -42,7 +43,7 @@ class PowerSpherical(Guide):
         *The Power Spherical Distribution* (De Cao, Aziz, 2020), arXiv 2006.04437
     """
 
-    support = "Sphere"
+    support = constraints.sphere
 
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim + 1,)
@@ -59,7 +60,7 @@ class Bernoulli(Guide):
         *Neural Variational Inference and Learning in Belief Networks* (Mnih, Gregor, 2014), arXiv 1402.0030
     """
 
-    support = "Boolean()"
+    support = constraints.boolean
 
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim,)
@@ -71,7 +72,7 @@ class Bernoulli(Guide):
 class Categorical(Guide):
     """One latent with D values, as a unit vector; for `priors.Categorical`. Train with `gradient="rloo"` or "vimco"."""
 
-    support = "OneHot()"
+    support = constraints.one_hot
 
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim,)

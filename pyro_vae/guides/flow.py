@@ -21,12 +21,13 @@ class Flow(Guide):
     The maps run from the noise to z: draws and their densities take one pass, which is the inverse autoregressive
     flow (IAF) for kind "affine_autoregressive". The density of a z that comes from elsewhere takes D passes there.
 
+    A VAE gives the number of latents D, at least 2, when it takes the guide; in a program of your own, call `prepare`.
+
     Args:
-        latent_dim: D, at least 2.
         kind: "affine_autoregressive", "affine_coupling", "spline_autoregressive" or "spline_coupling".
-        layers: how many maps.
-        hidden: widths of the net inside each map.
-        context_dim: C, the encoder's numbers per row that every map sees.
+        layers: number of maps.
+        hidden: widths of the net inside each map; at least D where the maps are autoregressive.
+        context_dim: C, how many numbers of the encoder's output every map sees.
 
     Raises:
         ValueError: if the kind is unknown or a size is out of range.
@@ -38,27 +39,35 @@ class Flow(Guide):
 
     def __init__(
         self,
-        latent_dim: int,
         kind: str = "affine_autoregressive",
         layers: int = 2,
         hidden: Sequence[int] = (64,),
         context_dim: int = 16,
     ) -> None:
         super().__init__()
-        self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
+        self.kind, self.layers, self.hidden = flows.check_arguments(kind, layers, hidden)
         self.context_dim = positive_integer("context_dim", context_dim)
-        self.maps = flows.Maps(latent_dim, kind=kind, layers=layers, hidden=hidden, context_dim=context_dim)
-        self.kind, self.layers, self.hidden = kind, layers, tuple(hidden)
+        self.latent_dim: int | None = None
+        self.maps: flows.Maps | None = None
+
+    def prepare(self, latent_dim: int) -> None:
+        if self.maps is None:
+            self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
+            self.maps = flows.Maps(
+                latent_dim, kind=self.kind, layers=self.layers, hidden=self.hidden, context_dim=self.context_dim
+            )
+        elif latent_dim != self.latent_dim:
+            raise ValueError(
+                f"guide must be a Flow for {latent_dim} latents, those of the prior; got one that is in use for"
+                f" {self.latent_dim}. Make another guides.Flow."
+            )
 
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:
-        if latent_dim != self.latent_dim:
-            raise ValueError(
-                f"latent_dim must be that of the prior, {latent_dim}; got guides.Flow({self.latent_dim})."
-                f" Pass guides.Flow({latent_dim})."
-            )
         return (2 * latent_dim + self.context_dim,)
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        if self.maps is None or self.latent_dim is None:
+            raise ValueError("guide must know the number of latents; got a new Flow. Call prepare(latent_dim) first.")
         loc, raw, context = parameters.split((self.latent_dim, self.latent_dim, self.context_dim), -1)
         noise = dist.Normal(loc, as_scale(raw)).to_event(1)
         return dist.TransformedDistribution(noise, self.maps(context))

@@ -1,7 +1,7 @@
 """Likelihoods p(x | z): parts that turn the decoder's output into the distribution of one row.
 
-To add one: subclass `Likelihood`, say how many numbers it needs per cell (`outputs`), which values x may take
-(`support`) and return the distribution; add one line to `tests/cases.py`.
+To add one: subclass `Likelihood`, say which values a cell of x may take (`support`), how many numbers of the decoder's
+it needs for each cell (`outputs_per_cell`), and return the distribution; add one line to `tests/cases.py`.
 """
 
 from pyro_vae.likelihoods.autoregressive import Autoregressive

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -61,6 +60,7 @@ class Autoregressive(Likelihood):
         self.likelihood, self.net = likelihood, net
         self.context_channels = positive_integer("context_channels", context_channels)
         self.discrete = likelihood.discrete
+        self.support, self.support_advice = likelihood.support, likelihood.support_advice
         features = (likelihood.feature_shape[0] + context_channels, *self.event_shape[1:])
         with seeded(0):  # the same start each time
             self.module = Rowwise(self.net.build(features, likelihood.output_shape, context_channels), 3)
@@ -73,13 +73,9 @@ class Autoregressive(Likelihood):
     def feature_shape(self) -> tuple[int, ...]:
         return self.likelihood.feature_shape
 
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return self.likelihood.support
-
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         conditional = partial(self._conditional, batch)
-        return distributions.Autoregressive(conditional, outputs, self.event_shape, self.support[0])
+        return distributions.Autoregressive(conditional, outputs, self.event_shape, self.support)
 
     def _conditional(self, batch: dict[str, Tensor], x: Tensor | None, context: Tensor) -> dist.TorchDistribution:
         if x is None:

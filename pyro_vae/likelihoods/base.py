@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
-from pyro_vae.parts import Part, as_event_shape
+from pyro_vae.parts import Part, as_event_shape, support_name
 
-__all__ = ["Likelihood"]
+__all__ = ["Likelihood", "check_vector"]
 
 
 class Likelihood(Part):
@@ -21,14 +21,19 @@ class Likelihood(Part):
         event_shape: E, the shape of one row of x; an integer for a vector.
 
     Attributes:
-        outputs: the decoder's numbers per cell; its output has shape (outputs * E[0], *E[1:]).
-        discrete: whether log-probabilities are those of a mass function, so that bits per dimension have meaning.
+        support: the constraint on one cell of x.
+        support_advice: what to do about data outside the support: the end of the message.
+        outputs_per_cell: how many numbers the decoder gives for each cell; its output has shape
+            (outputs_per_cell * E[0], *E[1:]).
+        discrete: whether p(x | z) is a mass function, so that bits per dimension have meaning.
 
     Raises:
         ValueError: if the shape is empty or a size is not positive.
     """
 
-    outputs = 1
+    support: Constraint
+    support_advice = "Correct the data, or choose a likelihood for such values."
+    outputs_per_cell = 1
     discrete = False
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
@@ -38,17 +43,12 @@ class Likelihood(Part):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """The shape of one row of the decoder's output."""
-        return (self.outputs * self.event_shape[0], *self.event_shape[1:])
+        return (self.outputs_per_cell * self.event_shape[0], *self.event_shape[1:])
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of one row of what the encoder sees."""
         return self.event_shape
-
-    @property
-    @abstractmethod
-    def support(self) -> tuple[Any, str, str]:
-        """The constraint on one cell of x, its name, and what to do about data that violate it."""
 
     @abstractmethod
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
@@ -59,10 +59,13 @@ class Likelihood(Part):
         return x
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        """Start from the data (N, *E), and fields of these rows: zero output becomes the marginal of each cell."""
+        """Set constants from the data (N, *E), and from fields of these rows, in place.
+
+        Where the decoder's output is zero, p(x | z) is then the marginal distribution of each cell.
+        """
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise where the names of the columns of x tell that they come in another order than the likelihood's."""
+        """Raise a ValueError where the names of the columns of x show another order than that of the likelihood."""
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless x consists of rows of shape E within the support.
@@ -80,12 +83,17 @@ class Likelihood(Part):
             raise ValueError(
                 f"x must have shape (rows, {expected}) for {name}; got {tuple(x.shape)}. Reshape the data."
             )
-        constraint, description, remedy = self.support
-        outside = ~constraint.check(x).reshape(len(x), -1)
+        outside = ~self.support.check(x).reshape(len(x), -1)
         if outside.any():
             row, cell = (int(i) for i in outside.nonzero()[0])
             value = x.reshape(len(x), -1)[row, cell].item()
             raise ValueError(
-                f"x must lie in {description} for {name}; got {value:g} in row {first_row + row}, and values from"
-                f" {x.min().item():g} up to {x.max().item():g}. {remedy}"
+                f"x must lie in {support_name(self.support)} for {name}; got {value:g} in row {first_row + row}, and"
+                f" values from {x.min().item():g} up to {x.max().item():g}. {self.support_advice}"
             )
+
+
+def check_vector(event_shape: tuple[int, ...]) -> None:
+    """Raise a ValueError unless a row is a vector."""
+    if len(event_shape) != 1:
+        raise ValueError(f"event_shape must be that of a vector; got {event_shape}. Flatten the rows.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -27,16 +26,14 @@ class Bernoulli(Likelihood):
         of *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
     """
 
+    support = constraints.boolean
+    support_advice = "Scale and binarise the data, or choose a likelihood for such values."
     discrete = True
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__(event_shape)
         self.register_buffer("offset", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.boolean, "{0, 1}", "Scale and binarise the data, or choose a likelihood for such values."
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=self.offset + outputs).to_event(len(self.event_shape))
@@ -61,17 +58,15 @@ class BetaBinomial(Scaled):
         ValueError: if `total_count` is not a positive integer or `dispersion` unknown.
     """
 
+    support_advice = "Correct total_count, or the data."
     discrete = True
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], total_count: int, dispersion: str = "shared") -> None:
         super().__init__(event_shape, "dispersion", dispersion)
         self.total_count, self.dispersion = positive_integer("total_count", total_count), dispersion
+        self.support = constraints.integer_interval(0, self.total_count)
         self.register_buffer("offset", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return _up_to(self.total_count)
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         output, total = self.split(outputs)
@@ -99,17 +94,15 @@ class Binomial(Likelihood):
         ValueError: if `total_count` is not a positive integer.
     """
 
+    support_advice = "Correct total_count, or the data."
     discrete = True
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], total_count: int) -> None:
         super().__init__(event_shape)
         self.total_count = positive_integer("total_count", total_count)
+        self.support = constraints.integer_interval(0, self.total_count)
         self.register_buffer("offset", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return _up_to(self.total_count)
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         return dist.Binomial(self.total_count, logits=self.offset + outputs).to_event(len(self.event_shape))
@@ -119,11 +112,6 @@ class Binomial(Likelihood):
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.offset.copy_(_smoothed_logit(x, self.total_count))
-
-
-def _up_to(total_count: int) -> tuple[Any, str, str]:
-    name = f"{{0, 1, ..., {total_count}}}"
-    return constraints.integer_interval(0, total_count), name, "Correct total_count, or the data."
 
 
 def _smoothed_logit(x: Tensor, total_count: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -13,8 +12,8 @@ from torch.nn.functional import logsigmoid, pad
 
 from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer
-from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.parts import as_event_shape, as_scale
+from pyro_vae.likelihoods.base import Likelihood, check_vector
+from pyro_vae.parts import as_scale
 
 __all__ = ["Categorical", "Multinomial", "OrderedLogistic"]
 
@@ -22,17 +21,13 @@ __all__ = ["Categorical", "Multinomial", "OrderedLogistic"]
 class _Categories(Likelihood):
     """Base of likelihoods of cells in {0, ..., C - 1}."""
 
+    support_advice = "Correct num_categories, or number the categories from 0."
     discrete = True
 
     def __init__(self, event_shape: int | Sequence[int], num_categories: int) -> None:
         super().__init__(event_shape)
         self.num_categories = positive_integer("num_categories", num_categories, at_least=2)
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        last = self.num_categories - 1
-        name = "{0, 1}" if last == 1 else f"{{0, 1, ..., {last}}}"
-        return constraints.integer_interval(0, last), name, "Correct num_categories, or number the categories from 0."
+        self.support = constraints.integer_interval(0, self.num_categories - 1)
 
     def indicators(self, x: Tensor) -> Tensor:
         """One-hot, (..., *E, C)."""
@@ -65,7 +60,7 @@ class Categorical(_Categories):
 
     def __init__(self, event_shape: int | Sequence[int], num_categories: int) -> None:
         super().__init__(event_shape, num_categories)
-        self.outputs = self.num_categories
+        self.outputs_per_cell = self.num_categories
         self.register_buffer("offset", torch.zeros(*self.event_shape, self.num_categories))
 
     @property
@@ -148,26 +143,23 @@ class Multinomial(Likelihood):
         *Variational Autoencoders for Collaborative Filtering* (Liang et al., 2018), arXiv 1802.05814
     """
 
+    support = constraints.nonnegative_integer
+    support_advice = "Give counts, or choose a likelihood for such values."
     discrete = True
     offset: Tensor
     mean_total: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], total_count: int | None = None) -> None:
         super().__init__(event_shape)
-        if len(as_event_shape(event_shape)) != 1:
-            raise ValueError(f"event_shape must be that of a vector; got {event_shape!r}. Flatten the rows.")
+        check_vector(self.event_shape)
         self.total_count = None if total_count is None else positive_integer("total_count", total_count)
         self.register_buffer("offset", torch.zeros(self.event_shape))
         self.register_buffer("mean_total", torch.tensor(float(total_count or 1)))
 
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.nonnegative_integer, "{0, 1, 2, ...}", "Give counts, or choose a likelihood for such values."
-
     def forward(self, outputs: Tensor, *, total_count: Tensor | None = None, **batch: Tensor) -> dist.TorchDistribution:
-        given = total_count is not None and self.total_count is None
-        total = total_count.to(outputs) if given and total_count is not None else self.mean_total.round()
-        return distributions.Multinomial(total, self.offset + outputs)
+        if total_count is None or self.total_count is not None:
+            return distributions.Multinomial(self.mean_total.round(), self.offset + outputs)
+        return distributions.Multinomial(total_count.to(outputs), self.offset + outputs)
 
     def features(self, x: Tensor) -> Tensor:
         return x.log1p()
@@ -180,7 +172,9 @@ class Multinomial(Likelihood):
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         super().check(x, first_row)
-        wrong = x.sum(-1) != (x.sum(-1) if self.total_count is None else self.total_count)
+        if self.total_count is None:
+            return
+        wrong = x.sum(-1) != self.total_count
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise ValueError(

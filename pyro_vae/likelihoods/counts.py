@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -27,19 +26,17 @@ class _Counts(Scaled):
     they were counted: the per-row field `offset`, (B,), where the data bring one.
     """
 
+    support = constraints.nonnegative_integer
+    support_advice = "Give counts, or choose a likelihood for such values."
     discrete = True
     inflated = False
     log_mean: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
-        super().__init__(event_shape, "dispersion", dispersion, inputs=1 + self.inflated)
+        super().__init__(event_shape, "dispersion", dispersion, other_outputs=1 + self.inflated)
         self.dispersion = dispersion
         self.gate = math.log(1 / 9) if self.inflated else -math.inf  # the logit that zero output gives
         self.register_buffer("log_mean", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.nonnegative_integer, "{0, 1, 2, ...}", "Give counts, or choose a likelihood for such values."
 
     @abstractmethod
     def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:

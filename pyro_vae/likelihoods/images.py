@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -42,6 +41,7 @@ class DiscretizedLogistic(Likelihood):
         ((6, 8, 8), (45, 8, 8))
     """
 
+    support_advice = "Correct levels, or do not scale the data."
     discrete = True
     shift: Tensor
     unit: Tensor
@@ -49,19 +49,15 @@ class DiscretizedLogistic(Likelihood):
     def __init__(self, event_shape: int | Sequence[int], levels: int = 256, num_components: int = 1) -> None:
         super().__init__(event_shape)
         self.levels = positive_integer("levels", levels, at_least=2)
+        self.support = constraints.integer_interval(0, self.levels - 1)
         self.num_components = positive_integer("num_components", num_components)
-        self.outputs = 2 if num_components == 1 else 3 * self.num_components
+        self.outputs_per_cell = 2 if num_components == 1 else 3 * self.num_components
         self.register_buffer("shift", torch.full(self.event_shape, (levels - 1) / 2))
         self.register_buffer("unit", torch.full(self.event_shape, levels / 4))
 
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        name = f"{{0, 1, ..., {self.levels - 1}}}"
-        return constraints.integer_interval(0, self.levels - 1), name, "Correct levels, or do not scale the data."
-
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         dims = len(self.event_shape)
-        parts = outputs.unflatten(-dims, (self.outputs, self.event_shape[0])).movedim(-dims - 1, -1)
+        parts = outputs.unflatten(-dims, (self.outputs_per_cell, self.event_shape[0])).movedim(-dims - 1, -1)
         loc, raw, *logits = parts.split(self.num_components, -1)
         shift, unit = self.shift.unsqueeze(-1), self.unit.unsqueeze(-1)
         scale = unit * 3**0.5 / torch.pi * as_scale(raw)  # the logistic's deviation is pi / sqrt(3)

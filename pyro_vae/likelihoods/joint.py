@@ -9,10 +9,11 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.base import Likelihood, check_vector
 from pyro_vae.likelihoods.scales import Standardized
 from pyro_vae.parts import as_scale
 
@@ -26,8 +27,7 @@ class _Joint(Standardized):
 
     def __init__(self, event_shape: int | Sequence[int], standardize: bool) -> None:
         super().__init__(event_shape, "none", standardize)
-        if len(self.event_shape) != 1:
-            raise ValueError(f"event_shape must be that of a vector; got {event_shape!r}. Flatten the rows.")
+        check_vector(self.event_shape)
 
 
 class MultivariateNormal(_Joint):
@@ -89,9 +89,9 @@ class Custom(Likelihood):
     Args:
         event_shape: E.
         function: from outputs (..., *output_shape) to a distribution with batch shape (...) and event shape E.
-        outputs: the decoder's numbers per cell: stacked along the first dimension of E, so that
-            `outputs.chunk(2, -1)` has the first and the second of every column of a vector.
-        support: a constraint on one cell, by which data are checked.
+        outputs_per_cell: how many numbers the decoder gives for each cell. They are stacked along the first dimension
+            of E: of a vector, `outputs.chunk(2, -1)` is the first and the second number of every column.
+        support: the constraint on one cell of x, by which data are checked.
 
     Example:
         >>> likelihood = Custom(3, lambda outputs: dist.Gumbel(outputs, 1.0).to_event(1))
@@ -100,32 +100,28 @@ class Custom(Likelihood):
         >>> def function(outputs):
         ...     loc, log_scale = outputs.chunk(2, -1)
         ...     return dist.Gumbel(loc, log_scale.exp()).to_event(1)
-        >>> Custom(3, function, outputs=2).output_shape
+        >>> Custom(3, function, outputs_per_cell=2).output_shape
         (6,)
     """
+
+    support_advice = "Correct support, or the data."
 
     def __init__(
         self,
         event_shape: int | Sequence[int],
         function: Callable[[Tensor], Any],
-        outputs: int = 1,
+        outputs_per_cell: int = 1,
         support: Any = constraints.real,
     ) -> None:
         super().__init__(event_shape)
         if not callable(function):
             raise TypeError(f"function must map outputs to a distribution; got {function!r}. Pass a function.")
-        if not isinstance(support, torch.distributions.constraints.Constraint):
+        if not isinstance(support, Constraint):
             raise TypeError(f"support must be a constraint; got {support!r}. Pass e.g. constraints.real.")
-        self.function, self.outputs = function, positive_integer("outputs", outputs)
-        self.constraint, self.discrete = support, support.is_discrete
+        self.function = function
+        self.outputs_per_cell = positive_integer("outputs_per_cell", outputs_per_cell)
+        self.support, self.discrete = support, support.is_discrete
         self.register_buffer("like", torch.zeros(()), persistent=False)
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return self.constraint, f"the support given, {self.constraint}", "Correct support, or the data."
-
-    def arguments(self) -> dict[str, Any]:
-        return super().arguments() | {"support": self.constraint}
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         return self.function(outputs)  # type: ignore[no-any-return]
@@ -164,6 +160,8 @@ class Product(Likelihood):
                 )
         super().__init__(sum(block.event_shape[0] for block in named.values()))
         self.names, self.parts = list(named), nn.ModuleList(named.values())
+        sizes = [block.event_shape[0] for block in named.values()]
+        self.support = constraints.cat([block.support for block in named.values()], -1, sizes)
         self.discrete = all(block.discrete for block in named.values())
 
     @property
@@ -178,10 +176,6 @@ class Product(Likelihood):
     @property
     def feature_shape(self) -> tuple[int, ...]:
         return (sum(block.feature_shape[0] for _, block in self.blocks),)
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return self(torch.zeros(self.output_shape)).support, "the supports of its blocks", "See the blocks."
 
     def columns(self, x: Tensor) -> list[tuple[str, Any, Tensor]]:
         """Names, likelihoods and columns of x."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import LocationScale, Scaled
 
 __all__ = ["Gamma", "LogNormal"]
-
-SUPPORT = constraints.positive, "the positive numbers", "Correct the data, or choose a likelihood for such values."
 
 
 class Gamma(Scaled):
@@ -31,16 +29,13 @@ class Gamma(Scaled):
         ValueError: if `dispersion` is unknown.
     """
 
+    support = constraints.positive
     log_mean: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
         super().__init__(event_shape, "dispersion", dispersion)
         self.dispersion = dispersion
         self.register_buffer("log_mean", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return SUPPORT
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         output, shape = self.split(outputs)
@@ -72,9 +67,8 @@ class LogNormal(LocationScale):
         ValueError: if `scale` is unknown or `fixed_scale` not positive.
     """
 
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return SUPPORT
+    support = constraints.positive
+    support_advice = Likelihood.support_advice
 
     def on_line(self, x: Tensor) -> Tensor:
         return x.log()

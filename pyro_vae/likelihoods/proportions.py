@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -32,17 +31,14 @@ class Beta(Scaled):
         ValueError: if `dispersion` is unknown.
     """
 
+    support = distributions.Beta.support
+    support_advice = "Move cells at 0 or 1 inside, or choose ContinuousBernoulli."
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
         super().__init__(event_shape, "dispersion", dispersion)
         self.dispersion = dispersion
         self.register_buffer("offset", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        remedy = "Move cells at 0 or 1 inside, or choose ContinuousBernoulli."
-        return distributions.Beta.support, "the open interval (0, 1)", remedy
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         output, total = self.split(outputs)
@@ -86,16 +82,14 @@ class ContinuousBernoulli(Likelihood):
         tensor([0.3000, 0.6000])
     """
 
+    support = constraints.unit_interval
+    support_advice = "Scale the data, or choose a likelihood for such values."
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], limit: float | None = 9.21) -> None:
         super().__init__(event_shape)
         self.limit = None if limit is None else positive_number("limit", limit)
         self.register_buffer("offset", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.unit_interval, "[0, 1]", "Scale the data, or choose a likelihood for such values."
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         logits = self.offset + 4 * outputs

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.arguments import positive_number, true_or_false
 from pyro_vae.likelihoods.base import Likelihood
@@ -28,7 +28,7 @@ class Scaled(Likelihood):
         event_shape: E.
         what: the name of the number, for the message.
         choice: where it comes from.
-        inputs: the decoder's numbers per cell besides.
+        other_outputs: how many numbers the decoder gives for each cell besides this one.
 
     Raises:
         ValueError: if the choice is not among `choices`.
@@ -37,12 +37,12 @@ class Scaled(Likelihood):
     choices: tuple[str, ...] = ("shared", "per_dimension", "predicted")
     unit: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], what: str, choice: str, inputs: int = 1) -> None:
+    def __init__(self, event_shape: int | Sequence[int], what: str, choice: str, other_outputs: int = 1) -> None:
         super().__init__(event_shape)
         if choice not in self.choices:
             known = " or ".join((", ".join(self.choices[:-1]), self.choices[-1]))
             raise ValueError(f"{what} must be {known}; got {choice!r}. Choose one of these.")
-        self.choice, self.outputs = choice, inputs + (choice == "predicted")
+        self.choice, self.outputs_per_cell = choice, other_outputs + (choice == "predicted")
         one = choice in ("fixed", "shared", "optimal")
         if choice in ("shared", "per_dimension"):
             self.raw_scale = nn.Parameter(torch.zeros(() if one else self.event_shape))
@@ -50,7 +50,7 @@ class Scaled(Likelihood):
 
     def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """The decoder's numbers for each cell, (..., *E) each, and last the positive one."""
-        parts = outputs.chunk(self.outputs, -len(self.event_shape))
+        parts = outputs.chunk(self.outputs_per_cell, -len(self.event_shape))
         if self.choice == "predicted":
             return *parts[:-1], self.unit * as_scale(parts[-1])
         if self.choice in ("shared", "per_dimension"):
@@ -67,16 +67,14 @@ class Scaled(Likelihood):
 class Standardized(Scaled):
     """Base of likelihoods of cells that are standardised for the network: shift and unit are those of the data."""
 
+    support: Constraint = constraints.real
+    support_advice = "Drop or impute cells that are not finite."
     shift: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], scale: str, standardize: bool) -> None:
         super().__init__(event_shape, "scale", scale)
         self.standardize = true_or_false("standardize", standardize)
         self.register_buffer("shift", torch.zeros(self.event_shape))
-
-    @property
-    def support(self) -> tuple[Any, str, str]:
-        return constraints.real, "the real numbers", "Drop or impute cells that are not finite."
 
     def on_line(self, x: Tensor) -> Tensor:
         """The cells as real numbers of which location and scale speak."""

@@ -19,7 +19,7 @@ from pyro_vae.nets.base import widths
 from pyro_vae.parts import as_scale
 from pyro_vae.runtime.random import seeded
 
-__all__ = ["KINDS", "Maps"]
+__all__ = ["KINDS", "Maps", "check_arguments"]
 
 BINS, BOUND = 8, 5.0  # of the splines: pieces, and where the identity begins
 Elementwise = Callable[[Tensor], Transform]  # from the elements that are known to the map of the others
@@ -43,12 +43,9 @@ class Maps(nn.Module):
 
     def __init__(self, dim: int, *, kind: str, layers: int, hidden: Sequence[int], context_dim: int = 0) -> None:
         super().__init__()
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}. Choose one of these.")
-        positive_integer("layers", layers)
+        kind, layers, hidden = check_arguments(kind, layers, hidden)
         family, structure = kind.split("_")
         self.elementwise, count = {"affine": (_affine, 2), "spline": (_spline, 4 * BINS - 1)}[family]
-        hidden = widths("hidden", hidden)
         self.autoregressive = structure == "autoregressive"
         if self.autoregressive and (not hidden or min(hidden) < dim):
             raise ValueError(f"hidden must be widths of at least {dim}, as many as latents; got {hidden}. Widen it.")
@@ -81,6 +78,13 @@ class Maps(nn.Module):
 
 
 KINDS = ("affine_coupling", "affine_autoregressive", "spline_coupling", "spline_autoregressive")
+
+
+def check_arguments(kind: str, layers: int, hidden: Sequence[int]) -> tuple[str, int, tuple[int, ...]]:
+    """Return the kind, the number and the widths of maps, or raise an error that names what is out of range."""
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}. Choose one of these.")
+    return kind, positive_integer("layers", layers), widths("hidden", hidden)
 
 
 class _Map(Transform):

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import row_dims
-from pyro_vae.parts import support_name
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents", "trace_of"]
@@ -89,22 +89,22 @@ def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bo
 
 
 HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in it
-    "Boolean()": constraints.unit_interval,
-    "OneHot()": constraints.simplex,
-    "Sphere": constraints.real_vector,
+    support_name(constraints.boolean): constraints.unit_interval,
+    support_name(constraints.one_hot): constraints.simplex,
+    support_name(constraints.sphere): constraints.real_vector,
 }
 
 
 def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
     """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
     check_finite(what, value)
-    name = support_name(distribution)
-    allowed = HULLS.get(name) if means else None
-    if not name or (allowed or distribution.support).check(value).all():
+    support = support_of(distribution)
+    hull = HULLS.get(support_name(support)) if means else None
+    if support is None or (hull or support).check(value).all():
         return
     raise ValueError(
-        f"{what} must lie in the support of the prior, {name}; got values from {value.min().item():g} up to"
-        f" {value.max().item():g}. Take them from encode or posterior_draws."
+        f"{what} must lie in the support of the prior, {support_name(support)}; got values from"
+        f" {value.min().item():g} up to {value.max().item():g}. Take them from encode or posterior_draws."
     )
 
 

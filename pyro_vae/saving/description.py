@@ -17,6 +17,7 @@ from pyro_vae.saving import files
 
 __all__ = ["configuration", "describe", "rebuild", "save"]
 
+FORMER = {("guides.Flow", "latent_dim")}  # arguments in files of earlier versions that the class no longer takes
 ROOMS = {room.__name__.split(".")[-1]: room for room in (guides, likelihoods, nets, priors)}
 
 
@@ -77,7 +78,8 @@ def rebuild(value: Any) -> Any:
         raise ValueError(
             f"A saved part must be one of ours; got {value['class']!r}. Pass the part to pv.load by its role."
         )
-    return cls(**{key: rebuild(part) for key, part in value["arguments"].items()})
+    arguments = {key: part for key, part in value["arguments"].items() if (value["class"], key) not in FORMER}
+    return cls(**{key: rebuild(part) for key, part in arguments.items()})
 
 
 def configuration(model: Any) -> dict[str, Any]:
