@@ -24,28 +24,29 @@ __all__ = ["HierarchicalVAE"]
 class HierarchicalVAE(LatentVariableModel):
     """z_L ~ prior, z_l | z_{l+1} ~ Normal for l = L - 1, ..., 1, and x | z_1 ~ likelihood; sites "z1" to "zL" and "x".
 
-    Upper layers let the prior of the lower ones depend on something, and so are worth some nats over one layer of the
-    same size. The guide is one of two:
+    The upper layers make the prior of the lower ones more flexible, which is worth some nats over one layer of the same
+    size. There are two kinds of guides:
 
-    - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each by a net of its own. Trains fast.
-    - "top_down" (ladder): a deterministic path upward; then the latents from the top down, each layer's normal the
-      product, weighted by precision, of what the path says and of the model's p(z_l | z_{l+1}). Guide and model share
-      the way down, and layers far from the data keep being used. For many layers and long training, with a KL warm-up.
+    - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each with a net of its own. It trains fast.
+    - "top_down" (ladder): a deterministic path leads upward, and the latents are drawn from the top down. q of a layer
+      has a density proportional to the product of two normals: one from the path, and the model's p(z_l | z_{l+1}).
+      Guide and model share the nets from layer to layer downward, and layers far from the data stay in use. Choose it
+      for many layers and long training, with a KL warm-up.
 
     Args:
         likelihood: p(x | z_1), with the event shape of one row.
-        latent_dims: D_1, ..., D_L, from the data upward; at least two.
+        latent_dims: the sizes D_1, ..., D_L of the layers, from the data upward; at least two.
         prior: p(z_L) on the real numbers; the standard normal by default.
         inference: "bottom_up" or "top_down".
         encoder: a recipe for the net that sees x.
         decoder: a recipe for the net that gives the likelihood's parameters.
         between: a recipe for the nets from layer to layer, upward and downward.
-        width: features of each layer of the path upward; "top_down" only.
-        seed: of the initial parameters; the global random state by default.
+        width: number of features in each layer of the path upward; for "top_down" only.
+        seed: seed of the initial parameters; by default they are drawn from the global random state.
 
     Raises:
         TypeError: if a part is not of its kind.
-        ValueError: if sizes or the way of inference are out of range, or the prior does not fit the highest layer.
+        ValueError: if a size is out of range, `inference` unknown, or the prior does not fit the highest layer.
 
     References:
         *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519; *Ladder Variational
@@ -82,7 +83,9 @@ class HierarchicalVAE(LatentVariableModel):
         top = self.latent_dims[-1]
         self.prior = check_kind("prior", priors.Normal(top) if prior is None else prior, priors.Prior)
         if self.prior.latent_dim != top:
-            raise ValueError(f"prior must have {top} latents, as the highest layer; got {self.prior.latent_dim}.")
+            raise ValueError(
+                f"prior must have {top} latents, as the highest layer; got {self.prior.latent_dim}. Change its size."
+            )
         _check_real(self.prior)
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.inference, self.width = inference, positive_integer("width", width)
@@ -93,17 +96,17 @@ class HierarchicalVAE(LatentVariableModel):
         }
         below = list(zip(self.latent_dims, self.latent_dims[1:], strict=False))
         with seeded(seed), isolated():
-            self.decoder = self._net("decoder", (self.latent_dims[0],), likelihood.output_shape)
-            self.down = nn.ModuleList(self._net("between", (high,), (2 * low,)) for low, high in below)
+            self.decoder = self._build_net("decoder", (self.latent_dims[0],), likelihood.output_shape)
+            self.down = nn.ModuleList(self._build_net("between", (high,), (2 * low,)) for low, high in below)
             if inference == "bottom_up":
-                self.encoder = self._net("encoder", likelihood.feature_shape, (2 * self.latent_dims[0],))
-                self.up = nn.ModuleList(self._net("between", (low,), (2 * high,)) for low, high in below)
+                self.encoder = self._build_net("encoder", likelihood.feature_shape, (2 * self.latent_dims[0],))
+                self.up = nn.ModuleList(self._build_net("between", (low,), (2 * high,)) for low, high in below)
             else:
-                self.encoder = self._net("encoder", likelihood.feature_shape, (width,))
-                self.up = nn.ModuleList(self._net("between", (width,), (width,)) for _ in below)
+                self.encoder = self._build_net("encoder", likelihood.feature_shape, (width,))
+                self.up = nn.ModuleList(self._build_net("between", (width,), (width,)) for _ in below)
                 self.heads = nn.ModuleList(nn.Linear(width, 2 * size) for size in self.latent_dims)
 
-    def _net(self, role: str, in_shape: nets.Shape, out_shape: nets.Shape) -> nets.Rowwise:
+    def _build_net(self, role: str, in_shape: nets.Shape, out_shape: nets.Shape) -> nets.Rowwise:
         return nets.build(self.nets[role], in_shape, out_shape, role)
 
     def made_of(self) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class HierarchicalVAE(LatentVariableModel):
         *lower, (loc, scale) = [_moments(head(features)) for head, features in zip(self.heads, path, strict=True)]
         z = pyro.sample(f"z{len(path)}", _normal(loc, scale))
         for layer in reversed(range(len(lower))):
-            z = pyro.sample(f"z{layer + 1}", _normal(*_product(lower[layer], _moments(self.down[layer](z)))))
+            z = pyro.sample(f"z{layer + 1}", _normal(*_product_of_normals(lower[layer], _moments(self.down[layer](z)))))
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.likelihood.initialize(x, **batch)
@@ -161,10 +164,11 @@ def _check_real(prior: priors.Prior) -> None:
         )
 
 
-Moments = tuple[Tensor, Tensor]
+Moments = tuple[Tensor, Tensor]  # mean and standard deviation of independent normals
 
 
 def _moments(parameters: Tensor) -> Moments:
+    """Mean and standard deviation from the output of a net, (..., 2 D)."""
     loc, raw = parameters.chunk(2, -1)
     return loc, as_scale(raw)
 
@@ -173,7 +177,7 @@ def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
     return dist.Normal(loc, scale).to_event(1)
 
 
-def _product(one: Moments, two: Moments) -> Moments:
-    """Mean and deviation of the normal whose density is proportional to the product of two."""
+def _product_of_normals(one: Moments, two: Moments) -> Moments:
+    """The moments of the normal whose density is proportional to the product of two normal densities."""
     a, b = one[1].square().reciprocal(), two[1].square().reciprocal()
     return (a * one[0] + b * two[0]) / (a + b), (a + b).rsqrt()

@@ -32,10 +32,10 @@ class VAE(LatentVariableModel):
 
     Args:
         likelihood: p(x | z), with the event shape of one row.
-        prior: p(z), with the number of latents; or any `pyro.distributions` object with events (D,).
+        prior: p(z), which holds the number of latents; or any `pyro.distributions` object with events (D,).
         guide: the family of q(z | x); a mean-field normal by default.
-        encoder: a recipe, or a module from (B, *E) to the guide's parameters (B, P). It sees `likelihood.features(x)`.
-        decoder: a recipe, or a module from (B, D) to the likelihood's parameters.
+        encoder: a recipe, or a module from `likelihood.features(x)` to the parameters of the guide, one row each.
+        decoder: a recipe, or a module from (B, D) to the parameters of the likelihood.
         seed: seed of the initial parameters of the nets; by default they are drawn from the global random state. The
             initial parameters of the other parts are always the same.
 

@@ -1,7 +1,7 @@
 """Families of q(z | x): parts that turn the encoder's output into a distribution.
 
-To add one: subclass `Guide`, say how many numbers it needs per row and return a distribution with event shape
-(latent_dim,); add one line to `tests/cases.py`.
+To add one: subclass `Guide`, say how many numbers of the encoder's it needs for each row (`parameter_shape`) and return
+a distribution with event shape (latent_dim,); add one line to `tests/cases.py`.
 """
 
 from pyro_vae.guides.base import Guide

@@ -1,4 +1,4 @@
-"""Families for latents that are proportions, directions or discrete."""
+"""Families for latents that are proportions, directions or discrete values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Bernoulli", "Categorical", "LogisticNormal", "PowerSpherical"]
 
 
 class LogisticNormal(Guide):
-    """Proportions with independent normal log-ratios; for `priors.LogisticNormal` or any prior on the simplex.
+    """Proportions with independent normal log-ratios, for `priors.LogisticNormal` or any prior on the simplex.
 
     References:
         *Autoencoding Variational Inference for Topic Models* (Srivastava, Sutton, 2017), arXiv 1703.01488
@@ -35,9 +35,9 @@ class LogisticNormal(Guide):
 
 
 class PowerSpherical(Guide):
-    """Directions about a mean direction; for `priors.PowerSpherical`.
+    """Directions about a mean direction, for `priors.PowerSpherical`.
 
-    The encoder gives a vector, whose direction is the mean, and the concentration.
+    The encoder gives the concentration, and a vector whose direction is the mean.
 
     References:
         *The Power Spherical Distribution* (De Cao, Aziz, 2020), arXiv 2006.04437
@@ -49,12 +49,12 @@ class PowerSpherical(Guide):
         return (latent_dim + 1,)
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
-        direction = normalize(parameters[..., :-1] + 1e-6, dim=-1)  # that of zeros is defined too
+        direction = normalize(parameters[..., :-1] + 1e-6, dim=-1)  # so that zeros have a direction too
         return distributions.PowerSpherical(direction, as_scale(parameters[..., -1]))
 
 
 class Bernoulli(Guide):
-    """Independent binary latents; for `priors.Bernoulli`. Train with `gradient="rloo"` or "vimco".
+    """Independent binary latents, for `priors.Bernoulli`. Train with `gradient="rloo"` or "vimco".
 
     References:
         *Neural Variational Inference and Learning in Belief Networks* (Mnih, Gregor, 2014), arXiv 1402.0030
@@ -70,7 +70,7 @@ class Bernoulli(Guide):
 
 
 class Categorical(Guide):
-    """One latent with D values, as a unit vector; for `priors.Categorical`. Train with `gradient="rloo"` or "vimco"."""
+    """A latent with D values, a one-hot vector, for `priors.Categorical`. Train with `gradient="rloo"` or "vimco"."""
 
     support = constraints.one_hot
 

@@ -16,18 +16,19 @@ __all__ = ["Flow"]
 
 
 class Flow(Guide):
-    """A normal sent through learned invertible maps that see a context from the encoder.
+    """Normal noise sent through learned invertible maps that depend on a context from the encoder.
 
-    The maps run from the noise to z: draws and their densities take one pass, which is the inverse autoregressive
-    flow (IAF) for kind "affine_autoregressive". The density of a z that comes from elsewhere takes D passes there.
+    The maps run from the noise to z, so that a draw and its density take one pass. With kind "affine_autoregressive"
+    this is the inverse autoregressive flow (IAF). With autoregressive maps, the density at a z that was not drawn here
+    takes D passes.
 
-    A VAE gives the number of latents D, at least 2, when it takes the guide; in a program of your own, call `prepare`.
+    A VAE tells the guide the number of latents D, at least 2. In a program of your own call `prepare(latent_dim)`.
 
     Args:
         kind: "affine_autoregressive", "affine_coupling", "spline_autoregressive" or "spline_coupling".
         layers: number of maps.
         hidden: widths of the net inside each map; at least D where the maps are autoregressive.
-        context_dim: C, how many numbers of the encoder's output every map sees.
+        context_dim: C, how many numbers of the encoder's output make the context.
 
     Raises:
         ValueError: if the kind is unknown or a size is out of range.

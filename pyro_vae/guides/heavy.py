@@ -14,17 +14,17 @@ __all__ = ["Mixture", "StudentT"]
 
 
 class Mixture(Guide):
-    """A mixture of C normals with diagonal covariance; two latents at least.
+    """A mixture of C normals with diagonal covariance, for two latents or more.
 
-    It can hold a skewed posterior, or one with several modes; training may leave all components at one of them, since
-    draws there tell nothing of the others. Draws carry pathwise derivatives, those of the weights included, so that
-    every gradient estimator works.
+    It can take the shape of a skewed posterior, or of one with several modes; but training may leave all components at
+    one mode, since draws from there say nothing about the others. Draws have pathwise derivatives with respect to all
+    parameters, the weights included, so that every gradient estimator works.
 
     Args:
-        num_components: C.
+        num_components: C, the number of normals.
 
     Raises:
-        ValueError: if `num_components` is not a positive integer, or there is but one latent.
+        ValueError: if `num_components` is not a positive integer, or there is only one latent.
 
     References:
         *Pathwise Derivatives for Multivariate Distributions* (Jankowiak, Karaletsos, 2018), arXiv 1806.01856
@@ -47,9 +47,9 @@ class Mixture(Guide):
 
 
 class StudentT(Guide):
-    """Independent Student-t latents: tails that cover the posterior's, which keeps importance weights bounded.
+    """Independent Student-t latents, whose heavy tails cover those of the posterior: importance weights stay bounded.
 
-    For `log_likelihood` by importance sampling rather than for a tighter ELBO.
+    Choose it for `log_likelihood` by importance sampling rather than for a tighter ELBO.
 
     Args:
         df: degrees of freedom.

@@ -16,8 +16,8 @@ __all__ = ["LowRankNormal", "MultivariateNormal", "Normal"]
 class Normal(Guide):
     """Mean-field normal: z ~ N(loc(x), diag(scale(x)^2)).
 
-    The first half of the encoder's output is the mean, the second the scale (0 gives 1):
-    an encoder with small outputs starts at the standard normal.
+    The first half of the encoder's output is the mean, and the second half gives the scale, where 0 stands for 1. An
+    encoder with small outputs therefore starts near the standard normal.
 
     References:
         *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114
@@ -32,9 +32,9 @@ class Normal(Guide):
 
 
 class MultivariateNormal(Guide):
-    """Normal with a full covariance matrix, by its Cholesky factor: D + D (D + 1) / 2 numbers per row.
+    """Normal with a full covariance matrix, given by its Cholesky factor: D + D (D + 1) / 2 numbers per row.
 
-    For posteriors with correlated latents, as those of a linear decoder; up to some fifty latents.
+    Choose it for posteriors with correlated latents, such as those of a linear decoder, and up to some fifty latents.
 
     References:
         *An Introduction to Variational Autoencoders* (Kingma, Welling, 2019), section 2.5.1, arXiv 1906.02691
@@ -50,10 +50,10 @@ class MultivariateNormal(Guide):
 
 
 class LowRankNormal(Guide):
-    """Normal with covariance diag(scale^2) + W W^T of rank R: correlations at the price of D R numbers per row.
+    """Normal with covariance diag(scale^2) + W W^T: correlations at the price of D R more numbers per row.
 
     Args:
-        rank: R.
+        rank: R, the number of columns of W.
 
     Raises:
         ValueError: if `rank` is not a positive integer.

@@ -18,17 +18,18 @@ __all__ = ["Autoregressive"]
 
 
 class Autoregressive(Likelihood):
-    """Pixel by pixel: p(x | z) = prod_i p(x_i | x_<i, z), each factor of another likelihood's kind.
+    """Images pixel by pixel: p(x | z) = prod_i p(x_i | x_<i, z), where each factor belongs to another likelihood.
 
-    The numbers that this likelihood asks for come from a masked net, which sees the pixels before, as
-    `likelihood.features` has them, and an image of context that the decoder makes of z. The latents are left with what
-    neighbours do not tell; a net that reaches far may leave them nothing. Draws take a pass per pixel, and there is no
-    closed mean.
+    A masked net gives the parameters of that likelihood. It sees the pixels before, in the form of
+    `likelihood.features`, and an image of context that the decoder makes of z. The latents carry what the neighbours of
+    a pixel do not tell of it; if the net reaches far, they may carry nothing. A draw takes one pass of the net per
+    pixel, and the mean has no closed form.
 
     Args:
-        likelihood: of images (C, H, W), cell by cell. A pixel's channels are independent given the pixels before.
+        likelihood: a likelihood of images (C, H, W) with independent cells. The channels of a pixel stay independent
+            given the pixels before.
         net: the masked net, `nets.PixelCNN()` by default.
-        context_channels: how many channels the decoder's image of context has.
+        context_channels: number of channels of the image of context.
 
     Raises:
         TypeError: if likelihood or net are not of their kind.
@@ -53,8 +54,8 @@ class Autoregressive(Likelihood):
         shapes = likelihood.event_shape, likelihood.feature_shape, likelihood.output_shape
         if any(len(shape) != 3 or shape[1:] != shapes[0][1:] for shape in shapes):
             raise ValueError(
-                f"likelihood must be one of images (C, H, W), cell by cell; got {type(likelihood).__name__} of rows"
-                f" {shapes[0]}. Change its event_shape."
+                f"likelihood must be one of images (C, H, W) with independent cells; got {type(likelihood).__name__} of"
+                f" rows {shapes[0]}. Change its event_shape."
             )
         super().__init__(likelihood.event_shape)
         self.likelihood, self.net = likelihood, net
@@ -62,7 +63,7 @@ class Autoregressive(Likelihood):
         self.discrete = likelihood.discrete
         self.support, self.support_advice = likelihood.support, likelihood.support_advice
         features = (likelihood.feature_shape[0] + context_channels, *self.event_shape[1:])
-        with seeded(0):  # the same start each time
+        with seeded(0):  # so that every model starts at the same parameters
             self.module = Rowwise(self.net.build(features, likelihood.output_shape, context_channels), 3)
 
     @property

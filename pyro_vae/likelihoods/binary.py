@@ -19,15 +19,15 @@ __all__ = ["Bernoulli", "BetaBinomial", "Binomial"]
 class Bernoulli(Likelihood):
     """Binary cells: x ~ Bernoulli(sigmoid(offset + output)).
 
-    The offset is the logit of each cell's mean, smoothed as by half a success and half a failure (Jeffreys).
+    The offset is the logit of each cell's mean, smoothed by half a success and half a failure (Jeffreys' prior).
 
     References:
-        *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114; the start at the data's mean is that
-        of *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
+        *Auto-Encoding Variational Bayes* (Kingma, Welling, 2013), arXiv 1312.6114; the start at the data's mean follows
+        *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
     """
 
     support = constraints.boolean
-    support_advice = "Scale and binarise the data, or choose a likelihood for such values."
+    support_advice = "Scale and binarize the data, or choose a likelihood for such values."
     discrete = True
     offset: Tensor
 
@@ -43,10 +43,10 @@ class Bernoulli(Likelihood):
 
 
 class BetaBinomial(Scaled):
-    """Counts out of a known total that vary more than a binomial's: x ~ Binomial(n, p), p ~ Beta(c m, c (1 - m)).
+    """Counts out of a known total with more variance than the binomial: x ~ Binomial(n, p), p ~ Beta(c m, c (1 - m)).
 
-    The mean m = sigmoid(offset + output), where the offset is the logit of each cell's smoothed mean and a logit beyond
-    40 counts as 40. The variance is n m (1 - m) (c + n) / (c + 1).
+    m = sigmoid(offset + output), where the offset is the logit of each cell's smoothed mean; the logit of m is clamped
+    to [-40, 40]. The mean is n m and the variance n m (1 - m) (c + n) / (c + 1).
 
     Args:
         event_shape: E.
@@ -79,8 +79,8 @@ class BetaBinomial(Scaled):
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.offset.copy_(_smoothed_logit(x, self.total_count))
         mean, variance = x.mean(0), x.var(0, correction=0)
-        binomial = mean * (1 - mean / self.total_count)
-        self.start((self.total_count * binomial - variance).clamp_min(0), variance - binomial)
+        binomial = mean * (1 - mean / self.total_count)  # the variance without overdispersion
+        self.start_unit((self.total_count * binomial - variance).clamp_min(0), variance - binomial)
 
 
 class Binomial(Likelihood):
@@ -88,7 +88,7 @@ class Binomial(Likelihood):
 
     Args:
         event_shape: E.
-        total_count: the largest possible count, e.g. 16 for scikit-learn's digits.
+        total_count: the largest possible count, such as 16 for scikit-learn's digits.
 
     Raises:
         ValueError: if `total_count` is not a positive integer.

@@ -30,23 +30,23 @@ class _Categories(Likelihood):
         self.support = constraints.integer_interval(0, self.num_categories - 1)
 
     def indicators(self, x: Tensor) -> Tensor:
-        """One-hot, (..., *E, C)."""
+        """One-hot vectors of the categories, (..., *E, C)."""
         categories = torch.arange(self.num_categories, device=x.device)
         return (x.unsqueeze(-1) == categories).to(next(self.buffers()))
 
-    def smoothed(self, x: Tensor) -> Tensor:
-        """The frequencies of the categories, (*E, C), as if each had been seen half a time more."""
+    def smoothed_frequencies(self, x: Tensor) -> Tensor:
+        """The relative frequencies of the categories, (*E, C), with half a count added to each category."""
         return (self.indicators(x).sum(0) + 0.5) / (len(x) + 0.5 * self.num_categories)
 
 
 class Categorical(_Categories):
     """Cells in {0, ..., C - 1}: p(x = c) = softmax(offset + outputs)_c, with C outputs per cell.
 
-    The encoder sees C indicators of each cell. The offset is the logarithm of each cell's smoothed frequencies.
+    The encoder sees each cell as C indicators. The offset is the logarithm of each cell's smoothed frequencies.
 
     Args:
         event_shape: E.
-        num_categories: C.
+        num_categories: C, the number of categories.
 
     Raises:
         ValueError: if `num_categories` is not an integer of at least 2.
@@ -77,17 +77,18 @@ class Categorical(_Categories):
         return self.indicators(x).movedim(-1, -dims - 1).flatten(-dims - 1, -dims)
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        self.offset.copy_(self.smoothed(x).log())
+        self.offset.copy_(self.smoothed_frequencies(x).log())
 
 
 class OrderedLogistic(_Categories):
     """Levels 0 < 1 < ... < C - 1: p(x <= k) = sigmoid(cutpoint_k - output), with one output per cell.
 
-    The C - 1 cutpoints of each cell are learned; they start where zero output gives the cell's smoothed frequencies.
+    The C - 1 cutpoints of each cell are learned. They start where a decoder output of zero gives the cell's smoothed
+    frequencies.
 
     Args:
         event_shape: E.
-        num_categories: C.
+        num_categories: C, the number of categories.
 
     Raises:
         ValueError: if `num_categories` is not an integer of at least 2.
@@ -101,7 +102,7 @@ class OrderedLogistic(_Categories):
     def __init__(self, event_shape: int | Sequence[int], num_categories: int) -> None:
         super().__init__(event_shape, num_categories)
         even = torch.full((*self.event_shape, num_categories), 1 / num_categories)
-        self.register_buffer("unit", _steps(even))
+        self.register_buffer("unit", _cutpoint_steps(even))
         self.raw_steps = nn.Parameter(torch.zeros_like(self.unit))
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
@@ -116,25 +117,26 @@ class OrderedLogistic(_Categories):
         return 2 * x.to(self.unit) / (self.num_categories - 1) - 1
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        self.unit.copy_(_steps(self.smoothed(x)))
+        self.unit.copy_(_cutpoint_steps(self.smoothed_frequencies(x)))
 
 
-def _steps(frequencies: Tensor) -> Tensor:
-    """The first cutpoint and the distances of the others from the one before."""
+def _cutpoint_steps(frequencies: Tensor) -> Tensor:
+    """The first cutpoint at these frequencies, and the distance of each later one from the one before it."""
     cutpoints = frequencies[..., :-1].cumsum(-1).logit()
     return torch.cat((cutpoints[..., :1], cutpoints.diff(dim=-1)), -1)
 
 
 class Multinomial(Likelihood):
-    """Counts of D kinds in a row, given their sum: x ~ Multinomial(n, softmax(offset + outputs)).
+    """Counts of D kinds, given their sum: x ~ Multinomial(n, softmax(offset + outputs)).
 
-    For documents as bags of words, or reads per gene. The log-probability of a row is that given its own sum, whatever
-    the sums of the others. The offset is the logarithm of the smoothed frequencies of the kinds.
+    Choose it for documents as bags of words, or for reads per gene. The log-probability of a row is conditional on the
+    row's own sum, so that rows may have different sums. The offset is the logarithm of the smoothed frequencies of the
+    kinds.
 
     Args:
         event_shape: D, or (D,).
-        total_count: n, the sum of every row; None: rows may differ, and a draw has as many as the per-row field
-            `total_count`, (B,), says, or the mean over the data, rounded.
+        total_count: n, the sum of every row. With None rows may differ: a draw has the sum that the per-row field
+            `total_count`, (B,), gives, or where there is no such field the mean sum of the data, rounded.
 
     Raises:
         ValueError: if the shape is not that of a vector or `total_count` not a positive integer.

@@ -1,4 +1,4 @@
-"""Counts without a limit."""
+"""Counts without an upper limit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pyro_vae.likelihoods.scales import Scaled
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
 
-LOG_RATES = -80.0, 20.0  # what float32 holds, and a rate of 5e8
+LOG_RATES = -80.0, 20.0  # exp(-80) is not yet zero in float32; exp(20) is a rate of 5e8
 
 
 class _Counts(Scaled):
-    """Base of these: the rate of a cell is exp(log_mean + output + exposure).
+    """Base of the likelihoods of counts: the rate of a cell is exp(log_mean + output + offset).
 
-    The exposure is the logarithm of what a row's counts are proportional to, such as the length of the time in which
-    they were counted: the per-row field `offset`, (B,), where the data bring one.
+    The offset is a per-row field, (B,), zero where the data bring none: the logarithm of the row's exposure, to which
+    its counts are proportional, such as the length of time over which they were counted.
     """
 
     support = constraints.nonnegative_integer
@@ -35,7 +35,7 @@ class _Counts(Scaled):
     def __init__(self, event_shape: int | Sequence[int], dispersion: str = "shared") -> None:
         super().__init__(event_shape, "dispersion", dispersion, other_outputs=1 + self.inflated)
         self.dispersion = dispersion
-        self.gate = math.log(1 / 9) if self.inflated else -math.inf  # the logit that zero output gives
+        self.gate = math.log(1 / 9) if self.inflated else -math.inf  # the logit of the gate where the output is zero
         self.register_buffer("log_mean", torch.zeros(self.event_shape))
 
     @abstractmethod
@@ -44,7 +44,7 @@ class _Counts(Scaled):
 
     def forward(self, outputs: Tensor, *, offset: Tensor | None = None, **batch: Tensor) -> dist.TorchDistribution:
         output, *gate, size = self.split(outputs)
-        log_rate = (self.log_mean + output + self._exposure(offset)).clamp(*LOG_RATES)
+        log_rate = (self.log_mean + output + self._log_exposure(offset)).clamp(*LOG_RATES)
         counts = self.family(log_rate, size)
         if gate:
             counts = distributions.ZeroInflated(counts, self.gate + gate[0])
@@ -54,14 +54,14 @@ class _Counts(Scaled):
         return x.log1p()
 
     def initialize(self, x: Tensor, *, offset: Tensor | None = None, **batch: Tensor) -> None:
-        exposure, counted = self._exposure(offset).exp(), 1 / (1 + math.exp(self.gate))
+        exposure, kept = self._log_exposure(offset).exp(), 1 / (1 + math.exp(self.gate))
         rate = (x.sum(0) + 0.5) / exposure.expand(len(x), *self.event_shape).sum(0)
-        self.log_mean.copy_((rate / counted).log())
-        # E x (x - 1) = mean^2 (1 + 1 / size) / counted
-        above = (rate * exposure).square().expand_as(x).mean(0) / counted
-        self.start(above, (x * (x - 1)).mean(0) - above)
+        self.log_mean.copy_((rate / kept).log())
+        # E x (x - 1) = mean^2 (1 + 1 / size) / kept
+        above = (rate * exposure).square().expand_as(x).mean(0) / kept
+        self.start_unit(above, (x * (x - 1)).mean(0) - above)
 
-    def _exposure(self, offset: Tensor | None) -> Tensor:
+    def _log_exposure(self, offset: Tensor | None) -> Tensor:
         """The log-exposure, (..., B, 1, ..., 1)."""
         if offset is None:
             return torch.zeros_like(self.log_mean)
@@ -73,10 +73,11 @@ class _Counts(Scaled):
 
 
 class Poisson(_Counts):
-    """Counts: x ~ Poisson(exp(log_mean + output + exposure)).
+    """Counts: x ~ Poisson(exp(log_mean + output + offset)).
 
-    log_mean is the logarithm of each cell's smoothed mean. The exposure is the per-row field `offset`, (B,), if given:
-    the logarithm of what a row's counts are proportional to. Log-rates are held below 20.
+    log_mean is the logarithm of each cell's smoothed mean. The offset is a per-row field, (B,), zero where the data
+    bring none: the logarithm of the row's exposure, to which its counts are proportional. Logarithms of rates are
+    clamped to at most 20.
 
     Args:
         event_shape: E.
@@ -96,9 +97,9 @@ class Poisson(_Counts):
 
 
 class NegativeBinomial(_Counts):
-    """Counts that vary more than Poisson's: mean m = exp(log_mean + output + exposure), variance m + m^2 / r.
+    """Counts with more variance than Poisson's: mean m = exp(log_mean + output + offset), variance m + m^2 / r.
 
-    log_mean and exposure are those of `Poisson`.
+    log_mean and offset are those of `Poisson`.
 
     Args:
         event_shape: E.
@@ -117,9 +118,9 @@ class NegativeBinomial(_Counts):
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    """Negative binomial counts of which some are lost: x = 0 with probability sigmoid(gate), else as that likelihood.
+    """Negative binomial counts, some of them lost: x = 0 with probability sigmoid(gate), else x ~ NegativeBinomial.
 
-    The decoder gives the gate's logit for each row and cell; zero output stands for one tenth.
+    The decoder gives the gate for each row and cell; where its output is zero, that probability is 0.1.
 
     Args:
         event_shape: E.
@@ -136,9 +137,9 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
 
 class ZeroInflatedPoisson(Poisson):
-    """Poisson counts of which some are lost: x = 0 with probability sigmoid(gate), else x ~ Poisson.
+    """Poisson counts, some of them lost: x = 0 with probability sigmoid(gate), else x ~ Poisson.
 
-    The decoder gives the gate's logit for each row and cell; zero output stands for one tenth.
+    The decoder gives the gate for each row and cell; where its output is zero, that probability is 0.1.
 
     Args:
         event_shape: E.

@@ -1,4 +1,4 @@
-"""Images of few levels."""
+"""Images with a finite number of levels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["DiscretizedLogistic"]
 class DiscretizedLogistic(Likelihood):
     """Levels 0 to L - 1, such as 8-bit pixels: p(x) = sum_c w_c [F_c(x + 1/2) - F_c(x - 1/2)].
 
-    F_c is the logistic distribution function with location and scale predicted for each row and cell, as are the
-    weights w; the outer levels take the tails. The locations start at each cell's mean and the scales at its deviation.
-    Channels of a pixel are independent given z, unlike in PixelCNN++.
+    F_c is a logistic distribution function. The decoder gives its location and scale, and the weights w, for each row
+    and cell; levels 0 and L - 1 take the tails. The locations start at each cell's mean, and the scales where the
+    standard deviation is the cell's. The channels of a pixel are independent given z, unlike in PixelCNN++.
 
     Args:
         event_shape: E.
-        levels: L.
-        num_components: C, how many logistic distributions are mixed in each cell.
+        levels: L, the number of levels.
+        num_components: C, the number of logistic distributions that are mixed in each cell.
 
     Raises:
         ValueError: if `levels` is not an integer of at least 2 or `num_components` not a positive one.
@@ -60,7 +60,7 @@ class DiscretizedLogistic(Likelihood):
         parts = outputs.unflatten(-dims, (self.outputs_per_cell, self.event_shape[0])).movedim(-dims - 1, -1)
         loc, raw, *logits = parts.split(self.num_components, -1)
         shift, unit = self.shift.unsqueeze(-1), self.unit.unsqueeze(-1)
-        scale = unit * 3**0.5 / torch.pi * as_scale(raw)  # the logistic's deviation is pi / sqrt(3)
+        scale = unit * 3**0.5 / torch.pi * as_scale(raw)  # the standard logistic's standard deviation is pi / sqrt(3)
         weights = logits[0] if logits else torch.zeros_like(loc)
         cells = distributions.DiscretizedLogistic(shift + unit * loc, scale, weights, self.levels)
         return cells.to_event(dims)  # type: ignore[no-any-return]

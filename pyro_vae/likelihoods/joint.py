@@ -1,4 +1,4 @@
-"""Vectors whose columns are dependent given z, or of different kinds; and any distribution at all."""
+"""Vectors whose columns are dependent given z or of different kinds, and distributions of the user's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Custom", "LowRankNormal", "MultivariateNormal", "Product"]
 
 
 class _Joint(Standardized):
-    """Base of normal vectors: each column is standardised for the network."""
+    """Base of multivariate normal likelihoods: each column is standardized for the network."""
 
     choices = ("none",)
 
@@ -31,13 +31,13 @@ class _Joint(Standardized):
 
 
 class MultivariateNormal(_Joint):
-    """Real vectors: x ~ N(loc, L L^T), where the decoder gives loc and L is one learned triangular matrix.
+    """Real vectors: x ~ N(loc, L L^T), where the decoder gives loc, and L is one learned triangular matrix.
 
-    L is that of standardised columns, times their units; it starts at the identity.
+    What is learned is the matrix for standardized columns, which starts at the identity.
 
     Args:
         event_shape: D, or (D,).
-        standardize: whether the network works on standardised columns.
+        standardize: whether the network works on standardized columns.
 
     Raises:
         ValueError: if the shape is not that of a vector.
@@ -56,12 +56,12 @@ class MultivariateNormal(_Joint):
 class LowRankNormal(_Joint):
     """Real vectors: x ~ N(loc, W W^T + diag(d)), where the decoder gives loc; W (D, R) and d are learned.
 
-    As factor analysis of what the latents leave. W and d are those of standardised columns.
+    This is a factor analysis of the residuals. What is learned are W and d for standardized columns.
 
     Args:
         event_shape: D, or (D,).
         rank: R, at most D.
-        standardize: whether the network works on standardised columns.
+        standardize: whether the network works on standardized columns.
 
     Raises:
         ValueError: if the shape is not that of a vector or `rank` out of range.
@@ -82,13 +82,15 @@ class LowRankNormal(_Joint):
 
 
 class Custom(Likelihood):
-    """Any distribution, by a function from the decoder's output to it.
+    """Any distribution, given as a function of the decoder's output.
 
-    The function is not saved: pass the likelihood to `pv.load` again. If it is a module, its parameters are trained.
+    The function is not saved: pass the likelihood to `pv.load` again. If the function is a module, its parameters are
+    trained.
 
     Args:
         event_shape: E.
-        function: from outputs (..., *output_shape) to a distribution with batch shape (...) and event shape E.
+        function: a function from outputs (..., *output_shape) to a distribution with batch shape (...) and event shape
+            E.
         outputs_per_cell: how many numbers the decoder gives for each cell. They are stacked along the first dimension
             of E: of a vector, `outputs.chunk(2, -1)` is the first and the second number of every column.
         support: the constraint on one cell of x, by which data are checked.
@@ -133,7 +135,7 @@ class Product(Likelihood):
     log p(x | z) is the sum over the blocks. Per-row fields reach every block.
 
     Args:
-        blocks: names and likelihoods of vectors, in the order of the columns.
+        blocks: likelihoods of vectors by name, in the order of the columns.
 
     Raises:
         ValueError: if there is no block, or one is not a likelihood of vectors.
@@ -166,7 +168,7 @@ class Product(Likelihood):
 
     @property
     def blocks(self) -> list[tuple[str, Any]]:
-        """Names and likelihoods: pairs, that keep their order and any name when saved."""
+        """Names and likelihoods, as pairs: these keep their order, and any name, when saved."""
         return list(zip(self.names, self.parts, strict=True))
 
     @property

@@ -16,9 +16,9 @@ __all__ = ["Gamma", "LogNormal"]
 
 
 class Gamma(Scaled):
-    """Positive cells: x ~ Gamma(shape, rate) with mean shape / rate = start * exp(output) and variance mean^2 / shape.
+    """Positive cells: x ~ Gamma(shape, rate), with mean shape / rate = exp(log_mean + output), variance mean^2 / shape.
 
-    The start is the mean of each cell; an output beyond 40 counts as 40.
+    log_mean is the logarithm of each cell's mean; outputs are clamped to [-40, 40].
 
     Args:
         event_shape: E.
@@ -49,19 +49,20 @@ class Gamma(Scaled):
         mean = x.mean(0)
         self.log_mean.copy_(mean.log())
         relative = (x / mean - 1).square().mean(0)
-        self.start(torch.ones_like(relative), relative)
+        self.start_unit(torch.ones_like(relative), relative)
 
 
 class LogNormal(LocationScale):
     """Positive cells with a normal logarithm: log x ~ Normal(loc, scale^2).
 
-    It is log x that is standardised.
+    The network works on standardized values of log x.
 
     Args:
         event_shape: E.
-        scale: the deviation of log x: "shared", "per_dimension", "predicted" or "fixed"; see `Normal`.
-        fixed_scale: the deviation of log x where `scale` is "fixed".
-        standardize: whether the network works on standardised logarithms.
+        scale: where the standard deviation of log x comes from: "shared", "per_dimension", "predicted" or "fixed"; see
+            `Normal`.
+        fixed_scale: the standard deviation of log x where `scale` is "fixed".
+        standardize: whether the network works on standardized logarithms.
 
     Raises:
         ValueError: if `scale` is unknown or `fixed_scale` not positive.
@@ -70,7 +71,7 @@ class LogNormal(LocationScale):
     support = constraints.positive
     support_advice = Likelihood.support_advice
 
-    def on_line(self, x: Tensor) -> Tensor:
+    def to_real(self, x: Tensor) -> Tensor:
         return x.log()
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:

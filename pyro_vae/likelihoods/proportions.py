@@ -20,7 +20,7 @@ __all__ = ["Beta", "ContinuousBernoulli", "inverse_mean"]
 class Beta(Scaled):
     """Cells strictly between 0 and 1: x ~ Beta(c m, c (1 - m)) with mean m = sigmoid(offset + output).
 
-    The offset is the logit of each cell's mean; beyond 40 a logit counts as 40.
+    The offset is the logit of each cell's mean; the logit of m is clamped to [-40, 40].
 
     Args:
         event_shape: E.
@@ -51,22 +51,24 @@ class Beta(Scaled):
         mean = x.mean(0)
         self.offset.copy_(mean.logit())
         variance = (x - mean).square().mean(0)
-        self.start(mean * (1 - mean) - variance, variance)
+        self.start_unit(mean * (1 - mean) - variance, variance)
 
 
 class ContinuousBernoulli(Likelihood):
     """Cells from 0 to 1, both included, such as grey levels: p(x) proportional to exp(logit x).
 
-    logit = offset + 4 output, held within the limit; fourfold, since such logits range further than a Bernoulli's. The
-    density of cells that are exactly 0 or 1 grows with the logit without end: where data have many, such as the dark
-    background of pictures, a bound without a limit tells how near to 0 a model thinks them, and little else. The price
-    of a limit is that means stay away from the ends: within 0.11 and 0.89 at the default, a parameter of 1e-4 at least.
+    The logit is offset + 4 output, clamped to [-limit, limit]; the factor is there because such logits range further
+    than a Bernoulli's. The density of cells that are exactly 0 or 1 grows with the size of the logit without bound.
+    Where data have many such cells, as in the dark background of pictures, the ELBO of a model without a limit measures
+    little but how near to 0 the model thinks they are. The price of a limit is that means stay away from 0 and 1:
+    between 0.11 and 0.89 at the default.
 
-    The offset gives each cell its mean, as far as its logit lies within half the limit, where outputs still matter.
+    The offset is the logit of each cell's mean, clamped to half the limit, so that outputs still have an effect.
 
     Args:
         event_shape: E.
-        limit: the largest absolute logit; 9.21 is a parameter between 1e-4 and 1 - 1e-4. None sets none.
+        limit: the largest absolute logit, or None for no limit. At 9.21, the parameter sigmoid(logit) lies between 1e-4
+            and 1 - 1e-4.
 
     Raises:
         ValueError: if `limit` is not positive.
@@ -104,10 +106,10 @@ class ContinuousBernoulli(Likelihood):
 def inverse_mean(mean: Tensor) -> Tensor:
     """The logits of the continuous Bernoulli distribution with this mean, by bisection in double precision.
 
-    Logits, not probabilities: those of a mean above 0.973 are 1 in double precision.
+    They are logits, not probabilities, since the probability of a mean above 0.973 is 1 in double precision.
 
     Args:
-        mean: strictly between 0 and 1.
+        mean: means, strictly between 0 and 1.
 
     Returns:
         Logits, of the shape and the precision of `mean`.

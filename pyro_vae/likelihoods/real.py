@@ -19,20 +19,20 @@ __all__ = ["Laplace", "Normal", "StudentT"]
 class Normal(LocationScale):
     """Real cells: x ~ Normal(loc, scale^2), with the scale fixed, learned, predicted or at its optimum.
 
-    Data are standardised inside, the distribution is on the original scale. The unit is one per cell where `scale` is
-    "per_dimension" or "predicted": the network works on cells of mean 0 and deviation 1. Otherwise the unit is one
-    number, since the family of distributions would be another one: for columns of very different units choose
-    "per_dimension" or "predicted".
+    The network works on standardized cells, and the distribution is on the original scale. Where `scale` is
+    "per_dimension" or "predicted", every cell is divided by its own standard deviation. Otherwise all are divided by
+    one number, since with a scale in common and units of their own the distributions would be others. For columns in
+    very different units choose "per_dimension" or "predicted".
 
     Args:
         event_shape: E.
-        scale: "shared" (one learned deviation, as in probabilistic PCA), "per_dimension" (one learned for each cell),
-            "predicted" (by the decoder, for each row and cell), "fixed", or "optimal" (sigma-VAE): in training, scale^2
-            is the mean squared residual of the batch, over rows, cells and particles, through which the gradient
-            passes. A row's term then depends on the other rows of its batch. Evaluation and draws use a running
-            average, and rows are independent.
-        fixed_scale: the deviation, in units of x, where `scale` is "fixed".
-        standardize: whether the network works on standardised cells.
+        scale: where the standard deviation comes from: "shared" (one learned number, as in probabilistic PCA),
+            "per_dimension" (one learned for each cell), "predicted" (by the decoder, for each row and cell), "fixed",
+            or "optimal" (sigma-VAE). With "optimal", scale^2 in training is the mean squared residual of the batch,
+            over rows, cells and particles, and the gradient passes through it; a row's term then depends on the other
+            rows of its batch. Evaluation and draws use a running average, so that rows are independent.
+        fixed_scale: the standard deviation, in units of x, where `scale` is "fixed".
+        standardize: whether the network works on standardized cells.
 
     Raises:
         ValueError: if `scale` is unknown or `fixed_scale` not positive.
@@ -74,13 +74,13 @@ class Normal(LocationScale):
 class Laplace(LocationScale):
     """Real cells with heavier tails than the normal: p(x) = exp(-|x - loc| / scale) / (2 scale).
 
-    The location is the median: training weighs absolute errors, not squares.
+    The location is the median: training minimizes absolute errors, not squared ones.
 
     Args:
         event_shape: E.
         scale: "shared", "per_dimension", "predicted" or "fixed"; see `Normal`.
         fixed_scale: the scale, in units of x, where `scale` is "fixed".
-        standardize: whether the network works on standardised cells.
+        standardize: whether the network works on standardized cells.
 
     Raises:
         ValueError: if `scale` is unknown or `fixed_scale` not positive.
@@ -98,9 +98,9 @@ class StudentT(LocationScale):
     Args:
         event_shape: E.
         scale: "shared", "per_dimension", "predicted" or "fixed"; see `Normal`.
-        df: the degrees of freedom; None: one number above 1 is learned, from 5.
+        df: the degrees of freedom. With None, one number above 1 is learned, which starts at 5.
         fixed_scale: the scale, in units of x, where `scale` is "fixed".
-        standardize: whether the network works on standardised cells.
+        standardize: whether the network works on standardized cells.
 
     Raises:
         ValueError: if `scale` is unknown, or `df` or `fixed_scale` not positive.
@@ -122,7 +122,7 @@ class StudentT(LocationScale):
         if df is None:
             self.raw_df = nn.Parameter(torch.zeros(()))
         start = 5.0 if df is None else df
-        self.ratio = (1 - 2 / start) ** 0.5 if start > 2 else 1.0  # below, the deviation is infinite
+        self.ratio = (1 - 2 / start) ** 0.5 if start > 2 else 1.0  # at 2 and below, the standard deviation is infinite
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return dist.StudentT(1 + 4 * as_scale(self.raw_df) if self.df is None else self.df, loc, scale)

@@ -1,4 +1,4 @@
-"""What likelihoods with a location and a scale, or a mean and a dispersion, have in common."""
+"""What likelihoods with a location and a scale, or with a mean and a dispersion, have in common."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["LocationScale", "Scaled", "Standardized", "concentrations"]
 
 
 class Scaled(Likelihood):
-    """Base of likelihoods whose cells have a positive number besides what the decoder says of each cell.
+    """Base of likelihoods with a positive parameter, a scale or a dispersion, besides those that the decoder gives.
 
-    The number is unit * as_scale(raw), where raw is learned ("shared" or "per_dimension") or the last of the decoder's
-    numbers for the cell ("predicted"); by any other choice it is the unit. The unit comes from the data.
+    It is unit * as_scale(raw), where raw is learned ("shared" or "per_dimension") or is the last of the decoder's
+    numbers for the cell ("predicted"). With any other choice it is the unit. The unit comes from the data.
 
     Args:
         event_shape: E.
-        what: the name of the number, for the message.
-        choice: where it comes from.
-        other_outputs: how many numbers the decoder gives for each cell besides this one.
+        what: the name of the parameter, for the message.
+        choice: where the parameter comes from.
+        other_outputs: how many numbers the decoder gives for each cell without this one.
 
     Raises:
         ValueError: if the choice is not among `choices`.
@@ -49,7 +49,7 @@ class Scaled(Likelihood):
         self.register_buffer("unit", torch.ones(() if one else self.event_shape))
 
     def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        """The decoder's numbers for each cell, (..., *E) each, and last the positive one."""
+        """The parameters of the cells: the decoder's other numbers, (..., *E) each, and the positive parameter last."""
         parts = outputs.chunk(self.outputs_per_cell, -len(self.event_shape))
         if self.choice == "predicted":
             return *parts[:-1], self.unit * as_scale(parts[-1])
@@ -57,15 +57,15 @@ class Scaled(Likelihood):
             return *parts, self.unit * as_scale(self.raw_scale)
         return *parts, self.unit
 
-    def start(self, above: Tensor, below: Tensor) -> None:
-        """Start from a quotient of moments of the cells, which may be out of range: within 0.01 and 100."""
+    def start_unit(self, above: Tensor, below: Tensor) -> None:
+        """Set the unit to the quotient of two moments of the cells, clamped to [0.01, 100]; to 1 where both are 0."""
         if self.unit.dim() == 0:
             above, below = above.mean(), below.mean()
         self.unit.copy_((above / below.clamp_min(0.01 * above)).nan_to_num(1.0).clamp(0.01, 100))
 
 
 class Standardized(Scaled):
-    """Base of likelihoods of cells that are standardised for the network: shift and unit are those of the data."""
+    """Base of likelihoods whose cells are standardized for the network, by the data's means and standard deviations."""
 
     support: Constraint = constraints.real
     support_advice = "Drop or impute cells that are not finite."
@@ -76,17 +76,17 @@ class Standardized(Scaled):
         self.standardize = true_or_false("standardize", standardize)
         self.register_buffer("shift", torch.zeros(self.event_shape))
 
-    def on_line(self, x: Tensor) -> Tensor:
-        """The cells as real numbers of which location and scale speak."""
+    def to_real(self, x: Tensor) -> Tensor:
+        """The cells as the real numbers that have the location and the scale."""
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        return (self.on_line(x) - self.shift) / self.unit
+        return (self.to_real(x) - self.shift) / self.unit
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         if not self.standardize:
             return
-        x = self.on_line(x)
+        x = self.to_real(x)
         shift = x.mean(0)
         variance = (x - shift).square_().mean(0)  # one copy of x, not two
         overall = variance.mean().sqrt()
@@ -94,7 +94,7 @@ class Standardized(Scaled):
         self.shift.copy_(shift)
         if self.unit.dim() == 0:
             self.unit.copy_(overall)
-        else:  # a constant cell has no deviation of its own: a thousandth of the overall one keeps its unit positive
+        else:  # a constant cell gets a thousandth of the overall standard deviation, so that its unit is positive
             deviation = variance.sqrt()
             self.unit.copy_(torch.where(deviation > 1e-6 * shift.abs(), deviation, 1e-3 * overall))
 
@@ -102,20 +102,19 @@ class Standardized(Scaled):
 class LocationScale(Standardized):
     """Base of likelihoods with a location and a scale for each cell.
 
-    Data are standardised inside, the distribution is on the original scale. The unit is one per cell where `scale` is
-    "per_dimension" or "predicted": the network works on cells of mean 0 and deviation 1. Otherwise the unit is one
-    number, since the family of distributions would be another one: for columns of very different units choose
-    "per_dimension" or "predicted".
+    The network works on standardized cells, and the distribution is on the original scale. Where `scale` is
+    "per_dimension" or "predicted", every cell is divided by its own standard deviation. Otherwise all are divided by
+    one number, since with a scale in common and units of their own the distributions would be others.
 
     Args:
         event_shape: E.
-        scale: "shared" (one that is learned), "per_dimension" (one learned for each cell), "predicted" (by the decoder,
-            for each row and cell) or "fixed".
+        scale: where the scale comes from: "shared" (one learned number), "per_dimension" (one learned for each cell),
+            "predicted" (by the decoder, for each row and cell) or "fixed".
         fixed_scale: the scale, in units of x, where `scale` is "fixed".
-        standardize: whether the network works on standardised cells.
+        standardize: whether the network works on standardized cells.
 
     Attributes:
-        ratio: the scale of the member with deviation 1: the learned scale starts where the deviation is the data's.
+        ratio: the scale at which the standard deviation is 1, so that the learned scale starts at that of the data.
 
     Raises:
         ValueError: if `scale` is unknown or `fixed_scale` not positive.
@@ -145,9 +144,9 @@ class LocationScale(Standardized):
 
 
 def concentrations(logit: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parameters of the beta distribution with mean sigmoid(logit) and the sum given.
+    """The two parameters of the beta distribution whose mean is sigmoid(logit) and whose parameters have this sum.
 
-    The logit is held within 40, so that neither is zero in float32.
+    The logit is clamped to [-40, 40], so that neither parameter is zero in float32.
     """
     logit = logit.clamp(-40, 40)
     return total * torch.sigmoid(logit), total * torch.sigmoid(-logit)
