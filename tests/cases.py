@@ -1,4 +1,4 @@
-"""Tables of constructors: every property in `test_parts.py` runs over every row. A new part costs one line."""
+"""Tables of constructors of parts, over which tests of a property run: a new part takes one line here."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _continuous_bernoulli(d: Any, x: Any) -> Any:
     return scipy.stats.truncexpon.logpdf(size * distance, size) + np.log(size)
 
 
-# Names of the above: scipy's log-probability of cells x, or of rows, given the base distribution's parameters.
+# By class: scipy's log-probability of the cells of x, or of its rows, given the parameters of the base distribution.
 REFERENCES: dict[str, Callable[[Any, Any], Any]] = {
     "Bernoulli": lambda d, x: scipy.stats.bernoulli.logpmf(x, d.probs.detach().numpy()),
     "Beta": lambda d, x: scipy.stats.beta.logpdf(x, d.concentration1.detach(), d.concentration0.detach()),
@@ -242,7 +242,7 @@ def small_vae(**parts: Any) -> pv.VAE:
 
 
 def draw_data(likelihood: likelihoods.Likelihood, rows: int, seed: int = 0) -> Tensor:
-    """Rows that the likelihood itself draws, so that they lie in its support."""
+    """Rows that the likelihood itself draws, and which therefore lie in its support."""
     with seeded(seed), torch.no_grad():
         return likelihood(torch.randn(rows, *likelihood.output_shape).to(next(likelihood.buffers()))).sample()
 
@@ -281,7 +281,7 @@ def fits(row: tuple[str, ...]) -> bool:
 
 
 def combined_vae(prior: str, guide: str, likelihood: str) -> pv.VAE:
-    """A small VAE of these cases."""
+    """A small VAE of the cases with these names."""
     x_given_z, p = LIKELIHOODS[likelihood](), PRIORS[prior]()
     if isinstance(p, priors.VampPrior):
         p = priors.VampPrior(3, x_given_z.feature_shape, p.num_components, p.learn, p.learn_weights)
@@ -289,7 +289,7 @@ def combined_vae(prior: str, guide: str, likelihood: str) -> pv.VAE:
 
 
 def by_class(table: dict[str, Callable[[], Any]]) -> list[str]:
-    """The first case of each class."""
+    """The name of the first case of each class."""
     first: dict[type, str] = {}
     for name, make in table.items():
         first.setdefault(type(make()), name)

@@ -1,4 +1,4 @@
-"""Few combinations in which every pair of choices occurs."""
+"""Covering arrays: few combinations in which every pair of choices occurs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = tuple[str, ...]
 
 
 def all_rows(factors: Sequence[Iterable[str]], fits: Callable[[Row], bool]) -> list[Row]:
-    """The full product, without what does not fit."""
+    """The rows of the full product that fit."""
     return [row for row in itertools.product(*factors) if fits(row)]
 
 
@@ -19,7 +19,7 @@ def pairs(row: Row) -> set[tuple[int, str, int, str]]:
 
 
 def pairwise(factors: Sequence[Iterable[str]], fits: Callable[[Row], bool]) -> list[Row]:
-    """Rows in which every pair occurs that occurs in any row that fits: the next row takes the most new pairs."""
+    """Rows that hold every pair that any fitting row holds, chosen greedily: each row covers the most new pairs."""
     rows = all_rows(factors, fits)
     holding: dict[tuple[int, str, int, str], list[int]] = {}
     for number, row in enumerate(rows):
@@ -36,7 +36,7 @@ def pairwise(factors: Sequence[Iterable[str]], fits: Callable[[Row], bool]) -> l
 
 
 def each_once(factors: Sequence[Iterable[str]], fits: Callable[[Row], bool]) -> list[Row]:
-    """Rows in which every choice occurs."""
+    """Rows that hold every choice, chosen greedily."""
     rows, chosen = all_rows(factors, fits), []
     missing = {(factor, choice) for row in rows for factor, choice in enumerate(row)}
     while missing:

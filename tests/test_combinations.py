@@ -1,8 +1,8 @@
-"""Every prior goes with every guide that draws from its support, every likelihood and every estimator.
+"""Every prior goes with every guide that draws from its support, and both with every likelihood and estimator.
 
-A pairwise covering array of one choice for each class runs by the interpreter; `pytest -m slow` captures one of priors,
-guides and ways to a gradient, in which every likelihood occurs. The full product, hours of it:
-`COMBINATIONS=all pytest tests/test_combinations.py`.
+One case of each class is taken into a pairwise covering array, which is trained uncompiled. `pytest -m slow` compiles
+an array of priors, guides and gradient estimators in which every likelihood occurs, and every case of the tables once.
+The full product takes hours: `COMBINATIONS=all pytest tests/test_combinations.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IDS = [", ".join(row) for row in ROWS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
-def test_a_combination_trains_and_draws(row) -> None:
+def test_a_combination_trains_draws_and_is_scored(row) -> None:
     *parts, estimator = row
     vae = combined_vae(*parts)
     x = draw_data(vae.likelihood, 20)
@@ -41,45 +41,45 @@ def test_a_combination_trains_and_draws(row) -> None:
     assert torch.isfinite(vae.log_likelihood(x, num_particles=5, seed=0).estimate).all()
 
 
-def test_every_pair_of_choices_is_among_these() -> None:
+def test_the_covering_array_holds_every_pair_of_choices_that_fit() -> None:
     possible = {pair for row in all_rows(FACTORS, fits) for pair in pairs(row)}
     assert {pair for row in ROWS for pair in pairs(row)} == possible
     assert {name for row in ROWS for name in row} == {name for factor in FACTORS for name in factor}
     print(f"{len(ROWS)} combinations hold all {len(possible)} pairs of {[len(factor) for factor in FACTORS]} choices")
 
 
-CAPTURED = ["ELBO", "MeanFieldELBO", "ELBO stl", "IWAE dreg", "IWAE vimco"]  # each way to a gradient
+COMPILED = ["ELBO", "MeanFieldELBO", "ELBO stl", "IWAE dreg", "IWAE vimco"]  # one for each gradient estimator
 
 
-def captured_rows() -> list[tuple[str, ...]]:
-    """Every pair of prior, guide and way to a gradient, and every likelihood."""
+def compiled_rows() -> list[tuple[str, ...]]:
+    """Every pair among priors, guides and gradient estimators, and every likelihood."""
     priors_, guides_, likelihoods_, _ = FACTORS
-    rows = pairwise([priors_, guides_, CAPTURED], lambda row: fits((row[0], row[1], "", row[2])))
-    rows = [row for row in rows if "PowerSpherical" not in row]  # the derivative of its draws can't be recorded
+    rows = pairwise([priors_, guides_, COMPILED], lambda row: fits((row[0], row[1], "", row[2])))
+    rows = [row for row in rows if "PowerSpherical" not in row]  # whose draws have a derivative that can't be compiled
     assert len(rows) >= len(likelihoods_)
     return [(p, q, x, e) for (p, q, e), x in zip(rows, itertools.cycle(likelihoods_), strict=False)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", captured_rows(), ids=", ".join)
-def test_a_combination_is_captured(row, recorded) -> None:  # noqa: F811
+@pytest.mark.parametrize("row", compiled_rows(), ids=", ".join)
+def test_compiled_training_of_a_combination_equals_the_eager_one(row, recorded) -> None:  # noqa: F811
     *parts, estimator = row
     x = draw_data(combined_vae(*parts).likelihood, 20)
     assert_same(*both(lambda: combined_vae(*parts), x, elbo=ELBOS[estimator], epochs=1))
 
 
-RECORDABLE = [[name for name in table if "PowerSpherical" not in name] for table in (PRIORS, GUIDES, LIKELIHOODS)]
-EVERY_ROW = each_once(RECORDABLE, fits)
+COMPILABLE = [[name for name in table if "PowerSpherical" not in name] for table in (PRIORS, GUIDES, LIKELIHOODS)]
+EVERY_CASE = each_once(COMPILABLE, fits)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", EVERY_ROW, ids=", ".join)
-def test_every_row_of_the_tables_is_captured(parts, recorded) -> None:  # noqa: F811
+@pytest.mark.parametrize("parts", EVERY_CASE, ids=", ".join)
+def test_compiled_training_of_every_case_equals_the_eager_one(parts, recorded) -> None:  # noqa: F811
     elbo = partial(elbos.ELBO, num_particles=2, gradient="rloo")
     assert_same(*both(lambda: combined_vae(*parts), draw_data(combined_vae(*parts).likelihood, 50), elbo=elbo))
 
 
-def test_directions_are_trained_by_the_interpreter(recorded) -> None:  # noqa: F811
+def test_directions_refuse_to_be_compiled(recorded) -> None:  # noqa: F811
     vae = combined_vae("PowerSpherical", "PowerSpherical", "Bernoulli")
     with pytest.raises(RuntimeError, match="_standard_gamma"):
         vae.fit(draw_data(vae.likelihood, 20), epochs=1, progress=False, compile=True)

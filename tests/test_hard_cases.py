@@ -1,4 +1,4 @@
-"""What a first user ran into: each was wrong once."""
+"""Cases that first users met and that were wrong once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_vae import elbos, likelihoods
 
 
 @pytest.mark.parametrize("scale", ["per_dimension", "predicted"])
-def test_columns_of_very_different_units_are_each_standardised(scale: str) -> None:
+def test_columns_in_very_different_units_are_each_standardized(scale: str) -> None:
     generator = np.random.default_rng(0)
     x = np.stack([5e4 + 2e4 * generator.normal(size=2000), 0.02 + 0.003 * generator.normal(size=2000)], 1)
     vae = pv.VAE(likelihood=likelihoods.Normal(2, scale=scale), prior=pv.priors.Normal(1), seed=0)
@@ -32,7 +32,7 @@ def test_columns_of_very_different_units_are_each_standardised(scale: str) -> No
 
 
 class TwoOrders(pv.LatentVariableModel):
-    """A guide that visits the latents in the other order than the model."""
+    """A guide that samples the latents in the opposite order to the model's."""
 
     def model(self, x=None, *, rows=None, **batch):
         with pyro.plate("data", len(x)):
@@ -57,7 +57,7 @@ class TwoOrders(pv.LatentVariableModel):
     ],
     ids=["MeanField", "KLBalanced", "DIPVAE", "InfoVAE"],
 )
-def test_penalties_take_no_closed_form_that_does_not_hold(make) -> None:
+def test_estimators_take_no_closed_form_kl_where_guide_and_model_order_sites_differently(make) -> None:
     program, x = TwoOrders(), torch.zeros(50, 1)
     losses = []
     for estimator in (elbos.ELBO(num_particles=300), make(num_particles=300)):
@@ -66,7 +66,7 @@ def test_penalties_take_no_closed_form_that_does_not_hold(make) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_patience_compares_with_this_fit_only() -> None:
+def test_patience_compares_with_epochs_of_this_fit_only() -> None:
     x = torch.randn(200, 4)
     vae = pv.VAE(likelihood=likelihoods.Normal(4), prior=pv.priors.Normal(2), seed=0)
     vae.fit(0.01 * x, valid=0.01 * x[:50], patience=9, epochs=5, progress=False, seed=0)
@@ -76,7 +76,7 @@ def test_patience_compares_with_this_fit_only() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
 
 
-def test_digits_lost_in_the_cast_are_told() -> None:
+def test_digits_lost_in_the_cast_to_float32_warn_and_name_the_column() -> None:
     generator = np.random.default_rng(0)
     frame = pd.DataFrame({"time": 1.7e9 + 100 * generator.normal(size=50), "size": generator.normal(size=50)})
     vae = pv.VAE(likelihood=likelihoods.Normal(2), prior=pv.priors.Normal(1), seed=0)
@@ -96,7 +96,7 @@ def test_weights_on_rows_and_on_the_kl_are_refused_where_they_have_no_meaning() 
             kind(kl_weight=2.0)
 
 
-def test_loaders_in_evaluation() -> None:
+def test_evaluation_takes_loaders_in_a_fixed_order() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 12)
     random = torch.get_rng_state()
@@ -125,7 +125,7 @@ class Conditional(LinearGaussian):
         return super().guide(x - label.unsqueeze(-1))
 
 
-def test_fields_come_with_the_data_or_beside_them_in_any_form() -> None:
+def test_fields_mean_the_same_with_the_data_or_beside_them_in_any_form() -> None:
     program, label = Conditional(), torch.arange(9)
     x = LinearGaussian().draw(9) + label.unsqueeze(-1)
     expected = program.log_likelihood(x, label=label, num_particles=3, seed=0).estimate
@@ -157,7 +157,7 @@ def test_overflow_in_the_cast_is_named_with_the_row_of_the_data() -> None:
             call(x)
 
 
-def test_generic_decode_counts_rows_by_the_plate() -> None:
+def test_decode_of_a_program_counts_rows_by_the_plate() -> None:
     class Mixed(pv.LatentVariableModel):
         def model(self, x=None, *, rows=None, **batch):
             w = pyro.sample("w", dist.Normal(torch.zeros(5), 1.0).to_event(1))
@@ -172,7 +172,7 @@ def test_generic_decode_counts_rows_by_the_plate() -> None:
 
 
 @pytest.mark.parametrize("num_rows", [0, -5, 2.5])
-def test_the_number_of_rows_is_checked(num_rows) -> None:
+def test_num_rows_must_be_a_positive_integer(num_rows) -> None:
     with pytest.raises(ValueError, match="num_rows must be a positive integer"):
         elbos.ELBO(num_rows=num_rows)
     with pytest.raises(ValueError, match="num_rows must be a positive integer"):
@@ -203,7 +203,7 @@ def test_binary_latents_have_a_closed_kl_for_any_number_of_particles() -> None:
     assert result.analytic_sites == ("z",)
 
 
-def test_regularised_objectives_with_particles_and_with_one_latent() -> None:
+def test_regularized_objectives_are_finite_with_particles_and_with_one_latent() -> None:
     for estimator in (
         elbos.InfoVAE(num_particles=2),
         elbos.DIPVAE(num_particles=2),
@@ -237,7 +237,7 @@ class OneBatchDimension(Binary):
             pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
 
 
-def test_pyros_particles_one_by_one_stay_so_and_draw_the_same() -> None:
+def test_pyros_particles_run_one_by_one_give_the_same_fit_wrapped_or_not() -> None:
     x = torch.randn(12, 4)
     runs = []
     for wrap in (False, True):
@@ -249,7 +249,7 @@ def test_pyros_particles_one_by_one_stay_so_and_draw_the_same() -> None:
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-5)
 
 
-def test_small_mistakes_are_named() -> None:
+def test_arguments_of_the_wrong_kind_are_named() -> None:
     with pytest.raises(TypeError, match="hidden must be a sequence of widths; got 64"):
         pv.nets.MLP(hidden=64)
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]; got 0.0"):
@@ -264,7 +264,7 @@ def test_small_mistakes_are_named() -> None:
     assert len(small_vae().fit(torch.ones(4, 2, 3), epochs=np.int64(1), batch_size=np.int64(2), progress=False)) == 1
 
 
-def test_pyro_modules_inside_nets_train() -> None:
+def test_pyro_modules_inside_nets_are_trained() -> None:
     encoder = nn.Sequential(nn.Flatten(), PyroModule[nn.Linear](6, 6))
     vae = small_vae(encoder=encoder)
     before = encoder[1].weight.detach().clone()
@@ -272,7 +272,7 @@ def test_pyro_modules_inside_nets_train() -> None:
     assert not torch.equal(encoder[1].weight, before)
 
 
-def test_columns_of_a_frame_follow_the_names_of_blocks() -> None:
+def test_columns_of_a_frame_must_come_in_the_order_of_the_blocks() -> None:
     likelihood = likelihoods.Product({"age": likelihoods.Normal(1), "visits": likelihoods.Poisson(1)})
     vae = pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(1), seed=0)
     frame = pd.DataFrame({"age": [30.0, 40.0], "visits": [1, 2]})

@@ -1,4 +1,4 @@
-"""Several stochastic layers: the closed form of a linear model, both ways of inference, all that a model can do."""
+"""Hierarchies of latents, with both kinds of guides: the closed form of a linear model, training, draws and saving."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_the_log_likelihood_of_a_linear_hierarchy_is_its_closed_form(inference: 
 
 def test_a_precision_weighted_product_is_that_of_the_densities() -> None:
     one, two = torch.distributions.Normal(0.3, 0.8), torch.distributions.Normal(-1.0, 0.5)
-    mean, scale = hierarchical._product((one.loc, one.scale), (two.loc, two.scale))
+    mean, scale = hierarchical._product_of_normals((one.loc, one.scale), (two.loc, two.scale))
     product = torch.distributions.Normal(mean, scale)
     z = torch.linspace(-2, 2, 9)
     ratio = product.log_prob(z) - one.log_prob(z) - two.log_prob(z)
     torch.testing.assert_close(ratio, ratio[:1].expand(9))
 
 
-def test_the_ladder_merges_what_the_data_and_the_model_say() -> None:
+def test_the_ladder_multiplies_the_densities_of_the_path_and_of_the_model() -> None:
     vae = make()
     with isolated():
         weights = log_weights(vae.model, vae.guide, DATA, num_particles=2)
@@ -92,7 +92,7 @@ def test_the_ladder_merges_what_the_data_and_the_model_say() -> None:
 
 @pytest.mark.parametrize("inference", INFERENCES)
 @pytest.mark.parametrize("prior", [priors.Mixture(2, 3), priors.Flow(2, hidden=(6,))], ids=["Mixture", "Flow"])
-def test_a_hierarchy_does_what_a_model_does(inference: str, prior, tmp_path) -> None:
+def test_a_hierarchy_trains_draws_reconstructs_and_is_loaded_as_saved(inference: str, prior, tmp_path) -> None:
     vae = make(inference, prior=prior)
     history = vae.fit(
         DATA, elbo=elbos.IWAE(num_particles=3, gradient="dreg"), epochs=20, learning_rate=0.01, seed=0, progress=False
@@ -115,7 +115,7 @@ def test_a_hierarchy_does_what_a_model_does(inference: str, prior, tmp_path) -> 
 @pytest.mark.parametrize(
     "elbo", [elbos.ELBO, lambda: elbos.IWAE(num_particles=3, gradient="dreg")], ids=["ELBO", "DReG"]
 )
-def test_a_hierarchy_is_captured(inference: str, elbo, recorded) -> None:  # noqa: F811
+def test_the_compiled_training_of_a_hierarchy_equals_the_eager_one(inference: str, elbo, recorded) -> None:  # noqa: F811
     assert_same(*both(lambda: make(inference), DATA, elbo=elbo))
 
 
@@ -136,7 +136,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message: str) -> None:
+def test_arguments_out_of_range_are_named(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**BAD[message])
 

@@ -21,7 +21,7 @@ from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.random import seeded
 from pyro_vae.saving import description, files
 
-FAILURE_RATE = 1e-3  # of each goodness-of-fit test, were its seed not fixed
+FAILURE_RATE = 1e-3  # of a goodness-of-fit test if its seed were drawn at random
 REAL, SIMPLEX, SPHERE, BINARY, ONE_HOT = map(
     support_name,
     (constraints.real, constraints.simplex, constraints.sphere, constraints.boolean, constraints.one_hot),
@@ -53,7 +53,7 @@ def quadrature(kind: str, reach: int = 20) -> tuple[Tensor, Tensor]:
 
 
 def bins(kind: str, z: Tensor) -> Tensor:
-    """The number of the cell that each point lies in; edges are edges of the grid's cells."""
+    """The number of the bin that each point lies in; edges of bins are edges of the grid's cells."""
     if kind == SIMPLEX:
         z = torch.stack((z[:, 0], z[:, 1] / (1 - z[:, 0])), -1)
     if kind == SPHERE:
@@ -64,7 +64,7 @@ def bins(kind: str, z: Tensor) -> Tensor:
 
 
 def shaken(module):
-    """The module with parameters off their start."""
+    """The module in double precision, with its parameters moved from where they start."""
     with seeded(3), torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.08 * torch.randn_like(parameter)
@@ -135,7 +135,7 @@ def test_the_mass_is_one_and_draws_follow_the_density(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_priors_keep_their_promises(name: str) -> None:
+def test_priors_have_latent_dim_as_event_no_batch_and_gradients_for_all_parameters(name: str) -> None:
     prior = PRIORS[name]().double()
     q = guides.Normal()
     p = prior(posterior=lambda u: q(u.flatten(1)))
@@ -161,7 +161,7 @@ def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
         assert support_name(q.support) == support_name(guide.support)
         z = q.rsample() if q.has_rsample else q.sample()
     assert torch.isfinite(q.log_prob(z)).all()
-    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))  # without what the draw left behind
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))  # nothing is remembered for a copy
     torch.testing.assert_close(q.log_prob(z)[2], guide(parameters[2]).log_prob(z[2]))
     assert q.sample((2, 6)).shape == (2, 6, 4, 5, 3)
     (q.log_prob(z).sum() + z.square().sum() + z[..., 0].sum()).backward()
@@ -170,7 +170,7 @@ def test_guides_turn_any_leading_shape_into_a_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in GUIDES if guide_distribution(name).has_rsample])
-def test_draws_carry_the_right_derivative(name: str) -> None:
+def test_derivatives_through_draws_agree_with_the_score_function(name: str) -> None:
     """The derivative of E f(z) along a direction of the parameters: pathwise against the score function."""
     dim = DIM[support_name(GUIDES[name]().support)]
     guide = prepared(name, dim)
@@ -178,7 +178,7 @@ def test_draws_carry_the_right_derivative(name: str) -> None:
     with seeded(2):
         start, direction = torch.randn(2, *guide.parameter_shape(dim), dtype=torch.float64) * 0.5
         weights = torch.randn(dim, dtype=torch.float64)
-        t = torch.zeros(count, dtype=torch.float64, requires_grad=True)  # one for each draw
+        t = torch.zeros(count, dtype=torch.float64, requires_grad=True)  # a copy of the same step for each draw
         q = guide(start + t.unsqueeze(-1) * direction)
         z = q.rsample()
         f = (z @ weights).sin()
@@ -227,7 +227,7 @@ def test_correlated_normals_have_the_covariance_they_say() -> None:
 
 @pytest.mark.parametrize("kind", flows.KINDS)
 @pytest.mark.parametrize("context", [None, 2])
-def test_maps_know_their_inverse_and_their_jacobian(kind: str, context: int | None) -> None:
+def test_maps_have_the_inverse_and_the_jacobian_that_they_state(kind: str, context: int | None) -> None:
     maps = flows.Maps(3, kind=kind, layers=3, hidden=(8,), context_dim=context or 0).double()
     with seeded(1):
         x = torch.randn(5, 3, dtype=torch.float64)
@@ -267,7 +267,7 @@ def test_the_context_of_a_flow_matters_and_broadcasts() -> None:
     assert (guide(other).log_prob(z) != both).all()
 
 
-def test_flow_parts_start_alike_and_leave_the_random_state() -> None:
+def test_flow_parts_start_at_the_same_parameters_and_leave_the_random_state() -> None:
     state = torch.get_rng_state()
     for make in (lambda: priors.Flow(3), lambda: prepared("Flow", 3)):
         first, second = make().state_dict(), make().state_dict()
@@ -323,7 +323,7 @@ def test_the_logistic_normal_is_the_laplace_approximation_of_a_dirichlet() -> No
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5])
-def test_power_spherical_in_closed_form(dim: int) -> None:
+def test_power_spherical_moments_entropy_and_kl_agree_with_closed_forms(dim: int) -> None:
     with seeded(0):
         loc = torch.nn.functional.normalize(torch.randn(dim, dtype=torch.float64), dim=-1)
         p = distributions.PowerSpherical(loc, torch.tensor(2.5, dtype=torch.float64))
@@ -381,7 +381,7 @@ def test_the_vamp_prior_draws_components_in_proportion_to_their_weights() -> Non
     assert scipy.stats.chisquare(observed, 5000 * weights).pvalue > FAILURE_RATE
 
 
-def test_pseudo_inputs_train_with_the_model_and_a_fit_repeats() -> None:
+def test_pseudo_inputs_are_trained_and_a_seeded_fit_repeats_itself() -> None:
     fits = []
     for _ in range(2):
         vae = vamp_vae(learn_weights=True)
@@ -399,7 +399,7 @@ def test_pseudo_inputs_that_are_not_learned_stay_rows_of_the_data() -> None:
     assert all(any(torch.equal(u, row) for row in x) for u in vae.prior.pseudo_inputs)
 
 
-def test_any_distribution_is_a_prior(tmp_path) -> None:
+def test_any_pyro_distribution_is_a_prior_and_given_to_load_again(tmp_path) -> None:
     given = dist.Gumbel(torch.tensor([0.0, 1.0, 2.0]), 0.5).to_event(1)
     vae = small_vae(prior=given)
     assert vae.prior.latent_dim == 3
@@ -483,14 +483,14 @@ def test_parts_that_do_not_fit_are_named(message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Bernoulli", "Categorical"])
-def test_discrete_latents_want_another_gradient(name: str) -> None:
+def test_discrete_latents_refuse_the_reparameterized_gradient(name: str) -> None:
     vae = small_vae(prior=PRIORS[name](), guide=GUIDES[name]())
     x = draw_data(vae.likelihood, 20)
     with pytest.raises(ValueError, match="rloo"):
         vae.fit(x, elbo=elbos.IWAE(num_particles=3), epochs=1, progress=False)
 
 
-def test_discrete_latents_by_enumeration() -> None:
+def test_the_log_likelihood_with_a_discrete_latent_is_the_sum_over_its_values() -> None:
     """log p(x) of a model with a categorical latent is a finite sum."""
     vae = small_vae(prior=priors.Categorical(3, learn=True), guide=guides.Categorical())
     x = draw_data(vae.likelihood, 6)

@@ -1,4 +1,4 @@
-"""Every likelihood is a distribution: its mass is one, its draws and its mean are its own, it starts at the data."""
+"""Every likelihood is a distribution: its mass is one, draws and mean follow the density, and it starts at the data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pyro_vae.runtime.isolation import isolated
 from pyro_vae.saving import description
 
 ALL = LIKELIHOODS | UNSAVED
-DRAWS, ALPHA = 20_000, 1e-3  # of each goodness-of-fit test
+DRAWS, ALPHA = 20_000, 1e-3  # the number of draws and the level of each goodness-of-fit test
 VECTORS = ("LowRankNormal", "MultivariateNormal")
 
 
 def made(name: str, *, training: bool = False):
-    """A likelihood of the table, in double precision, whose parameters are off their start."""
+    """A likelihood of the table, in double precision, with its parameters moved from where they start."""
     likelihood = ALL[name]().double().train(training)
     with torch.no_grad():
         for parameter in likelihood.parameters():
@@ -44,16 +44,16 @@ def base(p):
 
 
 def referenced(table) -> list[str]:
-    """Rows whose kind has a reference; those of other kinds are made of these, or of a user's distribution."""
+    """Cases whose class has a reference; those of other classes wrap one of these, or a distribution of the user's."""
     names = [name for name, make in table.items() if type(make()).__name__ in REFERENCES]
     assert {type(table[n]()).__name__ for n in set(table) - set(names)} <= {"Autoregressive", "Custom"}
     return names
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_likelihoods_declare_their_event_and_stay_in_their_support(name: str) -> None:
+def test_events_have_the_declared_shape_and_draws_lie_in_the_support(name: str) -> None:
     likelihood = made(name, training=True)
-    outputs = (0.5 * random_outputs(likelihood, 4, 5)).requires_grad_()  # none beyond a limit
+    outputs = (0.5 * random_outputs(likelihood, 4, 5)).requires_grad_()  # small, so that none is clamped
     p = likelihood(outputs)
     assert p.event_shape == likelihood.event_shape
     assert p.batch_shape == (4, 5)
@@ -73,7 +73,7 @@ def test_likelihoods_declare_their_event_and_stay_in_their_support(name: str) ->
 
 
 @pytest.mark.parametrize("name", referenced(ALL))
-def test_likelihoods_agree_with_scipy(name: str) -> None:
+def test_log_probabilities_agree_with_scipy(name: str) -> None:
     likelihood = made(name)
     p = likelihood(random_outputs(likelihood, 6))
     x = p.sample()
@@ -82,7 +82,7 @@ def test_likelihoods_agree_with_scipy(name: str) -> None:
 
 
 def small(name: str):
-    """A distribution of the kind of a row, for events to enumerate or integrate over: a cell, or a short vector."""
+    """A distribution of this case whose events can be enumerated or integrated over: one cell, or a short vector."""
     kind, arguments = type(ALL[name]()), ALL[name]().arguments()
     if name in VECTORS:
         likelihood = kind(**arguments | {"event_shape": 2})
@@ -100,7 +100,7 @@ def small(name: str):
 
 
 def mass(p, *cells) -> np.ndarray:
-    """Density or mass of rows given cell by cell."""
+    """Density or mass of rows, given by their cells."""
     x = torch.stack(torch.broadcast_tensors(*(torch.as_tensor(c, dtype=torch.float64) for c in cells)), -1)
     return p.log_prob(x).detach().exp().numpy()
 
@@ -141,7 +141,7 @@ def test_densities_integrate_to_one_and_draws_follow_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Multinomial", "Multinomial of seven"])
-def test_rows_of_a_multinomial(name: str) -> None:
+def test_masses_of_rows_of_a_multinomial_sum_to_one_and_draws_follow_them(name: str) -> None:
     p = small(name)
     rows = [row for row in itertools.product(range(5), repeat=3) if sum(row) == 4]
     probabilities = mass(p, *np.transpose(rows))
@@ -151,7 +151,7 @@ def test_rows_of_a_multinomial(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_normal_vectors(name: str) -> None:
+def test_densities_of_normal_vectors_integrate_to_one_and_draws_follow_them(name: str) -> None:
     p = small(name)
     grid = np.linspace(-12, 12, 601)
     density = mass(p, *np.meshgrid(grid, grid))
@@ -163,7 +163,7 @@ def test_normal_vectors(name: str) -> None:
     assert abs(products.mean() - p.covariance_matrix[0, 1]) < 5 * products.std() / DRAWS**0.5
 
 
-def test_blocks_of_a_product() -> None:
+def test_a_product_is_the_sum_of_its_blocks_and_draws_each_of_them() -> None:
     p = small("Product")
     grid = np.linspace(-12, 12, 601)
     density = mass(p, *np.meshgrid(np.arange(200), grid))
@@ -181,7 +181,7 @@ def test_blocks_of_a_product() -> None:
 
 
 def fit(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """The p-value of Pearson's test, bins of few expected counts taken together."""
+    """The p-value of Pearson's chi-squared test; bins with few expected counts are pooled."""
     expected = probabilities / probabilities.sum() * counts.sum()
     rare = expected < 8
     pooled = [np.append(part[~rare], part[rare].sum()) for part in (counts, expected)]
@@ -189,7 +189,7 @@ def fit(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(scipy.stats.chisquare(*(part[enough] for part in pooled)).pvalue)
 
 
-def test_the_goodness_of_fit_can_fail() -> None:
+def test_the_goodness_of_fit_rejects_another_distribution() -> None:
     p = torch.distributions.Poisson(torch.tensor(2.0))
     counts = np.bincount(p.sample((DRAWS,)).long(), minlength=40)
     assert fit(counts, scipy.stats.poisson.pmf(np.arange(len(counts)), 2.1)) < ALPHA
@@ -205,13 +205,13 @@ def test_means_are_those_of_draws(name: str) -> None:
 
 
 def smoothed(likelihood, x):
-    """The mean of a cell of categories, each of which was seen half a time more."""
+    """The mean of each cell of categories, with half a count added to each category."""
     count = likelihood.num_categories
     extra = 0.5 * torch.arange(count, dtype=x.dtype).sum()
     return (x.sum(0) + extra) / (len(x) + 0.5 * count)
 
 
-STARTS = {  # means at zero output where they are not the data's
+STARTS = {  # the mean at zero output, where it is not that of the data
     "Bernoulli": lambda p, x: (x.sum(0) + 0.5) / (len(x) + 1),
     "BetaBinomial": lambda p, x: 5 * (x.sum(0) + 0.5) / (5 * len(x) + 1),
     "Binomial": lambda p, x: 5 * (x.sum(0) + 0.5) / (5 * len(x) + 1),
@@ -229,19 +229,19 @@ STARTS = {  # means at zero output where they are not the data's
 
 
 @pytest.mark.parametrize("name", [n for n in referenced(ALL) if n not in ("Normal plain", "Product")])
-def test_zero_output_is_the_marginal(name: str) -> None:
+def test_zero_output_has_the_mean_of_the_data(name: str) -> None:
     likelihood = ALL[name]().double()
     x = draw_data(likelihood, 300).double()
     likelihood.initialize(x)
     p = likelihood(torch.zeros(likelihood.output_shape, dtype=torch.float64))
-    if isinstance(likelihood, likelihoods.DiscretizedLogistic):  # whose mean is that of levels within the range
+    if isinstance(likelihood, likelihoods.DiscretizedLogistic):  # its mean is that of the levels within the range
         np.testing.assert_allclose(p.base_dist.loc, x.mean(0).unsqueeze(-1).expand_as(p.base_dist.loc))
         return
     start = STARTS.get(type(likelihood).__name__, lambda p, x: x.mean(0))
     np.testing.assert_allclose(p.mean.detach(), start(likelihood, x).detach(), rtol=1e-6)
 
 
-def test_blocks_start_at_their_marginals() -> None:
+def test_blocks_start_at_the_means_of_their_columns() -> None:
     likelihood = LIKELIHOODS["Product"]().double()
     x = draw_data(likelihood, 300)
     likelihood.initialize(x)
@@ -270,7 +270,7 @@ def test_zero_output_has_the_variance_of_the_data(name: str) -> None:
     x = p.sample()
     likelihood.initialize(x)
     variance = likelihood(torch.zeros(likelihood.output_shape, dtype=torch.float64)).variance
-    rtol = 0.02 if name == "LowRankNormal" else 1e-4  # its factor starts at 0.1; smoothing by half a count of 50,000
+    rtol = 0.02 if name == "LowRankNormal" else 1e-4  # its factor starts at 0.1; else half a count in 50,000
     np.testing.assert_allclose(variance.detach(), x.var(0), rtol=rtol)
 
 
@@ -291,8 +291,8 @@ def test_single_precision_stays_finite_at_extreme_outputs(name: str, training: b
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_constants_follow_the_device_and_no_value_is_looked_at(name: str) -> None:
-    likelihood = ALL[name]().to("meta")  # where tensors have no values, and those of other devices are refused
+def test_constants_follow_the_device_and_no_value_is_read(name: str) -> None:
+    likelihood = ALL[name]().to("meta")  # tensors without values; those of other devices are refused
     outputs = torch.empty(4, 5, *likelihood.output_shape, device="meta")
     x = torch.empty(5, *likelihood.event_shape, device="meta")
     with isolated():
@@ -315,7 +315,7 @@ def test_single_precision_agrees_with_double(name: str) -> None:
     np.testing.assert_allclose(single.detach(), double.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_ordered_levels_are_cut_by_the_logistic() -> None:
+def test_cutpoints_on_the_logistic_scale_give_the_levels_their_probabilities() -> None:
     likelihood = made("OrderedLogistic")
     outputs = random_outputs(likelihood, 7)
     probabilities = likelihood(outputs).base_dist.probs.detach().numpy()
@@ -341,10 +341,10 @@ MEANS = [1e-5, 1e-3, 0.1, 0.49, 0.4999999, 0.5, 0.50001, 0.51, 0.73, 0.973, 0.99
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_the_inverse_of_the_mean_of_the_continuous_bernoulli(mean: float) -> None:
+def test_the_continuous_bernoulli_has_the_mean_that_its_logits_are_found_for(mean: float) -> None:
     logits = float(inverse_mean(torch.tensor(mean, dtype=torch.float64)))
     size, width = abs(logits), min(0.4, 40 / max(abs(logits), 1e-3))
-    nearer = min(mean, 1 - mean)  # the mean of a density that falls from 0
+    nearer = min(mean, 1 - mean)  # the mean of a density that falls from 0 to 1
 
     def moment(power: int) -> float:
         return quad(lambda x: x**power * math.exp(-size * x), 0, 1, points=[width], epsabs=0, epsrel=1e-11)[0]
@@ -388,7 +388,7 @@ def test_exposure_multiplies_the_mean(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_the_start_takes_exposure_into_account(name: str) -> None:
+def test_the_start_divides_counts_by_their_exposure(name: str) -> None:
     likelihood = ALL[name]().double()
     exposure = torch.rand(20_000, dtype=torch.float64) * 100 + 1
     x = torch.poisson(exposure.reshape(-1, 1, 1) * 3.0 * torch.ones(EVENT, dtype=torch.float64))
@@ -397,7 +397,7 @@ def test_the_start_takes_exposure_into_account(name: str) -> None:
     np.testing.assert_allclose(mean.detach(), (x.sum(0) + 0.5) / exposure.sum(), rtol=1e-12)
 
 
-def test_rows_of_different_totals() -> None:
+def test_rows_of_different_totals_are_scored_given_their_own_and_drawn_with_the_one_asked_for() -> None:
     likelihood = likelihoods.Multinomial(3).double()
     x = torch.tensor([[1.0, 2.0, 0.0], [40.0, 0.0, 60.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     likelihood.initialize(x)
@@ -412,7 +412,7 @@ def test_rows_of_different_totals() -> None:
     assert (likelihood(outputs).sample().sum(-1) == 34).all()
 
 
-def test_a_total_is_counted_in_parts_of_bounded_size() -> None:
+def test_a_multinomial_draw_of_millions_has_its_total_and_its_mean() -> None:
     p = distributions.Multinomial(torch.tensor([5_000_000.0, 3.0]), torch.tensor([0.2, 0.5, 0.3]).log())
     x = p.sample()
     assert x.sum(-1).tolist() == [5_000_000.0, 3.0]
@@ -469,10 +469,10 @@ def test_a_fit_finds_the_optimal_scale() -> None:
     vae = small_vae(likelihood=likelihoods.Normal(EVENT, scale="optimal"))
     x = 4 * torch.randn(500, 1, 1, dtype=torch.float64) + torch.randn(500, *EVENT, dtype=torch.float64)
     vae.fit(x, epochs=40, batch_size=50, learning_rate=0.01, seed=0, progress=False)
-    assert 0.8 < float(vae.likelihood.mean_square) < 1.5  # 1 is the noise's, 17 the marginal
+    assert 0.8 < float(vae.likelihood.mean_square) < 1.5  # 1 is the variance of the noise, 17 that of the data
 
 
-def test_a_function_of_ones_own_is_trained_drawn_from_and_given_again(tmp_path) -> None:
+def test_a_custom_likelihood_is_trained_drawn_from_and_given_to_load(tmp_path) -> None:
     vae = small_vae(likelihood=UNSAVED["Custom"]())
     x = draw_data(vae.likelihood, 30).double()
     vae.fit(x, epochs=1, seed=0, progress=False)
@@ -486,7 +486,7 @@ def test_a_function_of_ones_own_is_trained_drawn_from_and_given_again(tmp_path) 
     assert torch.equal(again.sample(3, seed=0), vae.sample(3, seed=0))
 
 
-def test_blocks_keep_their_order_and_any_name() -> None:
+def test_saved_blocks_keep_their_order_and_any_name() -> None:
     product = likelihoods.Product(
         {"b": likelihoods.Normal(1), "class": likelihoods.Poisson(2), "a.b": likelihoods.Beta(1)}
     )
@@ -495,7 +495,7 @@ def test_blocks_keep_their_order_and_any_name() -> None:
     assert [type(part).__name__ for part in again.parts] == ["Normal", "Poisson", "Beta"]
 
 
-def test_zeros_are_recovered_from_zero_inflated_counts() -> None:
+def test_dispersion_and_dropout_are_recovered_from_zero_inflated_counts() -> None:
     """Dispersion 2 and dropout 0.3 are found within 4 standard errors: a failure rate of 2e-4."""
     torch.manual_seed(3)
     rows, held_out, size, dropout = 6000, 3000, 2.0, 0.3
@@ -615,7 +615,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("message", OUTSIDE)
-def test_data_outside_the_support_are_named(message: str) -> None:
+def test_data_outside_the_support_are_named_with_their_row(message: str) -> None:
     make, x = OUTSIDE[message]
     with pytest.raises(ValueError, match=message):
         make().check(torch.tensor(x))

@@ -1,4 +1,4 @@
-"""Every prior, guide and likelihood keeps the promises of its kind."""
+"""Every prior, guide and likelihood has a case, is rebuilt from plain values, and names arguments that are wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ YOURS = {"priors: Distribution", "likelihoods: Custom"}  # they hold an object o
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_part_has_a_case(room: str) -> None:
+def test_every_public_part_has_a_case_in_the_tables(room: str) -> None:
     module, table = ROOMS[room]
     made = {type(make()).__name__ for make in table.values()}
     assert made == set(module.__all__) - {"Prior", "Guide", "Likelihood"}
@@ -36,7 +36,7 @@ def test_a_part_is_rebuilt_from_plain_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(YOURS))
-def test_a_part_that_holds_an_object_of_yours_is_named_only(name: str) -> None:
+def test_a_part_that_holds_an_object_of_the_user_is_saved_by_name_only(name: str) -> None:
     part = PARTS[name]()
     assert description.describe(part) == {"yours": type(part).__name__}
     if isinstance(part, likelihoods.Likelihood):
@@ -72,7 +72,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message: str) -> None:
+def test_arguments_out_of_range_are_named(message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         BAD[message]()
 

@@ -18,7 +18,7 @@ from pyro_vae.runtime.random import seeded
 
 
 def linear_vae(guide: guides.Guide) -> pv.VAE:
-    """x = W z + noise with a decoder that stays, and an encoder that knows nothing."""
+    """x = W z + noise, with a given decoder, and an encoder that is zero everywhere."""
     vae = small_vae(
         likelihood=likelihoods.Normal(3, scale="fixed", standardize=False),
         prior=priors.Normal(2),
@@ -49,7 +49,7 @@ def test_refinement_finds_the_posterior_that_the_encoder_does_not_know() -> None
     assert vae.refinement is None
     gap = float((evidence(vae, x) - refined.bound).mean())
     assert float((evidence(vae, x) - plain.bound).mean()) > 0.5
-    assert -0.01 < gap < 0.03  # what the noise of the steps leaves
+    assert -0.01 < gap < 0.03  # what the noise of the gradient steps leaves
     assert (weights.ess > 300).all()
     assert ((weights.estimate - evidence(vae, x)).abs() < 5 * weights.standard_error + 1e-3).all()
 
@@ -74,7 +74,7 @@ def test_refinement_leaves_the_exact_posterior_where_it_is() -> None:
     assert float((exact - once.bound).mean()) < 0.01
 
 
-def test_the_result_carries_the_gradient_through_all_steps() -> None:
+def test_the_gradient_passes_through_all_steps_of_refinement() -> None:
     refinement = Refinement(steps=3, learning_rate=0.1)
     curvature = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
     start = torch.tensor([[1.0, -0.5], [0.3, 2.0]], dtype=torch.float64, requires_grad=True)
@@ -108,7 +108,7 @@ def test_the_result_carries_the_gradient_through_all_steps() -> None:
     assert not refinement(objective, start, differentiable=False).requires_grad
 
 
-def test_training_refined_beats_training_without_where_the_encoder_is_poor() -> None:
+def test_training_with_refinement_reaches_a_higher_bound_where_the_encoder_is_poor() -> None:
     bounds = {}
     truth = linear_vae(guides.Normal())
     x = truth.sample(200, seed=0)
@@ -127,7 +127,7 @@ def test_training_refined_beats_training_without_where_the_encoder_is_poor() -> 
 
 
 @pytest.mark.parametrize("name", ["ELBO", "ELBO stl", "IWAE dreg"])
-def test_a_refined_step_is_captured(name: str, recorded) -> None:  # noqa: F811
+def test_compiled_training_with_refinement_equals_the_eager_one(name: str, recorded) -> None:  # noqa: F811
     def make() -> pv.VAE:
         vae = small_vae()
         vae.refinement = Refinement(steps=2)
@@ -137,7 +137,7 @@ def test_a_refined_step_is_captured(name: str, recorded) -> None:  # noqa: F811
     assert_same(*both(make, x, elbo=ELBOS[name], epochs=2))
 
 
-def test_evaluation_refined_leaves_the_model_alone() -> None:
+def test_evaluation_with_refinement_leaves_the_model_as_it_was() -> None:
     vae = linear_vae(guides.Normal())
     x = vae.sample(6, seed=0)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
@@ -148,7 +148,7 @@ def test_evaluation_refined_leaves_the_model_alone() -> None:
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-def test_refinement_says_what_it_needs() -> None:
+def test_refinement_refuses_sizes_out_of_range_and_discrete_draws() -> None:
     with (
         pytest.raises(ValueError, match="steps must be a positive integer; got 0"),
         linear_vae(guides.Normal()).refined(0),
@@ -162,13 +162,13 @@ def test_refinement_says_what_it_needs() -> None:
 
 
 def two_clusters() -> tuple[pv.VAE, torch.Tensor]:
-    """An encoder that sends rows to -3 or 3, a third of them to 3, with deviation 0.5."""
+    """An encoder that sends two thirds of the rows to -3 and one third to 3, with standard deviation 0.5."""
     vae = small_vae(
         likelihood=likelihoods.Normal(1, scale="fixed", standardize=False), prior=priors.Normal(2), encoder=nets.MLP(())
     )
     with torch.no_grad():
         vae.encoder.module[0].weight.copy_(torch.tensor([[3.0], [0.0], [0.0], [0.0]]))
-        vae.encoder.module[0].bias.copy_(torch.tensor([0.0, 0.0, -0.9741, -0.9741]))  # softplus: deviations of 0.5
+        vae.encoder.module[0].bias.copy_(torch.tensor([0.0, 0.0, -0.9741, -0.9741]))  # softplus: scales of 0.5
     x = torch.where(torch.arange(900) % 3 == 0, 1.0, -1.0).double().unsqueeze(-1)
     return vae, x
 
@@ -207,7 +207,7 @@ def test_the_aggregate_posterior_becomes_a_prior(family: str, tmp_path) -> None:
     torch.testing.assert_close(pv.load(tmp_path / "model").sample(5, seed=0), vae.sample(5, seed=0))
 
 
-def test_aggregates_say_what_they_need() -> None:
+def test_fit_aggregate_posterior_refuses_unknown_families_and_discrete_latents() -> None:
     vae, x = two_clusters()
     with pytest.raises(ValueError, match="family must be mixture or flow; got 'gmm'"):
         vae.fit_aggregate_posterior(x, family="gmm")
