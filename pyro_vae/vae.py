@@ -162,7 +162,7 @@ class VAE(LatentVariableModel):
             return pyro.sample("z", self.family(self._guide_parameters(x.to(self.like.dtype), batch)))
 
     def _guide_parameters(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The parameters of q(z | x): the encoder's output, within `refined` after its gradient steps."""
+        """The parameters of q(z | x): the encoder's output; within `refined`, that output after the gradient steps."""
         amortized: Tensor = self.encoder(self.likelihood.features(x))
         if self.refinement is None:
             return amortized
@@ -171,8 +171,8 @@ class VAE(LatentVariableModel):
 
         def one_draw_elbo(parameters: Tensor) -> Tensor:
             p, z = self.prior(posterior=self._posterior, **batch), self.family(parameters).rsample()
-            # With its parameters detached, log q adds no noise to the gradient where q is the posterior. But then the
-            # gradient itself has no right derivative, which training needs.
+            # With its parameters detached, log q adds no noise to the gradient where q is the posterior. But the
+            # derivative of that gradient, which training needs, would be wrong.
             q = self.family(parameters if differentiable else parameters.detach())
             terms: Tensor = self.likelihood(self.decoder(z), **batch).log_prob(x) + p.log_prob(z) - q.log_prob(z)
             return terms
