@@ -127,7 +127,7 @@ def renyi(log_w: Tensor, alpha: float) -> Tensor:
 def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> Tensor:
     """Thermodynamic variational objective: a Riemann sum of E_beta[log w] over beta in [0, 1].
 
-    E_beta is the expectation under q(z)^(1 - beta) p(x, z)^beta, self-normalised over the K particles. For exact
+    E_beta is the expectation under q(z)^(1 - beta) p(x, z)^beta, self-normalized over the K particles. For exact
     expectations the left sum is a lower and the right sum an upper bound on log p(x).
 
     Args:

@@ -2,7 +2,7 @@
 
 A schedule is called with the number of training steps taken and of epochs begun, both from 0, and returns a number.
 Give it its length in `steps` or in `epochs`. Schedules are frozen dataclasses of plain values: they print, compare
-and serialise (`dataclasses.asdict`).
+and serialize (`dataclasses.asdict`).
 """
 
 from __future__ import annotations

@@ -450,11 +450,11 @@ def test_log_likelihood_of_a_discrete_latent() -> None:
 
 def test_the_summary_of_log_weights() -> None:
     log_w = torch.tensor([[0.0, 5.0], [0.0, -1e9]], dtype=torch.float64)
-    estimate, error, ess, *_ = evaluation.summarize(log_w)
+    estimate, error, ess, *_ = evaluation.summarize_log_weights(log_w)
     np.testing.assert_allclose(estimate, [0.0, 5.0 - np.log(2)])
     np.testing.assert_allclose(ess, [2.0, 1.0])
     np.testing.assert_allclose(error, [0.0, 1.0])  # weights 1, 0: coefficient of variation sqrt 2, over sqrt 2
-    assert evaluation.summarize(torch.full((5, 1), -3.7, dtype=torch.float64))[1:4] == (0.0, 5.0, -np.inf)
+    assert evaluation.summarize_log_weights(torch.full((5, 1), -3.7, dtype=torch.float64))[1:4] == (0.0, 5.0, -np.inf)
 
 
 @pytest.mark.usefixtures("plain_pyro")

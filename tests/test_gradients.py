@@ -276,14 +276,14 @@ def test_dropout_and_statistics_in_the_second_run_of_the_guide() -> None:
 
     program = Dropped()
     x = program.draw(6)
-    from pyro_vae.inference.programs import Path
+    from pyro_vae.inference.programs import GradientPath
 
     before = torch.get_rng_state()
     plain = pv.log_weights(program.model, program.guide, x, num_particles=2)
     after = torch.get_rng_state()
     torch.set_rng_state(before)
     program.norm.reset_running_stats()
-    stopped = pv.log_weights(program.model, program.guide, x, num_particles=2, path=Path(stopped=True))
+    stopped = pv.log_weights(program.model, program.guide, x, num_particles=2, path=GradientPath(detached_log_q=True))
     assert torch.equal(torch.get_rng_state(), after)
     np.testing.assert_allclose(stopped.log_w.detach(), plain.log_w.detach(), atol=1e-12)
     assert int(program.norm.num_batches_tracked) == 1
@@ -332,7 +332,9 @@ def test_a_guide_without_a_module_cannot_be_stopped() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0))
 
-    with pytest.raises(TypeError, match=r"The guide must be a method of an nn.Module to have its parameters stopped"):
+    with pytest.raises(
+        TypeError, match=r"The guide must be a method of an nn.Module for its parameters to be held constant"
+    ):
         elbos.ELBO(gradient="stl").loss_and_grads(model, guide, torch.zeros(3))
 
 

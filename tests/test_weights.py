@@ -112,7 +112,7 @@ def test_a_hundredfold_subsample_scales_the_loss_and_leaves_the_bound(make, num_
         terms.append(make(num_particles=num_particles).run(program.model, program.guide, x, num_rows=num_rows))
     assert torch.equal(terms[0].bound, terms[1].bound)
     assert float(terms[1].objective.detach()) == pytest.approx(100 * float(terms[0].objective.detach()), rel=1e-12)
-    assert terms[1].rows == 400
+    assert terms[1].num_rows == 400
 
 
 def test_a_program_that_subsamples_itself_is_scaled_once() -> None:
@@ -132,7 +132,7 @@ def test_a_program_that_subsamples_itself_is_scaled_once() -> None:
         terms = IWAE(num_particles=2).run(program.model, program.guide, x, num_rows=num_rows)
         np.testing.assert_allclose(terms.bound.detach(), program.log_evidence(x).detach(), atol=1e-8)
         assert float(terms.objective.detach()) == pytest.approx(10 * float(terms.bound.sum().detach()))
-        assert terms.rows == 40
+        assert terms.num_rows == 40
 
 
 def test_scale_is_applied_after_the_logarithm_and_masks_before() -> None:

@@ -110,8 +110,8 @@ def _about_estimates(test: dict[str, Any]) -> list[str]:
         f"Effective sample size, median over rows: {test['median_ess']:.0f} draws{few}.",
         f"Pareto k-hat above {pareto.threshold(num_particles):.2f} in {test['unreliable_rows']} of {test['rows']} rows:"
         " there neither the log-likelihood nor its Monte Carlo error is reliable."
-        if num_particles >= pareto.FEWEST
-        else f"Pareto k-hat: not computed, since that takes at least {pareto.FEWEST} draws for each row.",
+        if num_particles >= pareto.MIN_PARTICLES
+        else f"Pareto k-hat: not computed, since that takes at least {pareto.MIN_PARTICLES} draws for each row.",
     ]
 
 

@@ -16,8 +16,8 @@ from pyro_vae import predictive
 from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.criticism.intervals import LEVELS, central_coverage
 from pyro_vae.data.tensors import check_finite
-from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_of
-from pyro_vae.inference.chunks import facts, row_chunks
+from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_over_rows
+from pyro_vae.inference.chunks import program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.isolation import evaluating
@@ -124,9 +124,12 @@ def simulation_based_calibration(
     positive_integer("num_draws", num_draws, 3)
     with seeded(seed):
         drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
-        if facts(model, rows, tuple(fields)).joint:
+        structure = program_structure(model, rows, tuple(fields))
+        if structure.joint:
             raise NotImplementedError("Rows must be independent to be ranked one by one; got a global latent.")
-        draws = predictive.posterior_draws(model, rows, num_samples=num_draws, fields=tuple(fields))
+        draws = predictive.posterior_draws(
+            model, rows, num_samples=num_draws, fields=tuple(fields), structure=structure
+        )
         by_site, names = [], []
         for name, value in drawn.items():
             truth, samples = value.reshape(num_rows, -1), draws[name].reshape(num_draws, num_rows, -1)
@@ -244,7 +247,7 @@ def amortization_gap(
     for bound in (amortized, optimized):
         check_finite("The ELBO", bound)
     error = (errors[0].square() + errors[1].square()).sqrt()
-    return AmortizationGap(amortized, optimized, mean_of(optimized - amortized, error))
+    return AmortizationGap(amortized, optimized, mean_over_rows(optimized - amortized, error))
 
 
 @dataclass(frozen=True)
@@ -332,7 +335,7 @@ def against_nuts(
     positive_integer("warmup", warmup)
     positive_integer("max_tree_depth", max_tree_depth)
     rows, names = check_model(model).read_rows(x, fields)
-    known = facts(model, rows, names)
+    structure = program_structure(model, rows, names)
     first = rows.take(slice(0, 1), names, like=model.like)
     sites = predictive.encode(model, seed=0, **first)
     discrete = sorted(name for name, q in sites.items() if not q.has_rsample)
@@ -341,8 +344,10 @@ def against_nuts(
     by_row: list[tuple[Tensor, Tensor, Tensor]] = []
     labels: list[str] = []
     with seeded(seed):
-        draws = predictive.posterior_draws(model, rows, num_samples=max(1000, num_samples), fields=names)
-        for part in [slice(None)] if known.joint else [slice(i, i + 1) for i in range(len(rows))]:
+        draws = predictive.posterior_draws(
+            model, rows, num_samples=max(1000, num_samples), fields=names, structure=structure
+        )
+        for part in [slice(None)] if structure.joint else [slice(i, i + 1) for i in range(len(rows))]:
             batch = rows.take(part, names, like=model.like)
             with _sampling(model):
                 kernel = NUTS(model.model, max_tree_depth=max_tree_depth)
@@ -355,7 +360,7 @@ def against_nuts(
                         f" ({error}). Check the row and the parameters."
                     ) from error
             of_nuts = chain.get_samples()
-            of_guide = {name: value if known.joint else value[:, part] for name, value in draws.items()}
+            of_guide = {name: value if structure.joint else value[:, part] for name, value in draws.items()}
             shared = [name for name in of_guide if name in of_nuts]
             guide, nuts = (
                 torch.cat([values[name].reshape(len(values[name]), -1) for name in shared], 1)

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_finite
-from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_of
+from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_over_rows
 from pyro_vae.model import check_model
 from pyro_vae.runtime.random import seeded
 
@@ -155,7 +155,7 @@ def compare(
         error = torch.zeros_like(best.estimate)
         if name != names[0]:
             error = (result.standard_error.square() + best.standard_error.square()).sqrt()
-        difference = mean_of(result.estimate - best.estimate, error)
+        difference = mean_over_rows(result.estimate - best.estimate, error)
         differences.append(difference)
         margin = 2 * (difference.monte_carlo_error - min(bias[name], bias[names[0]]))
         within.append(name != names[0] and not -difference.estimate > margin)  # flagged where NaN, as for one particle

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.data.tensors import as_tensor
+from pyro_vae.predictive.quantiles import sample_quantiles
 
 __all__ = [
     "Statistic",
@@ -92,10 +93,7 @@ def quantile(level: float) -> Statistic:
 
     @_on_real_rows
     def statistic(x: Tensor) -> Tensor:
-        ordered = x.sort(0).values
-        place = level * (len(x) - 1)
-        low = int(place)
-        return ordered[low].lerp(ordered[min(low + 1, len(x) - 1)], place - low)
+        return sample_quantiles(x, [level])[0]
 
     return statistic
 

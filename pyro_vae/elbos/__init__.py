@@ -1,6 +1,6 @@
-"""Estimators of the evidence bound: `pyro.infer.ELBO` subclasses over the log-weights.
+"""Estimators of bounds on log p(x): `pyro.infer.ELBO` subclasses that are computed from log-weights.
 
-To add a bound, write a function of log-weights in `bounds` and a subclass of `WeightBound` that names it; every
+To add a bound, write a function of log-weights in `bounds` and a subclass of `WeightBound` that calls it; every
 gradient estimator then applies to it, in `fit(elbo=...)` and in `pyro.infer.SVI(loss=...)`.
 """
 

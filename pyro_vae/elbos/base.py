@@ -1,4 +1,4 @@
-"""What every estimator is: programs are run, scaled to N rows, and Pyro's `ELBO` protocol is spoken."""
+"""The base class of the estimators, which runs the programs and follows Pyro's `ELBO` protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.inference.programs import Path, Program
+from pyro_vae.inference.programs import GradientPath, Program
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.schedules import value_at
 
@@ -23,23 +23,24 @@ __all__ = ["Estimator", "Terms"]
 
 @dataclass(frozen=True)
 class Terms:
-    """What one evaluation of an estimator yields.
+    """The result of one evaluation of an estimator.
 
     Attributes:
-        bound: the unweighted, unscaled bound of each row, (B,); (1,) for the whole data set where weights are joint.
-        reconstruction: E_q log p(x | z), of the same shape; None where a foreign estimator does not tell.
-        kl: KL(q(z | x) || p(z)), likewise.
-        objective: the scaled, weighted sum over rows that is maximised, a scalar; minus Pyro's loss.
-        rows: the number of rows that `objective` speaks for, N.
+        bound: the bound of each row, without weights and scales, (B,); (1,) for the whole data set if weights are
+            joint.
+        reconstruction: E_q log p(x | z), of the same shape; None if an estimator of Pyro does not compute it.
+        kl: KL(q(z | x) || p(z)), of the same shape, or None likewise.
+        objective: the scaled and weighted sum over rows that is maximized, a scalar; minus Pyro's loss.
+        num_rows: N, the number of rows that `objective` is the sum over.
         analytic_sites: latent sites whose KL was computed in closed form.
-        weights: the record all this was read off; None for foreign estimators.
+        weights: the log-weights that all of this was computed from; None for estimators of Pyro.
     """
 
     bound: Tensor
     reconstruction: Tensor | None
     kl: Tensor | None
     objective: Tensor
-    rows: float
+    num_rows: float
     analytic_sites: tuple[str, ...] = ()
     weights: LogWeights | None = None
 
@@ -49,37 +50,37 @@ class Terms:
         return self.weights is None or self.weights.joint
 
     def per_row(self) -> Tensor:
-        """Bound, reconstruction, KL and objective as means over rows, (4,), detached; NaN where unknown."""
-        count = self.rows if self.joint else self.bound.numel()
+        """Means over rows of bound, reconstruction, KL and objective, (4,), detached; NaN for what was not computed."""
+        count = self.num_rows if self.joint else self.bound.numel()
         unknown = torch.full_like(self.bound, torch.nan)
         parts = (unknown if part is None else part for part in (self.bound, self.reconstruction, self.kl))
         means = [part.detach().sum() / count for part in parts]
-        return torch.stack([*means, self.objective.detach().to(self.bound) / self.rows])
+        return torch.stack([*means, self.objective.detach().to(self.bound) / self.num_rows])
 
 
 class Estimator(pyro.infer.ELBO):
-    """Base of the estimators: runs the programs, scales to N rows, speaks Pyro's `ELBO` protocol.
+    """Base of the estimators: runs the programs, scales to N rows, and follows Pyro's `ELBO` protocol.
 
     Args:
-        num_particles: K, run at once under a particle plate.
-        gradient: one of those that the class names in `gradients`.
-        num_rows: N, if a call sees only B of N rows; `fit` fills it in.
-        max_particles_at_once: bounds memory: larger K run in chunks, which the backward pass runs again. Running
-            statistics (BatchNorm) then move with every chunk and pass.
+        num_particles: K, run together under a particle plate.
+        gradient: the gradient estimator, one of those in the class attribute `gradients`.
+        num_rows: N, if a call sees only B of N rows; `fit` sets it.
+        max_particles_at_once: a bound on memory: with more particles, chunks of this size run one after the other, and
+            the backward pass runs each again. Running statistics (BatchNorm) then move with every such run.
 
     Attributes:
-        step: training steps taken, read by schedules; counted by `loss_and_grads`, set by `fit`.
-        epoch: epochs begun before this one; set by `fit`.
-        scheduled: names of the options that may be schedules, to be read through `now`.
-        fed: values that stand in for those of schedules while a training step is captured.
-        one_by_one: whether particles run one after the other, for programs that take no leading dimensions.
+        step: the number of training steps taken, for schedules; counted by `loss_and_grads`, set by `fit`.
+        epoch: the number of epochs completed; set by `fit`.
+        schedulable: names of the options that may be schedules; read their values through `current_value`.
+        schedule_inputs: tensors that take the place of schedules' values in a compiled training step, by option.
+        one_by_one: whether particles run one after the other, for programs that do not allow leading dimensions.
 
     Raises:
         ValueError: if `num_particles` is less than 1 or the gradient estimator has no meaning here.
     """
 
     gradients: tuple[str, ...] = ("reparameterized",)
-    scheduled: tuple[str, ...] = ()
+    schedulable: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -99,8 +100,8 @@ class Estimator(pyro.infer.ELBO):
             )
         if gradient in SCORE and num_particles < 2:
             raise ValueError(
-                f"num_particles must be at least 2 for gradient={gradient!r}, whose baseline is the other particles;"
-                f" got {num_particles}. Raise it."
+                f"num_particles must be at least 2 for gradient={gradient!r}, whose baseline comes from the other"
+                f" particles; got {num_particles}. Raise it."
             )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         if max_particles_at_once is not None:
@@ -109,33 +110,40 @@ class Estimator(pyro.infer.ELBO):
         self.num_rows = num_rows
         self.max_particles_at_once = max_particles_at_once
         self.step = self.epoch = 0
-        self.fed: dict[str, Tensor] = {}
+        self.schedule_inputs: dict[str, Tensor] = {}
         self.one_by_one = False
 
     @abstractmethod
-    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
-        """Read the bound, its parts and the objective off the log-weights."""
+    def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
+        """Compute the bound, its parts and the objective from the log-weights.
+
+        Args:
+            weights: the log-weights of a run.
+            path: how gradients passed through the draws of that run; None if as the guide has it.
+        """
 
     @property
-    def uncapturable(self) -> str:
-        """Why the estimator's run must not be recorded as a graph; empty where it may."""
+    def reason_not_to_compile(self) -> str:
+        """Why a training step with this estimator cannot be compiled; empty if it can."""
         if self.max_particles_at_once is None or self.max_particles_at_once >= self.num_particles:
             return ""
-        return "max_particles_at_once bounds memory, which a graph would not keep to"
+        return "max_particles_at_once bounds memory, which a graph would not respect"
 
-    def now(self, option: str) -> Any:
-        """The value of an option that may be a schedule, at this step and epoch."""
-        return self.fed[option] if option in self.fed else value_at(getattr(self, option), self.step, self.epoch)
+    def current_value(self, option: str) -> Any:
+        """The value at this step and epoch of an option that may be a schedule."""
+        if option in self.schedule_inputs:
+            return self.schedule_inputs[option]
+        return value_at(getattr(self, option), self.step, self.epoch)
 
     def unweighted(self) -> Estimator:
-        """The same estimator with every weight on a term removed: what is reported on validation data."""
+        """The same estimator without weights on its terms, which is reported on validation data."""
         return self
 
-    def path(self) -> Path | None:
-        """How the draws of a run depend on the guide's parameters; None where that is as the guide has it."""
+    def gradient_path(self) -> GradientPath | None:
+        """How gradients pass through the draws to the guide's parameters; None leaves this to the guide."""
         if not torch.is_grad_enabled() or self.gradient == "reparameterized":
             return None
-        return Path(attached=self.gradient not in SCORE, stopped=self.gradient in ("stl", "dreg"))
+        return GradientPath(through_draws=self.gradient not in SCORE, detached_log_q=self.gradient in DETACHED)
 
     def run(
         self,
@@ -149,28 +157,32 @@ class Estimator(pyro.infer.ELBO):
         """Run the programs once and evaluate.
 
         Args:
+            model: the model; called with `*args, **kwargs`.
+            guide: the guide; called likewise.
+            *args: what both programs are called with, usually x.
             num_rows: N; the sites in the row plate are scaled by N/B.
             row_weights: (B,), multiplies the per-row bound after the logarithm.
+            **kwargs: named arguments of both programs, usually fields.
         """
-        path = self.path()
+        path = self.gradient_path()
         kwargs |= {"num_rows": num_rows or self.num_rows, "row_weights": row_weights}
         weights = self._log_weights(path, model, guide, *args, **kwargs)
         if torch.is_grad_enabled() and self.gradient not in SCORE:
             _check_reparameterized(weights, self.gradient)
         return self.terms(weights, path)
 
-    def _log_weights(self, path: Path | None, *args: Any, **kwargs: Any) -> LogWeights:
-        """The record of all K particles, in chunks where that is asked for."""
+    def _log_weights(self, path: GradientPath | None, *args: Any, **kwargs: Any) -> LogWeights:
+        """The log-weights of all K particles, which run in chunks if K exceeds what is allowed together."""
         size = 1 if self.one_by_one else self.max_particles_at_once or self.num_particles
         if size >= self.num_particles:
             return log_weights(*args, num_particles=self.num_particles, path=path, **kwargs)
         records = []
         for start in range(0, self.num_particles, size):
             count = min(size, self.num_particles - start)
-            part = None if path is None else path.cut(count)
+            part = None if path is None else path.for_chunk(count)
             chunk = partial(log_weights, *args, num_particles=count, path=part, **kwargs)
-            again = torch.is_grad_enabled() and self.max_particles_at_once is not None
-            records.append(checkpoint(chunk, use_reentrant=False) if again else chunk())
+            rerun = torch.is_grad_enabled() and self.max_particles_at_once is not None
+            records.append(checkpoint(chunk, use_reentrant=False) if rerun else chunk())
         return LogWeights.joined(records)
 
     def backward(
@@ -179,11 +191,11 @@ class Estimator(pyro.infer.ELBO):
         """Evaluate and add the gradient of minus the objective *per row* to the parameters."""
         terms = self.run(model, guide, *args, **kwargs)
         if terms.objective.requires_grad:
-            (-terms.objective / terms.rows).backward()  # type: ignore[no-untyped-call]
+            (-terms.objective / terms.num_rows).backward()  # type: ignore[no-untyped-call]
         return terms
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """-(N/B) x the objective summed over rows, with its graph."""
+        """Minus the objective, -(N/B) x its sum over the rows seen, as a tensor to be differentiated."""
         return -self.run(model, guide, *args, **kwargs).objective
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -203,13 +215,13 @@ class Estimator(pyro.infer.ELBO):
         raise NotImplementedError("Estimators read log-weights, not traces. Use pv.log_weights.")
 
 
-SCORE = ("rloo", "vimco", "score")  # gradient estimators that make constants of the draws
+SCORE = ("rloo", "vimco", "score")  # gradient estimators for which draws are constants
+DETACHED = ("stl", "dreg")  # gradient estimators for which log q has constant parameters
 
 
 def _check_reparameterized(weights: LogWeights, gradient: str) -> None:
-    stopped = gradient in ("stl", "dreg")
     for site in weights.guide.values():
-        trained = stopped or site.log_prob.requires_grad
+        trained = gradient in DETACHED or site.log_prob.requires_grad
         if trained and not site.distribution.has_rsample:  # type: ignore[attr-defined]
             raise ValueError(
                 f"gradient={gradient!r} must have guide sites with a pathwise derivative; got site {site.name!r} drawn"

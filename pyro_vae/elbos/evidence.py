@@ -1,4 +1,4 @@
-"""The evidence lower bound, by Monte Carlo or with its KL in closed form, and weighted."""
+"""The evidence lower bound, by Monte Carlo or with its KL in closed form, and with a weight on the KL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pyro_vae import bounds
 from pyro_vae.arguments import is_number
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
-from pyro_vae.inference.programs import Path
+from pyro_vae.inference.programs import GradientPath
 from pyro_vae.inference.weights import LogWeights
 
-__all__ = ["ELBO", "MeanFieldELBO", "kl_terms", "sum_terms"]
+__all__ = ["ELBO", "MeanFieldELBO", "closed_forms_hold", "kl_by_cell", "kl_terms", "sum_terms"]
 
 ScaledTerms = list[tuple[float | Tensor, Tensor]]
 
@@ -24,13 +24,13 @@ ScaledTerms = list[tuple[float | Tensor, Tensor]]
 class ELBO(WeightBound):
     """Evidence lower bound, the mean over draws z ~ q of log p(x | z) + log p(z) - log q(z | x), all by Monte Carlo.
 
-    Equals `pyro.infer.Trace_ELBO` on the same draws where all guide sites are reparameterized.
+    It equals `pyro.infer.Trace_ELBO` on the same draws if all guide sites are reparameterized.
 
     Args:
         num_particles: draws per row.
-        kl_weight: beta, multiplies the KL term of the objective; a number, a schedule, which advances with training
-            steps, or a function of the step. The reported bound is never weighted.
-        gradient: as for every bound on log-weights.
+        kl_weight: beta, which multiplies the KL term of the objective; a number, a schedule, which advances with
+            training steps, or a function of the step. The reported bound is never weighted.
+        gradient: the gradient estimator, as for every `WeightBound`.
         num_rows: N, if a call sees only B of N rows.
 
     Raises:
@@ -42,7 +42,7 @@ class ELBO(WeightBound):
     """
 
     analytic = False
-    scheduled = ("kl_weight",)
+    schedulable = ("kl_weight",)
 
     def __init__(
         self, *, num_particles: int = 1, kl_weight: float | Callable[..., float] = 1.0, **options: Any
@@ -62,26 +62,35 @@ class ELBO(WeightBound):
         return plain
 
     def beta(self) -> float | Tensor:
-        """The KL weight now."""
-        return self.now("kl_weight")  # type: ignore[no-any-return]
+        """The KL weight at this step."""
+        return self.current_value("kl_weight")  # type: ignore[no-any-return]
 
-    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
+    def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
         reconstruction = [(site.scale, site.log_prob) for site in weights.observed.values()]
         kl, analytic_sites = kl_terms(weights, analytic=self.analytic)
         r, d = (sum_terms(terms, weights.joint).mean(0) for terms in (reconstruction, kl))
         objective = self.objective(weights, reconstruction, kl, path)
         return Terms(r - d, r, d, objective, weights.total_rows, analytic_sites, weights)
 
-    def objective(self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: Path | None) -> Tensor:
-        """What is maximised, summed over rows and scaled: the ELBO with its weighted KL."""
+    def objective(
+        self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: GradientPath | None
+    ) -> Tensor:
+        """The scaled sum over rows that is maximized: the ELBO with its weighted KL.
+
+        Args:
+            weights: the log-weights of a run.
+            reconstruction: the terms of log p(x | z), with their scales.
+            kl: the terms of the KL, with their scales.
+            path: how gradients passed through the draws of that run; None if as the guide has it.
+        """
         if path is None:
             return scaled(reconstruction) - self.beta() * scaled(kl)
         prior = [(site.scale, site.log_prob) for site in weights.latent.values()]
         guide = [(site.scale, site.log_prob) for site in weights.guide.values()]
-        parts = (_each(terms, weights.joint) for terms in (reconstruction, prior, guide))
+        parts = (_scaled_sums(terms, weights.joint) for terms in (reconstruction, prior, guide))
         observed, log_prior, log_guide = parts
         model = observed + self.beta() * log_prior
-        return self.surrogate(model, self.beta() * log_guide, _score(weights), path).sum()
+        return self.surrogate(model, self.beta() * log_guide, _log_q(weights), path).sum()
 
 
 class MeanFieldELBO(ELBO):
@@ -97,7 +106,12 @@ class MeanFieldELBO(ELBO):
 
 
 def kl_terms(weights: LogWeights, *, analytic: bool) -> tuple[ScaledTerms, tuple[str, ...]]:
-    """The KL of each latent site and particle as (scale, (K, B)) terms, and the names of the sites in closed form."""
+    """The KL of all latent sites as terms (K, B) with their scales, and the names of the sites in closed form.
+
+    Args:
+        weights: the log-weights of a run.
+        analytic: whether to use closed forms, at the sites where torch registers one.
+    """
     terms: ScaledTerms = []
     closed = []
     analytic = analytic and closed_forms_hold(weights)
@@ -115,12 +129,12 @@ def kl_terms(weights: LogWeights, *, analytic: bool) -> tuple[ScaledTerms, tuple
 
 
 def closed_forms_hold(weights: LogWeights) -> bool:
-    """Whether KL(q || p) at a site, given draws of the sites before it, is right: both programs in the same order."""
+    """Whether KL(q || p) at each site, given draws of the sites before it, is right: both programs have one order."""
     return list(weights.latent) == [name for name in weights.guide if name in weights.latent]
 
 
 def closed_kl(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p) in closed form, of q's batch shape; None where torch registers none."""
+    """KL(q || p) in closed form, of q's batch shape; None if torch registers none."""
     try:
         kl: Tensor = kl_divergence(q, p if p.batch_shape == q.batch_shape else p.expand(q.batch_shape))
     except NotImplementedError:
@@ -128,24 +142,37 @@ def closed_kl(q: Any, p: Any) -> Tensor | None:
     return kl
 
 
+def kl_by_cell(q: Any, p: Any, value: Tensor, *, closed: bool) -> Tensor:
+    """KL(q || p) of each cell of a latent value: in closed form if there is one, else log q - log p at the draws.
+
+    Args:
+        q: the guide's distribution of single cells, whose batch shape includes the event of the latent.
+        p: the model's distribution of single cells.
+        value: the draws from q.
+        closed: whether closed forms hold (`closed_forms_hold`).
+    """
+    kl = closed_kl(q, p) if closed else None
+    return q.log_prob(value) - p.log_prob(value) if kl is None else kl
+
+
 def sum_terms(terms: ScaledTerms, joint: bool) -> Tensor:
     """Unscaled sum of the terms, (K, B); for joint programs the scaled sum over the data set, (K, 1)."""
     if joint:
-        return _each(terms, joint)
+        return _scaled_sums(terms, joint)
     return sum((term for _, term in terms), torch.zeros(()))
 
 
-def _each(terms: ScaledTerms, joint: bool) -> Tensor:
+def _scaled_sums(terms: ScaledTerms, joint: bool) -> Tensor:
     """Scaled sum of the terms for each particle: (K, B), or (K, 1) for joint programs."""
     values = (scale * term for scale, term in terms)
     return sum((value.sum(-1, keepdim=True) if joint else value for value in values), torch.zeros(()))
 
 
-def _score(weights: LogWeights) -> Tensor:
-    """log q, unscaled: (K, B), or (K, 1) for joint programs."""
-    return _each([(1.0, site.log_prob) for site in weights.guide.values()], weights.joint)
+def _log_q(weights: LogWeights) -> Tensor:
+    """log q(z | x), unscaled: (K, B), or (K, 1) for joint programs."""
+    return _scaled_sums([(1.0, site.log_prob) for site in weights.guide.values()], weights.joint)
 
 
 def scaled(terms: ScaledTerms) -> Tensor:
-    """Scaled sum over rows of the terms' mean over particles, a scalar."""
+    """The mean over particles of each term, scaled and summed over rows and terms: a scalar."""
     return sum(((scale * term.mean(0)).sum() for scale, term in terms), torch.zeros(()))

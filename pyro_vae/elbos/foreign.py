@@ -1,4 +1,4 @@
-"""Pyro's own estimators, and which of them we have."""
+"""Pyro's own estimators: replaced by ours of the same value where there is one, wrapped otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.elbos.evidence import ELBO, MeanFieldELBO
 from pyro_vae.elbos.weighted import Renyi
-from pyro_vae.inference.programs import Path, Program, ScaleRows, row_plate
+from pyro_vae.inference.programs import GradientPath, Program, ScaleRows, row_plate
 from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["PyroEstimator", "from_pyro"]
@@ -21,7 +21,10 @@ __all__ = ["PyroEstimator", "from_pyro"]
 class PyroEstimator(Estimator):
     """One of Pyro's own estimators, unchanged, behind the protocol that `fit` uses.
 
-    It tells the loss alone, so that the parts of the bound stay unknown.
+    It computes the loss alone, so that the parts of the bound are unknown.
+
+    Args:
+        elbo: the estimator of Pyro.
     """
 
     def __init__(self, elbo: pyro.infer.ELBO) -> None:
@@ -29,12 +32,12 @@ class PyroEstimator(Estimator):
         self.elbo: Any = elbo
 
     @property
-    def uncapturable(self) -> str:
+    def reason_not_to_compile(self) -> str:
         return f"{type(self.elbo).__name__} runs as Pyro wrote it"
 
-    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
+    def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
         raise NotImplementedError(
-            f"{type(self.elbo).__name__} tells its loss alone, not its terms. Use an estimator of pv.elbos."
+            f"{type(self.elbo).__name__} computes its loss alone, not its terms. Use an estimator of pv.elbos."
         )
 
     def run(
@@ -62,21 +65,21 @@ class PyroEstimator(Estimator):
         terms = self._terms(loss, args, num_rows)
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad /= terms.rows
+                parameter.grad /= terms.num_rows
         return terms
 
     def _terms(self, loss: Any, args: tuple[Any, ...], num_rows: int | None) -> Terms:
-        rows = float(num_rows or len(args[0]))
         objective = -(loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64))
-        return Terms(objective.reshape(1), None, None, objective, rows)
+        return Terms(objective.reshape(1), None, None, objective, float(num_rows or len(args[0])))
 
 
 def from_pyro(elbo: pyro.infer.ELBO, *, reparameterized: bool = True) -> Estimator:
-    """Our estimator for one of Pyro's: the same value on the same draws where we have it, else a wrapper around Pyro's.
+    """Our estimator for one of Pyro's: of the same value on the same draws if we have it, else a wrapper around Pyro's.
 
     Args:
-        elbo: ours (returned as it is) or Pyro's.
-        reparameterized: whether every guide site is; Pyro's score-function terms are kept where not.
+        elbo: an estimator of Pyro, or one of ours, which is returned as it is.
+        reparameterized: whether every guide site is reparameterized; if not, Pyro's estimator is kept for its
+            score-function terms.
 
     Raises:
         TypeError: if `elbo` is not a `pyro.infer.ELBO`.
@@ -94,5 +97,5 @@ def from_pyro(elbo: pyro.infer.ELBO, *, reparameterized: bool = True) -> Estimat
         return PyroEstimator(elbo)
     options = {"alpha": elbo.alpha} if isinstance(elbo, pyro.infer.RenyiELBO) else {}
     ours: Estimator = make[type(elbo)](num_particles=elbo.num_particles, **options)
-    ours.one_by_one = not elbo.vectorize_particles  # such programs need not take leading dimensions
+    ours.one_by_one = not elbo.vectorize_particles  # such programs may not allow leading dimensions
     return ours

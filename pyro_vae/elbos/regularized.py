@@ -1,4 +1,4 @@
-"""Objectives that add to, or bend, the KL term. The bound that is reported is always the plain ELBO."""
+"""Objectives that change the KL term, or add a penalty to it. The bound reported is always the plain ELBO."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_vae.arguments import finite_number, is_number
-from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, scaled
-from pyro_vae.inference.programs import Path
+from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, kl_by_cell, scaled
+from pyro_vae.inference.programs import GradientPath
 from pyro_vae.inference.weights import LogWeights, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]
@@ -21,7 +24,7 @@ LatentSites = list[tuple[Site, Site]]
 
 
 class _Regularized(ELBO):
-    """Base: reconstruction minus a penalty per row, times N. Write `penalty`."""
+    """Base of these objectives, N times (the mean reconstruction minus a penalty): write `penalty`."""
 
     analytic = True
     gradients = ("reparameterized",)
@@ -31,40 +34,43 @@ class _Regularized(ELBO):
         super().__init__(**options)
         if "kl_weight" in options and not self.weighs_kl:
             raise ValueError(
-                f"kl_weight must be left out for {type(self).__name__}, which has weights of its own;"
+                f"kl_weight must be left out for {type(self).__name__}, which has other weights;"
                 f" got {options['kl_weight']}. Use these, or MeanFieldELBO."
             )
 
-    def objective(self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: Path | None) -> Tensor:
+    def objective(
+        self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: GradientPath | None
+    ) -> Tensor:
         if weights.joint:
             raise NotImplementedError(
                 f"{type(self).__name__} must have every site in the row plate; got a latent outside it. Use ELBO."
             )
         if any(isinstance(site.scale, Tensor) and site.scale.numel() > 1 for site in weights.sites):
             raise NotImplementedError(
-                f"{type(self).__name__} with weights on rows is not built: its penalty is one of the batch. Use ELBO."
+                f"{type(self).__name__} with weights on rows is not built: its penalty is one number for all rows of a"
+                " batch. Use ELBO."
             )
         pairs = [(q, weights.latent[name]) for name, q in weights.guide.items() if name in weights.latent]
         return scaled(reconstruction) - weights.total_rows * self.penalty(weights, pairs)
 
     @abstractmethod
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
-        """What is subtracted from the reconstruction, per row: a scalar.
+        """What is subtracted from the mean reconstruction of a row: a scalar.
 
         Args:
-            weights: the record.
-            pairs: the guide's and the model's record of each latent site.
+            weights: the log-weights of a run.
+            pairs: each latent site in the guide and in the model.
         """
 
 
 class FreeBitsELBO(_Regularized):
-    """ELBO in which the KL of each latent dimension, or site, costs nothing below a floor: sum_j max(floor, KL_j).
+    """ELBO in which the KL of each latent dimension, or site, costs no less than a floor: sum_j max(floor, KL_j).
 
     KL_j is the mean over the rows of the batch.
 
     Args:
-        floor: lambda, in nats.
-        per: "dimension" of the latent, or "site".
+        floor: lambda, in nats; at least 0.
+        per: what has a floor, each "dimension" of the latents or each "site".
 
     References:
         *Improving Variational Inference with Inverse Autoregressive Flow* (Kingma et al., 2016), arXiv 1606.04934
@@ -87,9 +93,10 @@ class FreeBitsELBO(_Regularized):
 
 
 class KLBalancedELBO(_Regularized):
-    """ELBO of several sites whose KL weights follow their size, with mean 1, while the KL weight is below 1.
+    """ELBO of several sites in which each KL has a weight in proportion to its size, while `kl_weight` is below 1.
 
-    Sites with a small KL are punished less, so that none is switched off during warm-up. With one site it is the ELBO.
+    These weights have mean 1. Sites with a small KL are penalized less, so that none collapses during warm-up. With one
+    site this is the ELBO.
 
     References:
         *NVAE* (Vahdat, Kautz, 2020), arXiv 2007.03898
@@ -110,13 +117,13 @@ class CapacityELBO(_Regularized):
 
     Args:
         capacity: in nats per row; a number or a schedule, usually from 0 upward.
-        weight: gamma.
+        weight: gamma, which multiplies the distance of the KL from the capacity.
 
     References:
         *Understanding Disentangling in beta-VAE* (Burgess et al., 2018), arXiv 1804.03599
     """
 
-    scheduled = ("capacity",)
+    schedulable = ("capacity",)
 
     def __init__(self, *, capacity: float | Callable[..., float] = 25.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)
@@ -126,20 +133,21 @@ class CapacityELBO(_Regularized):
     def penalty(self, weights: LogWeights, pairs: LatentSites) -> Tensor:
         closed = closed_forms_hold(weights)
         kl = sum((_kl(q, p, closed) for q, p in pairs), torch.zeros(()))
-        return self.weight * (kl - self.now("capacity")).abs()
+        return self.weight * (kl - self.current_value("capacity")).abs()
 
 
 class BetaTCVAE(_Regularized):
-    """KL split into index-code mutual information, total correlation and dimension-wise KL, each with its weight.
+    """ELBO whose KL is split into mutual information, total correlation and dimension-wise KL, with a weight each.
 
-    log q(z) and log q(z_j) of the aggregate posterior are estimated from the batch.
+    The mutual information is that between the row number and z. The log-densities log q(z) and log q(z_j) of the
+    aggregate posterior are estimated from the batch.
 
     Args:
         mutual_information: alpha.
         total_correlation: beta.
-        dimension_wise: gamma. All three 1 is the ELBO.
-        sampling: how a batch of B stands for N rows: "weighted", or "stratified" (the paper's formula, unbiased for the
-            density).
+        dimension_wise: gamma. With all three equal to 1 this is the ELBO.
+        sampling: how the density of the aggregate posterior of N rows is estimated from a batch of B rows: "weighted",
+            or "stratified" (the paper's formula, unbiased for the density).
 
     References:
         *Isolating Sources of Disentanglement in VAEs* (Chen et al., 2018), arXiv 1802.04942
@@ -184,25 +192,26 @@ class BetaTCVAE(_Regularized):
         log_p = prior.log_prob(z).sum(-1)
         return (log_q - log_joint).mean(), (log_joint - log_product).mean(), (log_product - log_p).mean()
 
-    def _log_shares(self, rows: int, total: int) -> Tensor:
-        """The logarithm of what row j counts in the estimate of q(z_i): (B, B)."""
-        if self.sampling == "weighted" or rows == 1:
-            return torch.full((rows, rows), -math.log(rows * total))
-        shares = torch.full((rows, rows), 1.0 / (rows - 1))
-        total = max(total, rows)
+    def _log_shares(self, num_rows: int, total: int) -> Tensor:
+        """The logarithm of the weight of row j in the estimate of q(z_i): (B, B)."""
+        if self.sampling == "weighted" or num_rows == 1:
+            return torch.full((num_rows, num_rows), -math.log(num_rows * total))
+        shares = torch.full((num_rows, num_rows), 1.0 / (num_rows - 1))
+        total = max(total, num_rows)
         shares.fill_diagonal_(1.0 / total)
-        off = (torch.arange(rows) + 1) % rows
-        shares[torch.arange(rows), off] = (total - rows + 1) / (total * (rows - 1))
+        off = (torch.arange(num_rows) + 1) % num_rows
+        shares[torch.arange(num_rows), off] = (total - num_rows + 1) / (total * (num_rows - 1))
         return shares.log()
 
 
 class InfoVAE(_Regularized):
-    """KL and maximum mean discrepancy between aggregate posterior and prior: (1 - alpha) KL + (alpha + lambda - 1) MMD.
+    """ELBO whose KL becomes (1 - alpha) KL + (alpha + lambda - 1) MMD.
 
-    The discrepancy uses a Gaussian kernel of bandwidth sqrt(D), exp(-d^2 / 2D), and the rows of the batch.
+    MMD is the maximum mean discrepancy between the aggregate posterior and the prior, estimated from the batch, with a
+    Gaussian kernel of bandwidth sqrt(D), exp(-d^2 / 2D).
 
     Args:
-        alpha: 0 keeps the KL, 1 drops it (MMD-VAE).
+        alpha: 0 keeps the KL, 1 removes it (MMD-VAE).
         weight: lambda.
 
     References:
@@ -231,8 +240,9 @@ class DIPVAE(_Regularized):
 
     Args:
         off_diagonal: weight of the squared covariances.
-        diagonal: weight of the squared deviations of the variances from 1.
-        of: "means" of q (DIP-VAE-I) or "draws", means plus expected variances (DIP-VAE-II).
+        diagonal: weight of the squared differences of the variances from 1.
+        of: whose covariance: that of the "means" of q (DIP-VAE-I), or that of "draws", which adds the expected
+            variances (DIP-VAE-II).
 
     References:
         *Variational Inference of Disentangled Latent Concepts* (Kumar, Sattigeri, Balakrishnan, 2018), arXiv 1711.00848
@@ -265,7 +275,7 @@ class DIPVAE(_Regularized):
 
 
 def _kl(q: Site, p: Site, closed: bool) -> Tensor:
-    """The KL of a site, in closed form where there is one that holds: mean over particles and rows."""
+    """The KL of a site, mean over particles and rows; in closed form if there is one and it holds."""
     kl = closed_kl(q.distribution, p.distribution) if closed else None
     return (q.log_prob - p.log_prob).mean() if kl is None else q.per_row(kl).mean()
 
@@ -276,18 +286,20 @@ def kl_per_dimension(q: Site, p: Site, closed: bool) -> Tensor:
     Raises:
         NotImplementedError: if the dimensions are not independent under both distributions.
     """
-    base, prior = _independent(q), _independent(p)
-    kl = closed_kl(base, prior) if closed else None
-    kl = base.log_prob(q.value) - prior.log_prob(q.value) if kl is None else kl
+    kl = kl_by_cell(_independent(q), _independent(p), q.value, closed=closed)
     return kl.reshape(-1, kl.shape[-1]).mean(0)
 
 
 def _independent(site: Site) -> Any:
-    """The distribution of single dimensions, where these are independent."""
+    """The distribution of single dimensions of a latent vector.
+
+    Raises:
+        NotImplementedError: if the dimensions are not independent.
+    """
     fn: Any = site.distribution
-    while type(fn).__name__ in ("ExpandedDistribution", "MaskedDistribution"):
+    while isinstance(fn, ExpandedDistribution | MaskedDistribution):
         fn = fn.base_dist
-    if type(fn).__name__ != "Independent" or fn.reinterpreted_batch_ndims != 1 or fn.base_dist.event_shape:
+    if not isinstance(fn, Independent) or fn.reinterpreted_batch_ndims != 1 or fn.base_dist.event_shape:
         raise NotImplementedError(
             f"Site {site.name!r} must have independent dimensions; got {type(fn).__name__}. Use ELBO, or .to_event(1)."
         )
@@ -295,7 +307,7 @@ def _independent(site: Site) -> Any:
 
 
 def _mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy with a Gaussian kernel, biased (V-statistic): (n, D), (m, D) -> scalar."""
+    """Squared maximum mean discrepancy with a Gaussian kernel, as a biased V-statistic: (n, D), (m, D) -> scalar."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         squares = (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(-1)

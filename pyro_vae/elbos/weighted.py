@@ -1,4 +1,4 @@
-"""Bounds that are functions of the log-weights alone."""
+"""Estimators of bounds that are functions of the log-weights alone."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pyro_vae import bounds
 from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.inference.gradients import GRADIENTS, Bound, baselines, curvature, slope
-from pyro_vae.inference.programs import Path, Program
+from pyro_vae.inference.programs import GradientPath, Program
 from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
 
-TINY = 1e-20  # keeps the ratio of two coefficients finite; far below the rounding error of their sum, which is 1
+TINY = 1e-20  # keeps the ratio of two coefficients finite; far below the rounding error of the sum of all, which is 1
 
 
 class WeightBound(Estimator):
-    """Base of the bounds on log-weights: write `bound`, and every gradient estimator applies.
+    """Base of the estimators of such bounds: write `bound`, and every gradient estimator applies.
 
     Args:
         num_particles: K.
         gradient: "reparameterized", "stl", "dreg", "rloo" or "vimco" (`inference.gradients` has the formulas); the last
             two also work for discrete latents.
         num_rows: N, if a call sees only B of N rows.
-        max_particles_at_once: bounds memory; larger K run in chunks.
+        max_particles_at_once: a bound on memory; more particles run in chunks of this size.
     """
 
     gradients: tuple[str, ...] = GRADIENTS
@@ -47,19 +47,19 @@ class WeightBound(Estimator):
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
-        """The bound that is reported and, unless it says otherwise, trained: (K, B) -> (B,)."""
+        """The bound that is reported and, unless the targets differ from it, trained: (K, B) -> (B,)."""
 
     @property
     def model_target(self) -> Bound:
-        """What the model's parameters maximise."""
+        """The function of log-weights that the model's parameters maximize."""
         return self.bound
 
     @property
     def guide_target(self) -> Bound:
-        """What the guide's parameters maximise."""
+        """The function of log-weights that the guide's parameters maximize."""
         return self.bound
 
-    def terms(self, weights: LogWeights, path: Path | None = None) -> Terms:
+    def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
         bound = self.bound(weights.log_w)
         model = weights.log_likelihood + weights.log_prior
         objective = (weights.scale * self.surrogate(model, weights.log_guide, weights.log_guide, path)).sum()
@@ -67,19 +67,19 @@ class WeightBound(Estimator):
         kl = (weights.log_guide - weights.log_prior).mean(0)
         return Terms(bound, reconstruction, kl, objective, weights.total_rows, weights=weights)
 
-    def path(self) -> Path | None:
+    def gradient_path(self) -> GradientPath | None:
         if torch.is_grad_enabled() and self.gradient == "reparameterized" and self.guide_target != self.model_target:
-            return Path()
-        return super().path()
+            return GradientPath()
+        return super().gradient_path()
 
-    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: Path | None) -> Tensor:
-        """A function with the model target's value and both targets' gradients: (B,).
+    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: GradientPath | None) -> Tensor:
+        """A function with the value of the model's target and the gradients of both targets: (B,).
 
         Args:
-            model: the weights' part from the model, (K, B).
-            guide: the part from the guide, subtracted: log q, or a multiple of it.
+            model: what the model contributes to the log-weights, log p(x, z), (K, B).
+            guide: what is subtracted for the guide: log q, or a multiple of it.
             log_q: log q itself, whose gradient is the score.
-            path: of the run that gave these.
+            path: how gradients passed through the draws of the run that gave these.
         """
         log_w = model - guide
         value = self.model_target(log_w)
@@ -88,21 +88,21 @@ class WeightBound(Estimator):
             return value
         explicit, target = slope(self.model_target, log_w), self.guide_target
         own = slope(target, log_w)
-        if path is None or not path.attached:
+        if path is None or not path.through_draws:
             signal = target(log_w.detach()) - baselines(target, log_w, self.gradient)
             sum_ = (explicit * model - own * guide + signal * log_q).sum(0)
         else:
             own = own - curvature(target, log_w) if self.gradient == "dreg" else own
             explicit = torch.where(explicit.abs() < TINY, TINY, explicit)
-            path.scale(own / explicit)
-            sum_ = (explicit * model - (explicit if path.stopped else own) * guide).sum(0)
+            path.set_factor(own / explicit)
+            sum_ = (explicit * model - (explicit if path.detached_log_q else own) * guide).sum(0)
         return value.detach() + sum_ - sum_.detach()
 
 
 class IWAE(WeightBound):
     """Importance-weighted bound, log mean_k w_k: tighter than the ELBO, equal to it at K = 1.
 
-    Its gradient for the guide drowns in noise as K grows; gradient="dreg" cures that.
+    As K grows, noise drowns its gradient for the guide; gradient="dreg" avoids that.
 
     References:
         *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
@@ -133,10 +133,10 @@ class CIWAE(WeightBound):
 
 
 class CUBO(WeightBound):
-    """The guide minimises the chi upper bound log mean_k w_k^n / n, the model maximises IWAE on the same draws.
+    """The guide minimizes the chi upper bound log mean_k w_k^n / n, the model maximizes IWAE on the same draws.
 
-    For guides wider than the posterior. The bound reported is IWAE; `bounds.cubo` of the weights is the other side,
-    whose logarithm at finite K is no upper bound in expectation.
+    Use it for guides wider than the posterior. The bound reported is IWAE. `bounds.cubo` of the weights estimates the
+    upper bound; at finite K it is biased downward, and no upper bound in expectation.
 
     Args:
         order: n, above 1.
@@ -163,7 +163,10 @@ class CUBO(WeightBound):
 
 
 class MIWAE(WeightBound):
-    """Multiply importance-weighted: the mean over `groups` of the IWAE of K / groups particles each.
+    """Multiply importance-weighted bound: the mean over groups of K / `groups` particles of their IWAE.
+
+    Args:
+        groups: the number of groups; it must divide the number of particles.
 
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
@@ -184,7 +187,7 @@ class MIWAE(WeightBound):
 
 
 class PIWAE(MIWAE):
-    """Partially importance-weighted: the model maximises IWAE of all particles, the guide MIWAE of the groups.
+    """Partially importance-weighted bound: the model maximizes IWAE of all particles, the guide MIWAE of the groups.
 
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
@@ -230,7 +233,7 @@ class TVO(WeightBound):
         *The Thermodynamic Variational Objective* (Masrani, Le, Wood, 2019), arXiv 1907.00031
     """
 
-    scheduled = ("points",)
+    schedulable = ("points",)
 
     def __init__(
         self,
@@ -243,21 +246,21 @@ class TVO(WeightBound):
         if side not in ("left", "right"):
             raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
         self.points, self.side = points, side
-        first = self.now("points")
+        first = self.current_value("points")
         grid = [*first, 1.0] if isinstance(first, Sequence) and all(map(is_number, first)) else []
         if not grid or grid[0] != 0.0 or any(not a < b for a, b in pairwise(grid)):
             raise ValueError(f"points must increase from 0 to below 1; got {first!r}. Start at 0.")
 
     def bound(self, log_w: Tensor) -> Tensor:
-        return bounds.tvo(log_w, self.now("points"), self.side)
+        return bounds.tvo(log_w, self.current_value("points"), self.side)
 
 
 class WakeSleep(WeightBound):
-    """Reweighted wake-sleep, row by row: the model follows IWAE, the guide the posterior or the model's dreams.
+    """Reweighted wake-sleep: the model maximizes IWAE, the guide learns from importance weights or simulated rows.
 
     Args:
-        phase: of the guide: "wake" minimises KL(p(z | x) || q) by importance weights; "sleep" maximises log q(z | x) at
-            draws (x, z) of the model.
+        phase: how the guide learns: "wake" minimizes KL(p(z | x) || q) by importance weights; "sleep" maximizes
+            log q(z | x) at draws (x, z) of the model.
         gradient: "score" (as published; also for discrete latents) or, for "wake", "dreg".
 
     References:
@@ -271,7 +274,7 @@ class WakeSleep(WeightBound):
         super().__init__(gradient=gradient, **options)
         if phase not in ("wake", "sleep") or (phase == "sleep" and gradient != "score"):
             raise ValueError(
-                f"phase must be wake or sleep, and the gradient of sleep 'score'; got {phase!r} with {gradient!r}."
+                f"phase must be wake or sleep, with gradient='score' for sleep; got {phase!r} with {gradient!r}."
                 " Choose one of these."
             )
         self.phase = phase
@@ -285,31 +288,31 @@ class WakeSleep(WeightBound):
             return terms
         dream = _dream(model, guide, terms.weights.num_rows, kwargs) * terms.weights.total_rows
         objective = terms.objective + dream - dream.detach()
-        return Terms(terms.bound, terms.reconstruction, terms.kl, objective, terms.rows, weights=terms.weights)
+        return Terms(terms.bound, terms.reconstruction, terms.kl, objective, terms.num_rows, weights=terms.weights)
 
-    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: Path | None) -> Tensor:
+    def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: GradientPath | None) -> Tensor:
         value = self.bound(model - guide)
         if path is None:
             return value
         explicit = slope(self.bound, model - guide)
         if self.gradient == "dreg":
             explicit = torch.where(explicit < TINY, TINY, explicit)
-            path.scale(curvature(self.bound, model - guide) / explicit)
+            path.set_factor(curvature(self.bound, model - guide) / explicit)
             sum_ = (explicit * (model - guide)).sum(0)
         else:
             sum_ = (explicit * model).sum(0) + (explicit * log_q).sum(0) * (self.phase == "wake")
         return value.detach() + sum_ - sum_.detach()
 
 
-def _dream(model: Program, guide: Program, rows: int, fields: dict[str, Any]) -> Tensor:
-    """The mean over rows of log q(z | x) at draws of the model."""
+def _dream(model: Program, guide: Program, num_rows: int, fields: dict[str, Any]) -> Tensor:
+    """The mean of log q(z | x) over `num_rows` rows (x, z) that are drawn from the model."""
     owner = getattr(model, "__self__", None)
     sites = getattr(owner, "data_sites", ("x",))
     if len(sites) != 1:
         raise NotImplementedError("phase='sleep' with several data sites is not built. Use phase='wake'.")
     fields = {name: value for name, value in fields.items() if name not in ("num_rows", "row_weights")}
     with torch.no_grad(), poutine.block(hide_types=["param"]):
-        drawn = poutine.trace(model).get_trace(rows=rows, **fields)
+        drawn = poutine.trace(model).get_trace(rows=num_rows, **fields)
     x = drawn.nodes[sites[0]]["value"]
     guide_trace = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(x, **fields)
-    return torch.as_tensor(guide_trace.log_prob_sum()) / rows
+    return torch.as_tensor(guide_trace.log_prob_sum()) / num_rows

@@ -1,19 +1,16 @@
-"""Numbers about a fitted model, per row, with their errors: the ELBO and its parts, log-likelihoods.
+"""Numbers about a fitted model, per row, with their errors: the ELBO and its parts, and log p(x).
 
-`results` has what is returned, `bound` the ELBO, `likelihood` log p(x) by one `Method` or another, `annealing` the
-method that moves draws to the posterior, `refined` the one that moves the guide there. To add a method, subclass
-`Method` and write `log_weights`.
+`bound` has the ELBO and `likelihood` has log p(x); both return `results`. `base` says what a method for log p(x) is,
+and `methods` lists all of them: `importance` draws from the guide, `refined` improves the guide for each row first,
+and `annealing` moves draws of the guide to the posterior. To add a method, subclass `Method`, write `log_weights`, and
+add a line to the table in `methods`.
 """
 
 from pyro_vae.evaluation.annealing import AIS, sandwich
+from pyro_vae.evaluation.base import Method
 from pyro_vae.evaluation.bound import elbo
-from pyro_vae.evaluation.likelihood import (
-    Importance,
-    Method,
-    conditional_log_likelihood,
-    log_likelihood,
-    summarize,
-)
+from pyro_vae.evaluation.importance import Importance
+from pyro_vae.evaluation.likelihood import conditional_log_likelihood, log_likelihood
 from pyro_vae.evaluation.refined import SemiAmortized
 from pyro_vae.evaluation.results import (
     BoundResult,
@@ -22,8 +19,9 @@ from pyro_vae.evaluation.results import (
     Mean,
     Sandwich,
     UnreliableWarning,
-    mean_of,
+    mean_over_rows,
 )
+from pyro_vae.evaluation.summary import summarize_log_weights
 
 __all__ = [
     "AIS",
@@ -39,7 +37,7 @@ __all__ = [
     "conditional_log_likelihood",
     "elbo",
     "log_likelihood",
-    "mean_of",
+    "mean_over_rows",
     "sandwich",
-    "summarize",
+    "summarize_log_weights",
 ]

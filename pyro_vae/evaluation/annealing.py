@@ -1,7 +1,7 @@
-"""Annealed importance sampling: from the guide, or the prior, to the posterior through many distributions between.
+"""Annealed importance sampling: chains that move from the guide, or the prior, to the posterior in many small steps.
 
-Every chain moves by Hamiltonian Monte Carlo in unconstrained coordinates. Step sizes are found by a run ahead on
-draws of its own and then kept, so that the weights stay unbiased and chains can be run backwards.
+Each chain moves by Hamiltonian Monte Carlo in unconstrained coordinates. Step sizes are found in a pilot run on
+separate draws and then kept fixed, so that the weights stay unbiased and chains can be run backwards.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.evaluation.likelihood import METHODS, Batch, Method, Summary, observed_log_prob, result_of, summarize
-from pyro_vae.evaluation.results import Sandwich, upper_of
-from pyro_vae.inference.chunks import facts, fields_of, row_chunks
+from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
+from pyro_vae.evaluation.results import Sandwich, as_upper_bound
+from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights
+from pyro_vae.inference.chunks import fields_of, program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import given
+from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.predictive import simulated_rows
 from pyro_vae.runtime.isolation import evaluating
@@ -31,22 +32,25 @@ from pyro_vae.runtime.random import seeded
 __all__ = ["AIS", "sandwich"]
 
 State = dict[str, Tensor]  # unconstrained values by site, (K, ...)
-PILOT = 16  # chains that find the step sizes
-ACCEPTED = 0.75  # the share of moves to accept
+PILOT_CHAINS = 16
+TARGET_ACCEPTANCE = 0.75
 
 
 @dataclass(frozen=True)
 class AIS(Method):
-    """Annealed importance sampling through f_b(z) = start(z)^(1 - b) p(x, z)^b, b from 0 to 1: weights whose mean is
-    p(x), mostly far less variable than those of importance sampling, at `num_steps` x `leapfrog_steps` gradients each.
+    """Annealed importance sampling through f_b(z) = start(z)^(1 - b) p(x, z)^b, for b from 0 to 1.
 
-    k-hat of few chains has a strict threshold (0.34 for 32) and flags good estimates too; with fewer than 25 it is not
-    told. More steps that change nothing, and `sandwich`, tell more.
+    The mean of its weights is p(x). They mostly vary far less than those of importance sampling, at the cost of
+    `num_steps` x `leapfrog_steps` gradients each.
+
+    The threshold of k-hat is strict for few chains (0.34 for 32), so that good estimates are flagged too; with fewer
+    than 25 chains k-hat is NaN. It is a better check to take more steps and see whether the estimate changes, or to
+    call `sandwich`.
 
     Args:
-        num_steps: T, steps of b, along a sigmoid.
-        leapfrog_steps: gradient steps of a move.
-        start: "guide"; or "prior", slower, for when you do not trust the guide to reach all of the posterior.
+        num_steps: T, the number of steps of b, whose values follow a sigmoid.
+        leapfrog_steps: gradient steps in each move of a chain.
+        start: "guide" or "prior". The prior takes more steps; use it if the guide may miss part of the posterior.
 
     Raises:
         ValueError: if one is out of range.
@@ -57,7 +61,7 @@ class AIS(Method):
     """
 
     name: ClassVar[str] = "ais"
-    shared: ClassVar[bool] = False
+    shares_draws: ClassVar[bool] = False
     remedy: ClassVar[str] = "Take more steps, evaluation.AIS(num_steps=...), or draw more particles."
     num_steps: int = 100
     leapfrog_steps: int = 5
@@ -84,62 +88,71 @@ class AIS(Method):
         return ((ends - ends[0]) / (ends[-1] - ends[0])).tolist()  # type: ignore[no-any-return]
 
     def find_steps(self, model: ProgramPair, batch: Batch, num_particles: int, cells: Tensor | None = None) -> _Steps:
-        """A run ahead: spreads of the start, and a step size for each temperature and row."""
-        target = _Target(self, model, batch, min(num_particles, PILOT), cells)
+        """Pilot run: the standard deviations of the start, and a step size for each temperature and row."""
+        target = _Target(self, model, batch, min(num_particles, PILOT_CHAINS), cells)
         steps = _Steps({name: value.std(0, keepdim=True) + 1e-12 for name, value in target.first.items()})
         self.forward(target, steps)
         return steps
 
     def forward(self, target: _Target, steps: _Steps) -> Tensor:
-        """Log-weights (K, B) of chains from the start to the posterior; finds the step sizes where there are none."""
+        """Log-weights (K, B) of chains from the start to the posterior; step sizes that `steps` lacks are added."""
         b = self.temperatures()
         point = target.at(target.first)
-        log_w = b[1] * point.ratio
+        log_w = b[1] * point.log_ratio
         for t in range(1, self.num_steps):
             point = target.move(point, b[t], steps, t - 1)
-            log_w = log_w + (b[t + 1] - b[t]) * point.ratio
+            log_w = log_w + (b[t + 1] - b[t]) * point.log_ratio
         return log_w
 
     def backward(self, target: _Target, steps: _Steps, state: State) -> Tensor:
         """Log-weights (K, B), whose mean is 1 / p(x), of chains from exact posterior draws to the start."""
         b = self.temperatures()
         point = target.at(state)
-        log_w = -(b[-1] - b[-2]) * point.ratio
+        log_w = -(b[-1] - b[-2]) * point.log_ratio
         for t in reversed(range(1, self.num_steps)):
             point = target.move(point, b[t], steps, t - 1)
-            log_w = log_w - (b[t] - b[t - 1]) * point.ratio
+            log_w = log_w - (b[t] - b[t - 1]) * point.log_ratio
         return log_w
-
-
-METHODS["ais"] = AIS
 
 
 @dataclass
 class _Steps:
-    """How far the chains of each row move: spreads by site, and step sizes (1, B) by temperature."""
+    """How far the chains of each row move.
 
-    spread: State
+    Attributes:
+        deviations: standard deviations of the start, by site.
+        sizes: step sizes (1, B) in units of these, by temperature.
+    """
+
+    deviations: State
     sizes: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
 class _Point:
-    """Where the chains are, and the densities there, (K, B)."""
+    """The positions of the chains, and the log-densities there, (K, B).
+
+    Attributes:
+        state: unconstrained values, by site.
+        log_start: log-density of the start.
+        log_target: log p(x, z).
+    """
 
     state: State
     log_start: Tensor
     log_target: Tensor
 
     @property
-    def ratio(self) -> Tensor:
+    def log_ratio(self) -> Tensor:
         return (self.log_target - self.log_start).detach()
 
     def log_density(self, b: float) -> Tensor:
+        """log f_b."""
         return (1 - b) * self.log_start + b * self.log_target
 
 
 class _Target:
-    """The densities between the start and the posterior of a batch, on K chains."""
+    """The densities f_b of a batch of rows, on K chains."""
 
     def __init__(self, ais: AIS, model: ProgramPair, batch: Batch, num_chains: int, cells: Tensor | None) -> None:
         if num_chains < 2:
@@ -157,7 +170,7 @@ class _Target:
         )
 
     def repeated(self, draws: dict[str, Tensor], rows: slice) -> State:
-        """All chains at the draws of some rows."""
+        """The state in which all chains of a row are at its draw in `draws`, for some rows of them."""
         values = {}
         for name, site in self.sites.items():
             value = draws[name].unsqueeze(0) if site.row_dim is None else draws[name][rows].unsqueeze(0)
@@ -165,12 +178,13 @@ class _Target:
         return self.unconstrained(values)
 
     def unconstrained(self, values: dict[str, Tensor]) -> State:
+        """The state of chains at given values of the sites."""
         return {name: transform.inv(values[name]) for name, transform in self.transforms.items()}
 
     def at(self, state: State) -> _Point:
-        """Both densities, with the transforms' Jacobians."""
+        """Both log-densities of the unconstrained coordinates, which include the transforms' Jacobians."""
         values = {name: self.transforms[name](value) for name, value in state.items()}
-        record = self._run(given(self.program, values))
+        record = self._run(fix_latents(self.program, values))
         jacobian = record.total(
             replace(site, log_prob=site.per_row(self.transforms[name].log_abs_det_jacobian(state[name], values[name])))
             for name, site in self.sites.items()
@@ -179,7 +193,7 @@ class _Target:
         return _Point(state, record.log_guide + jacobian, log_target + jacobian)
 
     def slope(self, state: State, b: float) -> tuple[_Point, State]:
-        """The densities, and the gradient of log f_b."""
+        """The log-densities, and the gradient of log f_b."""
         with torch.enable_grad():
             here = {name: value.detach().requires_grad_() for name, value in state.items()}
             point = self.at(here)
@@ -188,10 +202,19 @@ class _Target:
         return detached, dict(zip(here, gradients, strict=True))
 
     def move(self, point: _Point, b: float, steps: _Steps, number: int) -> _Point:
-        """One step of Hamiltonian Monte Carlo that leaves f_b as it is; its size is found where there is none yet."""
-        finding = number == len(steps.sizes)
-        size = steps.sizes[-1 if finding else number] if steps.sizes else torch.full_like(point.ratio[:1], 0.5)
-        stride = {name: self.sites[name].spread(size) * spread for name, spread in steps.spread.items()}
+        """One move of Hamiltonian Monte Carlo that leaves f_b invariant.
+
+        Args:
+            point: where the chains are.
+            b: the temperature.
+            steps: how far chains move; if there is no size for this temperature yet, it is found and added.
+            number: the number of this temperature.
+        """
+        pilot = number == len(steps.sizes)
+        size = steps.sizes[-1 if pilot else number] if steps.sizes else torch.full_like(point.log_ratio[:1], 0.5)
+        stride = {
+            name: self.sites[name].broadcast_to_value(size) * deviation for name, deviation in steps.deviations.items()
+        }
         momentum = {name: torch.randn_like(value) for name, value in point.state.items()}
         before = point.log_density(b) - self._kinetic(momentum)
         state, (moved, slope) = point.state, self.slope(point.state, b)
@@ -202,16 +225,19 @@ class _Target:
             momentum = {name: p + 0.5 * stride[name] * slope[name] for name, p in momentum.items()}
         rise = (moved.log_density(b) - self._kinetic(momentum) - before).nan_to_num(nan=-math.inf)
         accepted = torch.rand_like(rise).log() < rise
-        if finding:
-            share = rise.clamp_max(0.0).exp().mean(0, keepdim=True)
-            steps.sizes.append(size * torch.exp(share - ACCEPTED))
-        kept = {name: torch.where(self.sites[name].spread(accepted), state[name], point.state[name]) for name in state}
+        if pilot:
+            acceptance = rise.clamp_max(0.0).exp().mean(0, keepdim=True)
+            steps.sizes.append(size * torch.exp(acceptance - TARGET_ACCEPTANCE))
+        kept = {
+            name: torch.where(self.sites[name].broadcast_to_value(accepted), state[name], point.state[name])
+            for name in state
+        }
         log_start = torch.where(accepted, moved.log_start, point.log_start)
         return _Point(kept, log_start, torch.where(accepted, moved.log_target, point.log_target))
 
     def _kinetic(self, momentum: State) -> Tensor:
-        """(K, B), or (K, 1) if a site lies outside the rows."""
-        terms = {name: self.sites[name].collect(0.5 * p.square()) for name, p in momentum.items()}
+        """Kinetic energy of the chains, (K, B), or (K, 1) if a site lies outside the row plate."""
+        terms = {name: self.sites[name].sum_to_rows(0.5 * p.square()) for name, p in momentum.items()}
         if not all(site.in_rows for site in self.sites.values()):
             terms = {name: term.sum(1, keepdim=True) for name, term in terms.items()}
         return sum(terms.values(), torch.zeros(()))
@@ -222,7 +248,11 @@ def _is_data(site: Any) -> bool:
 
 
 def _transform(name: str, site: Site) -> Any:
-    """From unconstrained coordinates to values of the site."""
+    """The transform from unconstrained coordinates to values of the site.
+
+    Raises:
+        NotImplementedError: if there is none, as for discrete sites.
+    """
     distribution: Any = site.distribution
     support = distribution.support
     if isinstance(support, MixtureSameFamilyConstraint):
@@ -247,9 +277,9 @@ def sandwich(
     seed: int | None = None,
     **fields: Any,
 ) -> Sandwich:
-    """Lower and upper estimates of log p(x) on rows drawn from the model, where exact posterior draws are known.
+    """Lower and upper estimates of log p(x) for rows drawn from the model, whose exact posterior draws are known.
 
-    Checks what is said of log p(x): it must lie between both. See `LatentVariableModel.sandwich`.
+    They check other estimates, which must lie between both. See `LatentVariableModel.sandwich`.
     """
     positive_integer("num_particles", num_particles, 2)
     ais = AIS() if method is None else method
@@ -257,15 +287,18 @@ def sandwich(
         raise TypeError(f"method must be an AIS object; got {ais!r}. Pass e.g. evaluation.AIS(num_steps=500).")
     with seeded(seed):
         drawn, rows = simulated_rows(model, num_rows, **fields)
-        known, done, parts = facts(model, rows, tuple(fields)), 0, []
+        structure, done = program_structure(model, rows, tuple(fields)), 0
+        lowers, uppers = [], []
         with evaluating(model):
-            for batch in row_chunks(model, rows, num_particles, tuple(fields), known=known):
+            for batch in row_chunks(model, rows, num_particles, tuple(fields), structure=structure):
                 count = len(batch["x"])
                 steps = ais.find_steps(model, batch, num_particles)
                 target = _Target(ais, model, batch, num_particles, None)
-                forward = summarize(ais.forward(target, steps))
+                lowers.append(summarize_log_weights(ais.forward(target, steps)))
                 exact = target.repeated(drawn, slice(done, done + count))
-                parts.append((forward, summarize(ais.backward(target, steps, exact))))
+                uppers.append(summarize_log_weights(ais.backward(target, steps, exact)))
                 done += count
-    lower, upper = (result_of(Summary.cat([part[i] for part in parts]), num_particles, ais, known) for i in (0, 1))
-    return Sandwich(lower, upper_of(upper), rows.x)
+    lower, upper = (
+        as_log_likelihood(Summary.joined(parts), num_particles, ais, structure) for parts in (lowers, uppers)
+    )
+    return Sandwich(lower, as_upper_bound(upper), rows.x)

@@ -1,4 +1,4 @@
-"""Guides improved row by row before they are used: any program whose latents have derivatives."""
+"""Importance sampling from a guide that gradient steps improve for each row; latents must have derivatives."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, transform_to
 
-from pyro_vae.evaluation.likelihood import METHODS, Batch, Importance, Method
+from pyro_vae.evaluation.base import Batch, Method
+from pyro_vae.evaluation.importance import Importance
 from pyro_vae.inference.chunks import chunk_weights, fields_of
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, given
+from pyro_vae.inference.programs import Program, fix_latents
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.inference.weights import LogWeights, log_weights
 
 __all__ = ["SemiAmortized"]
 
 Offsets = dict[str, dict[str, Tensor]]  # by site and parameter, in unconstrained coordinates
-PARTICLES = 4  # behind each gradient
-SMALL = 0.1  # a slope, in nats for a step as wide as the distribution, that takes half a step
+NUM_PARTICLES = 4  # for each gradient
+OFFSET_HALVING_GRADIENT = 0.1  # see `Refinement`; in nats for a move of one standard deviation
 
 
 @dataclass(frozen=True)
 class SemiAmortized(Method):
-    """Importance sampling from a guide that takes gradient steps row by row: for encoders that leave a gap.
+    """Importance sampling from a guide that gradient steps improve for each row, for encoders with an amortization gap.
 
-    Of a `VAE` the encoder's output moves; of other programs the parameters of the distributions at the guide's sites,
-    by offsets that are found for each row.
+    In a `VAE` the steps change the encoder's output; in other programs they change the parameters of the distributions
+    at the guide's sites, by offsets of each row.
 
     Args:
-        steps: how many.
+        steps: number of steps.
         learning_rate: about how far a parameter moves in the first step.
 
     Raises:
@@ -50,7 +51,7 @@ class SemiAmortized(Method):
     learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        Refinement(self.steps, self.learning_rate)
+        Refinement(self.steps, self.learning_rate)  # checks both
 
     def log_weights(
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
@@ -60,15 +61,15 @@ class SemiAmortized(Method):
 
     @contextmanager
     def refined(self, model: ProgramPair, batch: Batch) -> Iterator[Program]:
-        """The guide for these rows, to be run within this context."""
+        """The improved guide for these rows, to be run within this context."""
         if hasattr(model, "refined"):
             with model.refined(steps=self.steps, learning_rate=self.learning_rate):
                 yield model.guide
         else:
-            yield _shifted_guide(model, self._find(model, batch))
+            yield _shifted_guide(model, self._find_offsets(model, batch))
 
-    def _find(self, model: ProgramPair, batch: Batch) -> Offsets:
-        """Offsets that raise each row's ELBO."""
+    def _find_offsets(self, model: ProgramPair, batch: Batch) -> Offsets:
+        """Offsets of the guide's parameters that raise the ELBO of each row."""
         sites = chunk_weights(model, batch, 1).guide
         shapes = {
             name: {parameter: value.shape for parameter, value in _parameters(name, site.distribution).items()}
@@ -82,24 +83,23 @@ class SemiAmortized(Method):
 
         def evidence(flat: Tensor) -> Tensor:
             def run(program: Program, guide: Program) -> LogWeights:
-                return log_weights(program, guide, batch["x"], num_particles=PARTICLES, **fields_of(batch))
+                return log_weights(program, guide, batch["x"], num_particles=NUM_PARTICLES, **fields_of(batch))
 
             record = run(model.model, _shifted_guide(model, offsets(flat)))
             values = {name: site.value for name, site in record.guide.items()}
-            # stopped, log q adds no noise where q is exact
-            stopped = run(_shifted_guide(model, offsets(flat.detach())), given(model.guide, values))
-            return (record.log_likelihood + record.log_prior - stopped.log_prior).mean(0)
+            # with constant parameters, log q adds no noise to the gradient if q is the posterior
+            detached = run(_shifted_guide(model, offsets(flat.detach())), fix_latents(model.guide, values))
+            return (record.log_likelihood + record.log_prior - detached.log_prior).mean(0)
 
         count = sum(shape.numel() for named in shapes.values() for shape in named.values())
         start = torch.zeros(count).to(model.like)
-        return offsets(Refinement(self.steps, self.learning_rate, SMALL)(evidence, start, differentiable=False))
-
-
-METHODS["semi_amortized"] = SemiAmortized
+        return offsets(
+            Refinement(self.steps, self.learning_rate, OFFSET_HALVING_GRADIENT)(evidence, start, differentiable=False)
+        )
 
 
 class _Shift(Messenger):  # type: ignore[misc]
-    """Move the parameters of the distributions at some sites."""
+    """Add offsets to the parameters of the distributions at some sites."""
 
     def __init__(self, offsets: Offsets) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _shifted(distribution: Any, offsets: dict[str, Tensor]) -> Any:
 
 
 def _moved(base: Any, name: str, offset: Tensor) -> Tensor:
-    """A parameter at an offset, measured by the spread of the distribution: then all slopes are of one size."""
+    """A parameter plus an offset in units of the standard deviation, in which all gradients have similar sizes."""
     value, constraint = getattr(base, name), base.arg_constraints[name]
     if name == "scale_tril":
         return value @ transform_to(constraint)(offset)  # type: ignore[no-any-return]
@@ -142,7 +142,11 @@ def _moved(base: Any, name: str, offset: Tensor) -> Tensor:
 
 
 def _parameters(site: str, distribution: Any) -> dict[str, Tensor]:
-    """What can be moved: the parameters that the distribution was made of."""
+    """The parameters that the distribution was made from, by name.
+
+    Raises:
+        NotImplementedError: if it has no pathwise derivative, or cannot be made again from its parameters.
+    """
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist

@@ -1,4 +1,4 @@
-"""Numbers about a fitted model, per row, with their errors."""
+"""Results of evaluation: numbers about a fitted model, per row, with their errors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["BoundResult", "ConditionalLogLikelihood", "LogLikelihood", "Mean", "
 
 
 class UnreliableWarning(UserWarning):
-    """An estimate that is returned, and is not to be relied on."""
+    """Warns that an estimate which is returned is not reliable."""
 
 
-def check_told(what: str, values: Tensor) -> Tensor:
-    """Return the values, or raise a ValueError where one is NaN or infinity: minus infinity is an answer."""
+def check_estimates(what: str, values: Tensor) -> Tensor:
+    """Return the values, or raise a ValueError if one is NaN or plus infinity; minus infinity is a possible answer."""
     bad = values.isnan() | (values == torch.inf)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise ValueError(
             f"{what} must be a number; got {values[row].item()} in row {row} ({int(bad.sum())} such rows), where terms"
-            " overflow. Rescale x, use model.double(), or look at the parameters."
+            " overflow. Rescale x, use model.double(), or check the parameters."
         )
     return values
 
@@ -52,11 +52,11 @@ class Mean:
         return f"{self.estimate:.3f} ({errors})"
 
 
-def mean_of(estimate: Tensor, standard_error: Tensor) -> Mean:
-    """The mean of estimates (B,) with independent Monte Carlo errors (B,)."""
-    rows = len(estimate)
-    sampling = float(estimate.std() / math.sqrt(rows)) if rows > 1 else math.nan
-    return Mean(float(estimate.mean()), float(standard_error.square().sum().sqrt() / rows), sampling)
+def mean_over_rows(estimate: Tensor, standard_error: Tensor) -> Mean:
+    """The mean over rows of estimates (B,) whose Monte Carlo standard errors (B,) are independent."""
+    num_rows = len(estimate)
+    sampling = float(estimate.std() / math.sqrt(num_rows)) if num_rows > 1 else math.nan
+    return Mean(float(estimate.mean()), float(standard_error.square().sum().sqrt() / num_rows), sampling)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class BoundResult:
         reconstruction: E_q log p(x | z).
         kl: KL(q(z | x) || p(z)).
         standard_error: Monte Carlo standard error of the bound; NaN for one particle.
-        reconstruction_error: that of the reconstruction.
-        kl_error: that of the KL; 0 where it is in closed form and does not vary.
+        reconstruction_error: Monte Carlo standard error of the reconstruction.
+        kl_error: Monte Carlo standard error of the KL; 0 if it is in closed form and does not vary.
         analytic_sites: latent sites whose KL is in closed form.
         num_particles: K.
-        joint: whether a latent lies outside the row plate, so that there is one number for all rows.
+        joint: whether a latent lies outside the row plate, so that there is one number for all rows together.
     """
 
     bound: Tensor
@@ -94,7 +94,7 @@ class BoundResult:
         if part not in ("bound", "reconstruction", "kl"):
             raise ValueError(f"part must be bound, reconstruction or kl; got {part!r}. Choose one of these.")
         error = self.standard_error if part == "bound" else getattr(self, f"{part}_error")
-        return mean_of(getattr(self, part), error)
+        return mean_over_rows(getattr(self, part), error)
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ class LogLikelihood:
         estimate: log mean_k w_k, a lower bound in expectation.
         standard_error: Monte Carlo standard error by the delta method; NaN for one particle.
         ess: effective sample size, (sum w)^2 / sum w^2, between 1 and K.
-        khat: Pareto k-hat of the weights; -inf where they do not vary, NaN where fewer than 25 are too few to tell.
-        smoothed: the same estimate from Pareto-smoothed weights; less noise and some bias where k-hat is large.
-        num_particles: K; where a target for the error was given, that of each row, (B,).
-        joint: whether a latent lies outside the row plate, so that there is one number for all rows.
-        method: how the weights were made: "importance", "semi_amortized" or "ais".
+        khat: Pareto k-hat of the weights; -inf if they do not vary, NaN with fewer than 25, too few for an estimate.
+        smoothed: the same estimate from Pareto-smoothed weights; where k-hat is large it has less noise and some bias.
+        num_particles: K; if a target for the error was given, K of each row, (B,).
+        joint: whether a latent lies outside the row plate, so that there is one number for all rows together.
+        method: the name of the method: "importance", "semi_amortized" or "ais".
         discrete: whether these are logarithms of probabilities, not of densities.
-        num_cells: numbers of x that an estimate speaks of: of a row, or of all of them if joint.
+        num_cells: how many numbers a row of x has, or all rows together if joint.
     """
 
     estimate: Tensor
@@ -139,19 +139,19 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Rows whose k-hat is above the threshold, (B,): estimate and error are then not to be relied on."""
+        """Whether k-hat is above the threshold, (B,): estimate and standard error are then unreliable."""
         return self.khat > self.threshold
 
     @property
     def bias(self) -> Tensor:
-        """About how much the estimate is too low on average, -Var(w) / 2K at mean weight 1, (B,); at most zero."""
+        """The approximate bias of the estimate, (B,): -Var(w) / 2K for weights of mean 1, at most zero."""
         return -self.standard_error.square() / 2
 
     def bits_per_dimension(self, bin_width: float | None = None) -> Tensor:
-        """-log2 of the probability per number of a row, (B,).
+        """-log2 of the probability of a row, divided by how many numbers it has, (B,).
 
         Args:
-            bin_width: of real data that were rounded to bins, on the scale of x; None for discrete data.
+            bin_width: the width of the bins that real data were rounded to, on the scale of x; None for discrete data.
 
         Raises:
             ValueError: if x is real and no width is given, or it is discrete and one is.
@@ -160,8 +160,7 @@ class LogLikelihood:
             kind, advice = ("discrete", "Leave it out") if self.discrete else ("real", "State the data's resolution")
             raise ValueError(f"bin_width must suit x, which is {kind}; got {bin_width!r}. {advice}.")
         width = 1.0 if bin_width is None else positive_number("bin_width", bin_width)
-        rows = self.num_cells * math.log(2)
-        return -(self.estimate + self.num_cells * math.log(width)) / rows
+        return -(self.estimate + self.num_cells * math.log(width)) / (self.num_cells * math.log(2))
 
     def mean(self, unit: str = "nats", bin_width: float | None = None) -> Mean:
         """Mean over rows, in "nats" or "bits" per dimension, with both errors.
@@ -172,8 +171,8 @@ class LogLikelihood:
         if unit not in ("nats", "bits"):
             raise ValueError(f"unit must be nats or bits; got {unit!r}. Bits are per dimension.")
         if unit == "nats":
-            return mean_of(self.estimate, self.standard_error)
-        return mean_of(self.bits_per_dimension(bin_width), self.standard_error / (self.num_cells * math.log(2)))
+            return mean_over_rows(self.estimate, self.standard_error)
+        return mean_over_rows(self.bits_per_dimension(bin_width), self.standard_error / (self.num_cells * math.log(2)))
 
     def plot(self, ax: Any = None) -> Any:
         """k-hat of each row; returns matplotlib axes."""
@@ -188,9 +187,9 @@ class ConditionalLogLikelihood:
 
     Attributes:
         estimate: the difference.
-        standard_error: its Monte Carlo standard error; draws that both terms share are allowed for.
-        whole: the first term, with its k-hat.
-        given: the second term, with its own.
+        standard_error: its Monte Carlo standard error, which allows for draws that both terms share.
+        whole: the first term, log p(x).
+        given: the second term, log p(x_B).
     """
 
     estimate: Tensor
@@ -203,18 +202,19 @@ class ConditionalLogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Rows where k-hat of one of the terms is above the threshold, (B,)."""
+        """Whether k-hat of one of the terms is above the threshold, (B,)."""
         return self.whole.unreliable | self.given.unreliable
 
     def mean(self) -> Mean:
         """Mean over rows, with both errors."""
-        return mean_of(self.estimate, self.standard_error)
+        return mean_over_rows(self.estimate, self.standard_error)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Lower and upper estimates of log p(x) of rows drawn from the model: what importance sampling says of them is
-    right only if it lies between, within its errors.
+    """Lower and upper estimates of log p(x) for rows drawn from the model.
+
+    Another estimate for these rows is credible only if it lies between both, within its errors.
 
     Attributes:
         lower: forward annealed importance sampling, a lower bound in expectation.
@@ -232,9 +232,9 @@ class Sandwich:
         )
 
     def gap(self) -> Mean:
-        """Mean over rows of upper - lower: how much both can be off."""
+        """Mean over rows of upper - lower, a bound on the error of both."""
         error = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return mean_of(self.upper.estimate - self.lower.estimate, error)
+        return mean_over_rows(self.upper.estimate - self.lower.estimate, error)
 
     def plot(self, ax: Any = None) -> Any:
         """Both estimates of each row; returns matplotlib axes."""
@@ -243,6 +243,6 @@ class Sandwich:
         return plots.sandwich(self.lower.estimate, self.upper.estimate, ax=ax)
 
 
-def upper_of(result: LogLikelihood) -> LogLikelihood:
-    """The upper bound that estimates of log 1 / p(x) give."""
+def as_upper_bound(result: LogLikelihood) -> LogLikelihood:
+    """The upper bounds on log p(x) that estimates of log 1 / p(x) give, with their signs changed."""
     return replace(result, estimate=-result.estimate, smoothed=-result.smoothed)

@@ -1,1 +1,1 @@
-"""Programs run under particles, and the log-weights they leave."""
+"""Runs of a pair of Pyro programs under particles, and the log-weights that they yield."""

@@ -1,4 +1,4 @@
-"""Rows and particles in chunks, so that memory does not grow with either."""
+"""Chunks of rows and particles, so that memory does not grow with their numbers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import Blocks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, outside_rows, run_programs
+from pyro_vae.inference.programs import Program, any_site_outside_rows, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import preserved_rng
 
-__all__ = ["Facts", "chunk_weights", "facts", "fields_of", "particle_counts", "row_chunks"]
+__all__ = ["ProgramStructure", "chunk_weights", "fields_of", "particle_counts", "program_structure", "row_chunks"]
 
-CELLS = 2**20  # numbers per chunk of rows x particles x cells: 4 MB in float32, which stays in the cache
+CELLS = 2**20  # numbers in a chunk, rows x particles x cells of x: 4 MB in float32, which stays in the cache
 
 
-class Facts(NamedTuple):
-    """What one row tells about a pair of programs.
+class ProgramStructure(NamedTuple):
+    """The structure of a pair of programs, as far as evaluation depends on it.
 
     Attributes:
         joint: whether a sample site lies outside the row plate, so that rows are not independent.
-        discrete: whether all observed sites have mass functions, not densities.
-        num_cells: numbers of a row at the observed sites.
+        discrete: whether all observed sites have probabilities, not densities.
+        num_cells: how many numbers a row has at the observed sites.
     """
 
     joint: bool
@@ -36,14 +36,14 @@ class Facts(NamedTuple):
     num_cells: int
 
 
-def facts(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = ()) -> Facts:
-    """Run the programs on one row; random state and buffers are left as found."""
+def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = ()) -> ProgramStructure:
+    """Find the structure of the programs by a run on the first row, which changes no random state and no buffer."""
     with evaluating(model), preserved_rng():
         batch = rows.take(slice(0, 1), fields, like=model.like)
         traces = run_programs(model.model, model.guide, (batch["x"],), fields_of(batch))
     sites: list[Any] = [site for site in traces[0].nodes.values() if site["type"] == "sample" and site["is_observed"]]
-    return Facts(
-        joint=any(outside_rows(trace, model.row_plate) for trace in traces),
+    return ProgramStructure(
+        joint=any(any_site_outside_rows(trace, model.row_plate) for trace in traces),
         discrete=bool(sites) and all(_is_discrete(site["fn"]) for site in sites),
         num_cells=sum(torch.as_tensor(site["value"]).numel() for site in sites),
     )
@@ -69,33 +69,36 @@ def row_chunks(
     num_particles: int,
     fields: tuple[str, ...],
     *,
-    known: Facts | None = None,
+    structure: ProgramStructure | None = None,
     at_once: int = 64,
 ) -> Iterator[dict[str, Tensor]]:
-    """Rows in chunks that, times some particles, stay within memory; all at once if a latent is global.
+    """Batches of rows that fit into memory together with some of their particles; one batch if the programs are joint.
 
     Args:
         model: the pair of programs.
         rows: the data.
         num_particles: K.
         fields: names of the fields that the programs receive.
-        known: what `facts` found about the programs; by default they are run on one row here.
-        at_once: how many of the K particles are held for whole rows.
+        structure: the structure of the programs, if the caller knows it; else they are run on one row to find it.
+        at_once: how many of the K particles the caller needs in memory together for whole rows.
     """
-    known = known or facts(model, rows, fields)
-    size = len(rows) if known.joint else max(1, CELLS // (math.prod(rows.event_shape) * min(num_particles, at_once)))
+    structure = structure or program_structure(model, rows, fields)
+    per_row = math.prod(rows.event_shape) * min(num_particles, at_once)
+    size = len(rows) if structure.joint else max(1, CELLS // per_row)
     for start in range(0, len(rows), size):
         yield rows.take(slice(start, start + size), fields, like=model.like)
 
 
 def particle_counts(batch: dict[str, Tensor], num_particles: int) -> Iterator[int]:
-    """Particles in chunks that fit with these rows."""
+    """The numbers of particles in the chunks, whose sum is `num_particles`, that fit into memory with this batch."""
     size = max(1, CELLS // batch["x"].numel())
     for start in range(0, num_particles, size):
         yield min(size, num_particles - start)
 
 
-def chunk_weights(model: ProgramPair, batch: dict[str, Tensor], count: int, guide: Program | None = None) -> LogWeights:
-    """The record of a chunk of rows and particles, drawn from the model's guide or another one."""
+def chunk_weights(
+    model: ProgramPair, batch: dict[str, Tensor], num_particles: int, guide: Program | None = None
+) -> LogWeights:
+    """The log-weights of a batch of rows, with particles drawn from `guide`, by default the model's own."""
     guide = model.guide if guide is None else guide
-    return log_weights(model.model, guide, batch["x"], num_particles=count, **fields_of(batch))
+    return log_weights(model.model, guide, batch["x"], num_particles=num_particles, **fields_of(batch))

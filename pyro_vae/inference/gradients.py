@@ -1,4 +1,4 @@
-"""Gradient estimators: how much each particle counts on each of the three ways to the parameters.
+"""Gradient estimators: the coefficient of each particle on each of the three ways to the parameters.
 
 A bound is a function f of log-weights log w_k = log p(x, z_k) - log q(z_k | x). Its gradient reaches the parameters
 
@@ -6,7 +6,8 @@ A bound is a function f of log-weights log w_k = log p(x, z_k) - log q(z_k | x).
 - explicitly through log q (the guide's parameters), with coefficient `guide`,
 - through the draws z_k (the guide's parameters again), with coefficient `path`.
 
-Every estimator is a choice of these three (K, B) arrays, functions of the log-weights alone. With g = df/dlog w:
+Every estimator is a choice of these three (K, B) arrays, which are functions of the log-weights alone. With
+g = df/dlog w:
 
 | estimator | model | guide | path |
 |---|---|---|---|
@@ -15,7 +16,7 @@ Every estimator is a choice of these three (K, B) arrays, functions of the log-w
 | dreg (doubly reparameterized) | g | 0 | g - dg/dlog w |
 | rloo, vimco | g | (f - baseline) - g | none |
 
-For IWAE, g are the normalised weights and dreg's path coefficient is their square, as published.
+For IWAE, g is the normalized weight and dreg's path coefficient is its square, as published.
 
 References:
     *Sticking the Landing* (Roeder, Wu, Duvenaud, 2017), arXiv 1703.09194
@@ -58,10 +59,12 @@ def curvature(bound: Bound, log_w: Tensor) -> Tensor:
 
 
 def baselines(bound: Bound, log_w: Tensor, kind: str) -> Tensor:
-    """What f would be without particle k, from the others alone: (K, B), detached.
+    """For each particle k a value near f that does not depend on it, to be subtracted from f: (K, B), detached.
 
     Args:
-        kind: "rloo": f of the K - 1 others; "vimco": f with w_k replaced by the others' geometric mean.
+        bound: f, from (K, B) to (B,), for any number of particles.
+        log_w: log-weights, (K, B).
+        kind: "rloo" for f of the K - 1 other weights; "vimco" for f with w_k replaced by the others' geometric mean.
     """
     log_w = log_w.detach()
     others = leave_one_out(log_w)  # (K - 1, K, B)

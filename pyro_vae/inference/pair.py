@@ -1,4 +1,4 @@
-"""What training, evaluation and draws ask of a model: the contract between the rooms and `LatentVariableModel`."""
+"""What training, evaluation and predictive draws require of a model, which `LatentVariableModel` provides."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["ProgramPair"]
 class ProgramPair(PyroModule):
     """A module with two Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
 
-    It is a class and not a `typing.Protocol`, because the rooms also ask it for what every `torch.nn.Module` has
-    (parameters, buffers, modes), and a protocol cannot extend a class.
+    It is a class and not a `typing.Protocol` because callers also use what every `torch.nn.Module` has (parameters,
+    buffers, modes), and a protocol cannot extend a class.
 
     Attributes:
         row_plate: the name of the plate over rows.
         data_sites: the names of the sites that are data.
-        initialized: whether the model has started from its data.
+        initialized: whether `initialize` has been called, as a tensor that is saved with the model.
         training_state: what a later `fit` continues from; None before the first.
     """
 
@@ -32,7 +32,7 @@ class ProgramPair(PyroModule):
     training_state: Any
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
-        """p(x, z): scores `x` (B, *E), or draws `rows` rows without it."""
+        """p(x, z): scores x (B, *E); without x it draws `rows` rows."""
         raise NotImplementedError(f"{type(self).__name__} must define model(self, x=None, *, rows=None, **batch).")
 
     def guide(self, x: Tensor, **batch: Tensor) -> Any:
@@ -40,13 +40,18 @@ class ProgramPair(PyroModule):
         raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        """Start from the data (N, *E) and their fields; called once by `fit`, before the first step, never by SVI."""
+        """Set starting values from the data (N, *E) and their fields; `fit` calls this once, before its first step."""
 
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
-        """Raise unless `x` (N, *E) is data for this model; called by `fit` and every evaluation method."""
+        """Raise unless x (N, *E) is possible under this model; `fit` and every evaluation method call this.
+
+        Args:
+            x: rows of data.
+            first_row: the number of the first of them in the data set, for the message.
+        """
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise where names of the columns of x tell that they come in a wrong order; called as `check_data` is."""
+        """Raise if the names of the columns of x show that they are in a wrong order; called with `check_data`."""
 
     @property
     def like(self) -> Tensor:

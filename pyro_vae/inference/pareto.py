@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling, for all rows at once."""
+"""Pareto-smoothed importance sampling, vectorized over rows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["FEWEST", "smooth", "threshold"]
+__all__ = ["MIN_PARTICLES", "smooth", "threshold"]
 
-FEWEST = 25  # particles; with fewer, the tail has less than five
+MIN_PARTICLES = 25  # with fewer, the tail has less than five weights
 
 
 def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Smooth the largest log-weights of each row by a generalised Pareto distribution, and tell its shape k.
+    """Smooth the largest log-weights of each row by a generalized Pareto distribution, and estimate its shape k.
 
-    The M = min(K / 5, 3 sqrt(K)) largest weights are replaced by quantiles of the distribution fitted to them, none
-    above the largest weight seen. The shape k-hat counts the moments that the weights have: below 1/2 they have a
-    variance, below 1 a mean.
+    The M = min(K / 5, 3 sqrt(K)) largest weights are replaced by quantiles of the distribution fitted to them; none
+    exceeds the largest weight seen. The estimated shape k-hat says which moments the weights have: below 1/2 they have
+    a variance, below 1 a mean.
 
     Args:
         log_w: log-weights, (K, B).
 
     Returns:
-        The smoothed log-weights (K, B), in the order of the particles and on the scale of `log_w`; and k-hat (B,):
-        -inf where the largest weights are all equal (weights that do not vary, or a tail that ends in an atom), inf
-        where fewer than five differ from the rest, NaN with fewer than 25 particles, which are too few to tell.
+        The smoothed log-weights (K, B), in the order of the particles and on the scale of `log_w`; and k-hat (B,). It
+        is -inf if the largest weights are all equal (weights that do not vary, or a tail that ends in an atom), inf if
+        fewer than five differ from the rest, and NaN with fewer than 25 particles, too few for an estimate.
 
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; the fit is that of *A New and
@@ -35,23 +35,23 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
         >>> smooth(torch.zeros(100, 2))[1]
         tensor([-inf, -inf])
     """
-    k, rows = log_w.shape
-    smoothed, khat = log_w.double().clone(), log_w.new_full((rows,), math.nan, dtype=torch.float64)
-    if k < FEWEST:
+    k, num_rows = log_w.shape
+    smoothed, khat = log_w.double().clone(), log_w.new_full((num_rows,), math.nan, dtype=torch.float64)
+    if k < MIN_PARTICLES:
         khat[(log_w == log_w[0]).all(0)] = -math.inf
         return smoothed.to(log_w), khat.to(log_w)
     largest = smoothed.amax(0)
-    top, where = (smoothed - largest).topk(tail_length(k) + 1, 0)  # falling; the last one is where the tail begins
+    top, where = (smoothed - largest).topk(tail_length(k) + 1, 0)  # decreasing; the tail begins after the last
     cutoff = top[-1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     sizes = (top > cutoff).sum(0)
     khat.fill_(math.inf)
     khat[sizes == 0] = -math.inf
-    for size in sizes.unique().tolist():  # one where weights are continuous
+    for size in sizes.unique().tolist():  # a single size if weights are continuous
         if size < 5:
             continue
         part = (sizes == size).nonzero().squeeze(1)
         start = cutoff[part].exp()
-        excess = (top[:size, part].exp() - start).flip(0)  # rising
+        excess = (top[:size, part].exp() - start).flip(0)  # increasing
         shape, scale = fit(excess)
         finite = torch.isfinite(shape)
         if not finite.any():
@@ -65,12 +65,12 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tail_length(num_particles: int) -> int:
-    """M = min(K / 5, 3 sqrt(K)), rounded up: how many weights are the tail."""
+    """The number of weights in the tail, M = min(K / 5, 3 sqrt(K)), rounded up."""
     return math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
 
 
 def threshold(num_particles: int) -> float:
-    """The k-hat above which estimates from so many particles are unreliable, min(1 - 1 / log10 K, 0.7).
+    """The k-hat above which estimates from K particles are unreliable, min(1 - 1 / log10 K, 0.7).
 
     Example:
         >>> round(threshold(1000), 3), threshold(100_000)
@@ -80,13 +80,13 @@ def threshold(num_particles: int) -> float:
 
 
 def fit(excess: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape and scale of generalised Pareto distributions: an empirical Bayes estimate, shrunk a little towards 1/2.
+    """Shape and scale of generalized Pareto distributions: an empirical Bayes estimate, shrunk a little towards 1/2.
 
     Args:
-        excess: what lies above the thresholds, positive and rising, (M, B).
+        excess: weights minus the threshold of their row, positive and increasing, (M, B).
 
     Returns:
-        Two of (B,).
+        The shapes and the scales, each (B,).
     """
     size = len(excess)
     points = 30 + math.floor(math.sqrt(size))
@@ -103,7 +103,7 @@ def fit(excess: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantile(probability: Tensor, shape: Tensor, scale: Tensor) -> Tensor:
-    """Of the distribution above zero, (M, B)."""
+    """Quantiles of generalized Pareto distributions that start at zero, (M, B)."""
     exponential = -torch.log1p(-probability)
     heavy = torch.expm1(shape * exponential) / shape
     return scale * torch.where(shape.abs() < 1e-12, exponential, heavy)

@@ -1,4 +1,7 @@
-"""Running a pair of Pyro programs: particles, scales, how draws depend on parameters, which sites must match."""
+"""Runs of a pair of Pyro programs: under particles, scaled to all rows, with gradients through the draws or without.
+
+A *particle* is one weighted draw of all latents from the guide. A *row plate* is the plate over rows of data.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated
 from pyro_vae.runtime.random import Noise, preserved_rng
 
 __all__ = [
-    "Given",
-    "Path",
+    "FixLatents",
+    "GradientPath",
     "Program",
     "ScaleRows",
+    "any_site_outside_rows",
     "check_sites",
-    "given",
+    "fix_latents",
     "num_rows",
-    "outside_rows",
     "particles",
     "plate_nesting",
     "row_dims",
@@ -37,62 +40,55 @@ Program = Callable[..., Any]
 
 
 @dataclass
-class Path:
-    """How a run's draws depend on the guide's parameters: a gradient estimator is a choice of these.
+class GradientPath:
+    """The path of a gradient from the log-weights through the draws to the guide's parameters.
+
+    Parameters of the guide enter a log-weight in two ways: explicitly, as the parameters of log q, and through the
+    draws z, which are functions of parameters and noise. A gradient estimator decides what each way contributes
+    (`inference.gradients`); this object changes a run accordingly.
 
     Attributes:
-        attached: whether draws carry a gradient; where not, they are constants.
-        stopped: whether log q is that of a guide whose parameters are stopped, so that it depends on them only
-            through the draws. Costs a second run of the guide.
-        ratio: (K, B), set by `scale` after the run: multiplies the gradient that arrives at the draws from the model,
-            and from a stopped log q. Paths inside the guide, from one draw to the next, are passed once.
-        chunks: the paths of the runs that one run was cut into, and their numbers of particles.
+        through_draws: whether gradients pass through the draws; if not, draws are constants.
+        detached_log_q: whether log q is evaluated with the guide's parameters held constant, so that it depends on
+            them through the draws alone. This costs a second run of the guide.
+        factor: (K, B), set by `set_factor` after the run: multiplies the gradient that the draws receive from the
+            model, and from a detached log q, on its way back. What flows inside the guide, from one draw to the next,
+            is multiplied once only.
+        chunks: the paths of the chunks of particles that make up one run, each with its number of particles.
     """
 
-    attached: bool = True
-    stopped: bool = False
-    ratio: Tensor | None = None
-    chunks: list[tuple[Path, int]] = field(default_factory=list)
+    through_draws: bool = True
+    detached_log_q: bool = False
+    factor: Tensor | None = None
+    chunks: list[tuple[GradientPath, int]] = field(default_factory=list)
 
-    def scale(self, ratio: Tensor) -> None:
-        """Set the ratio, here or chunk by chunk."""
-        self.ratio = ratio
+    def set_factor(self, factor: Tensor) -> None:
+        """Set the factor (K, B), of each chunk its own part."""
+        self.factor = factor
         if self.chunks:
-            parts = ratio.split([count for _, count in self.chunks])
+            parts = factor.split([count for _, count in self.chunks])
             for (path, _), part in zip(self.chunks, parts, strict=True):
-                path.ratio = part
+                path.factor = part
 
-    def cut(self, count: int) -> Path:
-        """The path of a chunk of so many particles."""
-        path = Path(self.attached, self.stopped)
-        self.chunks.append((path, count))
+    def for_chunk(self, num_particles: int) -> GradientPath:
+        """The path of the next chunk, of `num_particles` particles."""
+        path = GradientPath(self.through_draws, self.detached_log_q)
+        self.chunks.append((path, num_particles))
         return path
 
 
-class _SetValues(poutine.messenger.Messenger):
-    """Let sites draw, and then take the values given: the noise passed is that of the run that gave them."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
-
-
-def given(program: Program, values: dict[str, Tensor]) -> Program:
-    """The program with its latent sites at the values given, which count as drawn."""
+def fix_latents(program: Program, values: dict[str, Tensor]) -> Program:
+    """The program with its latent sites fixed at `values`, whose log-probabilities count as those of draws."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        with Given(values):
+        with FixLatents(values):
             return program(*args, **kwargs)
 
     return run
 
 
-class Given(poutine.messenger.Messenger):
-    """A handler under which latent sites take the values given, and count as drawn."""
+class FixLatents(poutine.messenger.Messenger):
+    """A handler that fixes latent sites at `values`; their log-probabilities count as those of draws."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -103,8 +99,20 @@ class Given(poutine.messenger.Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-class _Detach(poutine.messenger.Messenger):
-    """Make constants of draws."""
+class _ReplaceDraws(poutine.messenger.Messenger):
+    """Let sites draw, and replace what they drew by `values`: random numbers are used up as in the run before."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+
+
+class _DetachDraws(poutine.messenger.Messenger):
+    """Make draws constants, through which no gradient passes."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["value"], Tensor):
@@ -112,12 +120,14 @@ class _Detach(poutine.messenger.Messenger):
 
 
 class ScaleRows(poutine.messenger.Messenger):
-    """A handler that scales every site in the row plate to N rows: N is known to the estimator, not to the program.
+    """A handler that multiplies the log-probability of every site in the row plate by N/B, where B of N rows are seen.
+
+    The estimator knows N, the program does not.
 
     Args:
         plate: the name of the row plate.
-        num_rows: N; the factor is N over the size that the plate states. None: the plate's own size.
-        row_weights: (B,), multiplied in.
+        num_rows: N; B is the size that the plate itself states. None: the factor is 1.
+        row_weights: further factors of the rows, (B,).
     """
 
     def __init__(self, plate: str, num_rows: int | None, row_weights: Tensor | None) -> None:
@@ -127,7 +137,7 @@ class ScaleRows(poutine.messenger.Messenger):
         self.factor: float | Tensor = 1.0
 
     def _factor(self, size: int) -> float | Tensor:
-        """The factor of a site in a plate of this size: one object for all sites, so that it equals itself."""
+        """N/B for a plate of this size, times the row weights: one object for all sites, so that they compare equal."""
         if size != self.size:
             factor = 1.0 if self.num_rows is None else self.num_rows / size
             self.size, self.factor = size, factor if self.row_weights is None else factor * self.row_weights
@@ -146,7 +156,7 @@ def row_plate(program: Program) -> str:
 
 
 def num_rows(x: Tensor | None, rows: int | None) -> int:
-    """How many rows a model scores, or draws."""
+    """How many rows a model scores (those of x), or draws (`rows`, where there is no x)."""
     if x is not None:
         return x.shape[0]
     if rows is None:
@@ -158,7 +168,7 @@ _nestings: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """How many plate dimensions the programs use; found by one dry run, then remembered as long as the model lives."""
+    """How many plate dimensions the programs use: found by one run, and remembered while the model lives."""
     owner = getattr(model, "__self__", model)
     if owner not in _nestings:
         quiet = evaluating(owner) if isinstance(owner, nn.Module) else isolated()
@@ -172,7 +182,7 @@ def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs:
 
 
 def particles(num_particles: int, nesting: int) -> Any:
-    """The plate that runs `num_particles` copies at once, left of all plates of the programs; nothing for one."""
+    """A plate of `num_particles` particles, left of the `nesting` plates of the programs; no plate for one particle."""
     if num_particles == 1:
         return nullcontext()
     return pyro.plate("particles", num_particles, dim=-1 - nesting)
@@ -184,9 +194,21 @@ def run_programs(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     num_particles: int = 1,
-    path: Path | None = None,
+    path: GradientPath | None = None,
 ) -> tuple[Any, Any]:
-    """Trace the guide, then the model replayed on the guide's values; returns (model trace, guide trace)."""
+    """Trace the guide, then the model at the guide's draws.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        args: what both are called with.
+        kwargs: named arguments of both.
+        num_particles: K.
+        path: how gradients pass through the draws; None leaves this to the guide.
+
+    Returns:
+        The trace of the model and that of the guide.
+    """
     nesting = plate_nesting(model, guide, args, kwargs) if num_particles > 1 else 0
 
     def trace(program: Program) -> Any:
@@ -198,18 +220,20 @@ def run_programs(
         model_trace = trace(poutine.replay(model, trace=guide_trace))
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
-    noise = Noise() if path.stopped else None
-    with noise or nullcontext(), nullcontext() if path.attached else _Detach():
+    noise = Noise() if path.detached_log_q else None
+    with noise or nullcontext(), nullcontext() if path.through_draws else _DetachDraws():
         guide_trace = trace(guide)
-    seen = _cut(guide_trace, path, num_particles, nesting, row_plate(model)) if path.attached else guide_trace
+    draws = guide_trace
+    if path.through_draws:
+        draws = _scale_gradients(guide_trace, path, num_particles, nesting, row_plate(model))
     if noise is not None:
-        guide_trace = _stopped(guide, trace, seen, noise)
-    model_trace = trace(poutine.replay(model, trace=seen))
+        guide_trace = _trace_detached_guide(guide, trace, draws, noise)
+    model_trace = trace(poutine.replay(model, trace=draws))
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
-def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -> Any:
-    """A copy of the trace whose values scale the gradient that arrives at them by `path.ratio`."""
+def _scale_gradients(trace: Any, path: GradientPath, num_particles: int, nesting: int, plate: str) -> Any:
+    """A copy of the trace whose values multiply the gradient that they receive by `path.factor`, when there is one."""
     copy = trace.copy()
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"] or not site["value"].requires_grad:
@@ -218,40 +242,40 @@ def _cut(trace: Any, path: Path, num_particles: int, nesting: int, plate: str) -
         rows = row_dims(site, plate)
 
         def scale(gradient: Tensor, site: Any = site, rows: list[int] = rows) -> Tensor:
-            if path.ratio is None:
+            if path.factor is None:
                 return gradient
             shape = [1] * gradient.dim()
             events = site["fn"].event_dim
             if num_particles > 1:
                 shape[-1 - nesting - events] = num_particles
             if rows:
-                shape[rows[0] - events] = path.ratio.shape[1]
-            return gradient * path.ratio.reshape(shape).to(gradient.dtype)
+                shape[rows[0] - events] = path.factor.shape[1]
+            return gradient * path.factor.reshape(shape).to(gradient.dtype)
 
         value.register_hook(scale)
         copy.nodes[name] = {**site, "value": value}
     return copy
 
 
-def _stopped(guide: Program, trace: Callable[[Program], Any], seen: Any, noise: Noise) -> Any:
-    """The trace of the guide with stopped parameters at the values seen; the noise, dropout included, is repeated."""
+def _trace_detached_guide(guide: Program, trace: Callable[[Program], Any], draws: Any, noise: Noise) -> Any:
+    """Trace the guide once more with constant parameters, at the same draws and the same noise, dropout included."""
     owner = getattr(guide, "__self__", guide)
     if not isinstance(owner, nn.Module):
         raise TypeError(
-            f"The guide must be a method of an nn.Module to have its parameters stopped; got {guide!r}."
+            f"The guide must be a method of an nn.Module for its parameters to be held constant; got {guide!r}."
             " Subclass LatentVariableModel, or use gradient='reparameterized'."
         )
-    values = {name: site["value"] for name, site in seen.nodes.items() if site["type"] == "sample"}
-    with Noise(repeat=noise), poutine.block(hide_types=["param"]), _SetValues(values):
+    values = {name: site["value"] for name, site in draws.nodes.items() if site["type"] == "sample"}
+    with Noise(repeat=noise), poutine.block(hide_types=["param"]), _ReplaceDraws(values):
         return call_frozen(owner, lambda: trace(guide))
 
 
 def row_dims(site: Any, plate: str) -> list[int]:
-    """The batch dimension of a site that counts rows, from the right; none outside of the plate over rows."""
+    """The batch dimension of a site that runs over rows, counted from the right, as a list; empty outside the plate."""
     return [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate and frame.vectorized]
 
 
-def outside_rows(trace: Any, plate: str) -> bool:
+def any_site_outside_rows(trace: Any, plate: str) -> bool:
     """Whether a sample site of the trace lies outside the row plate, so that rows are not independent."""
     sites = (site for site in trace.nodes.values() if site["type"] == "sample")
     return any(all(frame.name != plate for frame in site["cond_indep_stack"]) for site in sites)
@@ -261,7 +285,13 @@ def check_sites(model_trace: Any, guide_trace: Any, *, enumerated: bool = False)
     """Raise unless model and guide have the same latent sites; auxiliary guide sites are exempt.
 
     Args:
+        model_trace: a trace of the model.
+        guide_trace: a trace of the guide.
         enumerated: whether model sites marked for parallel enumeration may be missing from the guide.
+
+    Raises:
+        ValueError: if a latent site is in one of them only.
+        NotImplementedError: if a model site is marked for enumeration and `enumerated` is False.
     """
     in_guide = {name for name, site in guide_trace.nodes.items() if site["type"] == "sample"}
     auxiliary = {name for name in in_guide if guide_trace.nodes[name]["infer"].get("is_auxiliary")}

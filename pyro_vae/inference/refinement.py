@@ -1,4 +1,4 @@
-"""Semi-amortized inference: parameters of q(z | x), row by row, improved by gradient steps from the encoder's."""
+"""Semi-amortized inference: gradient steps that improve the parameters of q(z | x) of each row."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pyro_vae.arguments import positive_integer, positive_number
 
 __all__ = ["Refinement"]
 
-SMALL = 0.01  # Adam alone would blow up what is left of the slope at the optimum
+HALVING_GRADIENT = 0.01  # without it, Adam would magnify what is left of the gradient at the optimum
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Adam's steps uphill, for each row by itself, of a rate that falls to zero along a line.
+    """Ascent by Adam, for each row separately, with a learning rate that falls linearly to zero.
 
-    In derivatives of the result the second moment counts as a constant.
+    Derivatives of the result treat Adam's second moment as a constant.
 
     Args:
-        steps: how many.
+        steps: number of steps.
         learning_rate: about how far a parameter moves in the first step.
-        small: a slope in nats that takes half a step.
+        halving_gradient: the gradient, in nats per unit of the parameter, at which a step has half its full length.
 
     Raises:
         ValueError: if one is not positive.
@@ -35,7 +35,7 @@ class Refinement:
 
     steps: int = 20
     learning_rate: float = 0.05
-    small: float = SMALL
+    halving_gradient: float = HALVING_GRADIENT
 
     def __post_init__(self) -> None:
         positive_integer("steps", self.steps)
@@ -45,10 +45,10 @@ class Refinement:
         """The parameters after the steps, (B, P).
 
         Args:
-            objective: what to make large: from parameters (B, P) to (B,); drawn anew in each step.
-            start: (B, P).
-            differentiable: whether the result carries the gradient with respect to the start, and to all that the
-                objective depends on, through all steps.
+            objective: the function to maximize, from parameters (B, P) to (B,); it may draw anew in each step.
+            start: the parameters to start from, (B, P).
+            differentiable: whether gradients pass through all steps, to the start and to all that the objective
+                depends on.
         """
         first, second = torch.zeros_like(start), torch.zeros_like(start)
         parameters = start if differentiable else start.detach()
@@ -58,7 +58,7 @@ class Refinement:
                 (slope,) = torch.autograd.grad(objective(here).sum(), here, create_graph=differentiable)
             first = 0.9 * first + 0.1 * slope
             second = 0.999 * second + 0.001 * slope.detach().square()
-            size = (second / (1 - 0.999**step)).sqrt() + self.small
+            size = (second / (1 - 0.999**step)).sqrt() + self.halving_gradient
             rate = self.learning_rate * (1 - (step - 1) / self.steps)
             parameters = parameters + rate * first / (1 - 0.9**step) / size
             parameters = parameters if differentiable else parameters.detach()

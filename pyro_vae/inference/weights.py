@@ -1,4 +1,4 @@
-"""The record of log-weights of any pair of Pyro programs, from which every number is read off."""
+"""The log-weights of any pair of Pyro programs, site by site: the record from which every number is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.inference.programs import (
-    Path,
+    GradientPath,
     Program,
     ScaleRows,
     check_sites,
@@ -33,12 +33,12 @@ class Site:
     Attributes:
         name: its name in the program.
         distribution: the distribution at the site.
-        value: the value; that of a latent has the particles as its leading dimension.
+        value: the value; the first dimension of a latent's value runs over particles.
         log_prob: masked, *unscaled* log-probability, (K, B); (K, 1) outside the row plate.
         scale: what `poutine.scale` and subsampling multiply the term by; a number or a tensor that broadcasts to (B,).
         in_rows: whether the site lies inside the row plate.
-        per_row: masks terms of the distribution's batch shape and sums them to (K, B), or (K, 1).
-        row_dim: where rows lie in the value, counted from its end; None outside the row plate.
+        per_row: a function that masks terms of the distribution's batch shape and sums them to (K, B), or (K, 1).
+        row_dim: the dimension of the value that runs over rows, counted from the last; None outside the row plate.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Site:
     per_row: Callable[[Tensor], Tensor]
     row_dim: int | None
 
-    def spread(self, terms: Tensor) -> Tensor:
-        """Terms (K, B) or (K, 1), K = 1 for all particles, in a shape that broadcasts against the value."""
+    def broadcast_to_value(self, terms: Tensor) -> Tensor:
+        """Reshape terms (K, B) or (K, 1) so that they broadcast against the value; K may be 1, for all particles."""
         shape = [len(terms)] + [1] * (self.value.dim() - 1)
         if self.row_dim is not None:
             shape[self.row_dim] = terms.shape[1]
         return terms.reshape(shape)
 
-    def collect(self, cells: Tensor) -> Tensor:
-        """Sum cells, with as many dimensions as the value, to (K, B); (K, 1) outside the row plate."""
-        rows = () if self.row_dim is None else (self.row_dim + cells.dim(),)
-        others = [dim for dim in range(1, cells.dim()) if dim not in rows]
+    def sum_to_rows(self, cells: Tensor) -> Tensor:
+        """Sum terms of the value's shape, one per cell, to (K, B); to (K, 1) outside the row plate."""
+        row_dims = () if self.row_dim is None else (self.row_dim + cells.dim(),)
+        others = [dim for dim in range(1, cells.dim()) if dim not in row_dims]
         summed = cells.sum(others) if others else cells
-        return summed if rows else summed.unsqueeze(-1)
+        return summed if row_dims else summed.unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ class LogWeights:
         latent: the model's latent sites.
         guide: the guide's sites, auxiliary ones included.
         num_particles: K.
-        num_rows: B, the rows in this batch (1 where the program has no row plate).
-        total_rows: N, the rows that the scaled terms speak for.
+        num_rows: B, the number of rows in this batch; 1 if the programs have no row plate.
+        total_rows: N, the number of rows in the data set that the scaled terms estimate.
 
-    The totals are joint over the rows, of shape (K, 1), as soon as one site lies outside the row plate.
+    If one site lies outside the row plate, the weights are *joint*: the totals have shape (K, 1), one weight for all
+    rows together.
     """
 
     observed: dict[str, Site]
@@ -89,18 +90,19 @@ class LogWeights:
 
     @cached_property
     def joint(self) -> bool:
-        """Whether a site lies outside the row plate, so that there is one weight for the whole data set."""
+        """Whether a site lies outside the row plate, so that each particle has one weight for the whole data set."""
         return not all(site.in_rows for site in self.sites)
 
     @property
     def sites(self) -> list[Site]:
+        """All sites: the model's observed and latent ones, then the guide's."""
         return [*self.observed.values(), *self.latent.values(), *self.guide.values()]
 
     def total(self, sites: Iterable[Site]) -> Tensor:
         """The sum of the sites' unscaled log-probabilities: (K, B), or (K, 1) if joint.
 
         Raises:
-            NotImplementedError: if the weights are joint and rows are subsampled: scaled terms form no weight.
+            NotImplementedError: if the weights are joint and rows are subsampled: scaled terms do not form a weight.
         """
         if not self.joint:
             return sum((site.log_prob for site in sites), torch.zeros(()))
@@ -133,7 +135,7 @@ class LogWeights:
 
     @property
     def scale(self) -> float | Tensor:
-        """The one scale of all sites, applied to a bound after the logarithm.
+        """The scale that all sites share; it multiplies a bound after the logarithm.
 
         Raises:
             ValueError: if the sites' scales differ.
@@ -148,7 +150,7 @@ class LogWeights:
 
     @staticmethod
     def joined(records: list[LogWeights]) -> LogWeights:
-        """One record of all particles of several; distributions are those of the first."""
+        """Concatenate records over particles; the distributions kept are those of the first record."""
 
         def join(kind: str) -> dict[str, Site]:
             parts: list[dict[str, Site]] = [getattr(record, kind) for record in records]
@@ -180,18 +182,20 @@ def log_weights(
     num_particles: int = 1,
     num_rows: int | None = None,
     row_weights: Tensor | None = None,
-    path: Path | None = None,
+    path: GradientPath | None = None,
     **kwargs: Any,
 ) -> LogWeights:
     """Run guide and model on K particles and record every site.
 
     Args:
         model: the model; called with `*args, **kwargs`.
-        guide: the guide; likewise.
+        guide: the guide; called likewise.
+        *args: what both programs are called with, usually x.
         num_particles: K. With K = 1 no particle plate is opened.
         num_rows: N, if this call sees only B of N rows: sites in the row plate are scaled by N/B.
         row_weights: (B,), multiplied into the scale of the sites in the row plate.
-        path: how the draws depend on the guide's parameters; by default as the guide has it.
+        path: how gradients pass through the draws to the guide's parameters; None leaves this to the guide.
+        **kwargs: named arguments of both programs, usually fields.
 
     Raises:
         ValueError: if model and guide do not have the same latent sites.
@@ -206,19 +210,19 @@ def log_weights(
     particle_dim = -1 - nesting if num_particles > 1 else None
 
     def record(name: str, site: Any) -> Site:
-        rows = row_dims(site, plate)
+        dims = row_dims(site, plate)
 
         def per_row(terms: Tensor) -> Tensor:
             terms = scale_and_mask(terms, 1.0, site["mask"])
-            summed = [dim for dim in range(-terms.dim(), 0) if dim not in (particle_dim, *rows)]
+            summed = [dim for dim in range(-terms.dim(), 0) if dim not in (particle_dim, *dims)]
             terms = terms.sum(summed) if summed else terms
             terms = terms if particle_dim is not None else terms.unsqueeze(0)
-            return terms if rows else terms.unsqueeze(-1)
+            return terms if dims else terms.unsqueeze(-1)
 
         log_prob = per_row(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
         value = site["value"] if particle_dim is not None else site["value"].unsqueeze(0)
-        row_dim = rows[0] - site["fn"].event_dim if rows else None
-        return Site(name, site["fn"], value, log_prob, site["scale"], bool(rows), per_row, row_dim)
+        row_dim = dims[0] - site["fn"].event_dim if dims else None
+        return Site(name, site["fn"], value, log_prob, site["scale"], bool(dims), per_row, row_dim)
 
     sites = {name: site for name, site in model_trace.nodes.items() if site["type"] == "sample"}
     in_guide = {name: site for name, site in guide_trace.nodes.items() if site["type"] == "sample"}

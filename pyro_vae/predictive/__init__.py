@@ -1,4 +1,4 @@
-"""Draws and means of data and latents: `draws`, `means`, and `sites`, which tells what in a program is which."""
+"""Draws and means of data and latents, in `draws` and `means`; `sites` tells data and latents of a program apart."""
 
 from pyro_vae.predictive.draws import (
     one_site,

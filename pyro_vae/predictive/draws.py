@@ -15,9 +15,10 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
 from pyro_vae.inference import chunks, pareto
-from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Given, outside_rows, particles, plate_nesting, row_dims
+from pyro_vae.inference.programs import FixLatents, any_site_outside_rows, particles, plate_nesting, row_dims
+from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import preserved_rng
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 Draws = Tensor | dict[str, Tensor]
-Latents = dict[str, Tensor]  # values by site, particles first: (S, B, ...), (S, 1, ...) outside the row plate
+Latents = dict[str, Tensor]  # S values by site: (S, B, ...), (S, 1, ...) outside the row plate
 
 
 def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
@@ -54,17 +55,18 @@ def simulate(model: ProgramPair, num_rows: int, *, seed: int | None = None, **fi
             data = data_of(model, trace)
             latents = latents_of(model, trace)
             parts.append({name: site["value"].detach() for name, site in latents.items()} | data)
-            within = {name for name, site in latents.items() if row_dims(site, model.row_plate)} | set(data)
+            in_rows = {name for name, site in latents.items() if row_dims(site, model.row_plate)} | set(data)
     return {
-        name: torch.cat([part[name] for part in parts]) if name in within else value for name, value in parts[0].items()
+        name: torch.cat([part[name] for part in parts]) if name in in_rows else value
+        for name, value in parts[0].items()
     }
 
 
 def simulated_rows(model: ProgramPair, num_rows: int, **fields: Any) -> tuple[dict[str, Tensor], Rows]:
-    """Rows drawn from the model under these fields, and the latents behind them.
+    """Rows drawn from the model under these fields, and the latents that they were drawn from.
 
     Raises:
-        NotImplementedError: if the model has several data sites: how x is made of them is not known.
+        NotImplementedError: if the model has several data sites, since it is unknown how x is made from them.
     """
     latents = simulate(model, num_rows, **fields)
     data = {name: latents.pop(name) for name in model.data_sites}
@@ -89,17 +91,22 @@ def _traces(model: ProgramPair, num_rows: int, fields: dict[str, Any]) -> Iterat
     with preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     cells = max(value.numel() for value in data_of(model, probe).values())
-    size = num_rows if outside_rows(probe, model.row_plate) else max(1, chunks.CELLS // cells)
+    size = num_rows if any_site_outside_rows(probe, model.row_plate) else max(1, chunks.CELLS // cells)
     for start in range(0, num_rows, size):
         batch = {name: value[start : start + size] for name, value in fields.items()}
         yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
 
 
 def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None = None) -> dict[str, Tensor]:
-    """Named per-row fields as the programs take them.
+    """Named per-row fields as tensors, as the programs take them.
+
+    Args:
+        model: the pair of programs.
+        fields: the fields, in any form that can become a tensor.
+        num_rows: the number of rows that all must have; by default that of the longest.
 
     Raises:
-        ValueError: if one has another number of rows, or is not finite.
+        ValueError: if a field has another number of rows, or is not finite.
     """
     read = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
     longest = max((len(value) for value in read.values() if value.dim()), default=1) or 1
@@ -109,13 +116,14 @@ def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None
     return read
 
 
-def _only(values: dict[str, Any]) -> Any:
-    """The value where there is one data site, else the dictionary."""
+def _unwrap(values: dict[str, Any]) -> Any:
+    """The value at the data site if there is one site, else the dictionary."""
     return next(iter(values.values())) if len(values) == 1 else values
 
 
 def joined(chunks: list[dict[str, Tensor]]) -> Draws:
-    return _only({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})  # type: ignore[no-any-return]
+    """Concatenate values by site over rows."""
+    return _unwrap({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})  # type: ignore[no-any-return]
 
 
 def posterior_predictive(
@@ -131,8 +139,10 @@ def posterior_predictive(
 ) -> Any:
     """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
     _check_counts(num_samples, num_candidates)
+    if quantiles is not None:
+        _check_levels(quantiles)
     with evaluating(model, seed=seed):
-        return _streamed(model, rows, num_samples, num_candidates, quantiles, out, fields)
+        return _write_in_chunks(model, rows, num_samples, num_candidates, quantiles, out, fields)
 
 
 def posterior_draws(
@@ -143,22 +153,28 @@ def posterior_draws(
     num_candidates: int | None = None,
     seed: int | None = None,
     fields: tuple[str, ...] = (),
+    structure: ProgramStructure | None = None,
 ) -> dict[str, Tensor]:
-    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate."""
+    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate.
+
+    See `LatentVariableModel.posterior_draws`; `structure` is that of the programs, if the caller knows it.
+    """
     _check_counts(num_samples, num_candidates)
     with evaluating(model, seed=seed):
         parts = []
-        for batch in row_chunks(model, rows, num_candidates or num_samples, fields):
+        for batch in row_chunks(model, rows, num_candidates or num_samples, fields, structure=structure):
             if num_candidates is not None:
                 parts.append(_resampled(model, batch, num_samples, num_candidates))
                 continue
-            some = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
-            parts.append({name: torch.cat([part[name] for part in some]) for name in some[0]})
+            drawn = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
+            parts.append({name: torch.cat([part[name] for part in drawn]) for name in drawn[0]})
         with preserved_rng():
-            once = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
+            sites = trace_of(model.guide, batch["x"], **fields_of(batch)).nodes
     whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
     return {  # outside the row plate there is no dimension of rows
-        name: value if row_dims(once[name], model.row_plate) else value.reshape(len(value), *once[name]["value"].shape)
+        name: value
+        if row_dims(sites[name], model.row_plate)
+        else value.reshape(len(value), *sites[name]["value"].shape)
         for name, value in whole.items()
     }
 
@@ -174,26 +190,30 @@ def predictive(
 ) -> Any:
     """Draws of data given latents; see `LatentVariableModel.predictive`."""
     positive_integer("num_samples", num_samples)
+    if quantiles is not None:
+        _check_levels(quantiles)
     with evaluating(model, seed=seed):
         batch = read_fields(model, fields)
         values = read_latents(model, latents, batch)
-        rows = num_rows_of(model, values, batch)
-        check_fields(batch, rows)
-        with preserved_rng(), Given(values):
-            probe = trace_of(model.model, rows=rows, **batch)
+        num_rows = num_rows_of(model, values, batch)
+        check_fields(batch, num_rows)
+        with preserved_rng(), FixLatents(values):
+            probe = trace_of(model.model, rows=num_rows, **batch)
         frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
         size = max(1, chunks.CELLS // max(value.numel() for value in data_of(model, probe).values()))
         parts = []
         for start in range(0, num_samples, size):
             count = min(size, num_samples - start)
-            with particles(count, -min(frames, default=0)), Given(values):
-                drawn = data_of(model, trace_of(model.model, rows=rows, **batch))
+            with particles(count, -min(frames, default=0)), FixLatents(values):
+                drawn = data_of(model, trace_of(model.model, rows=num_rows, **batch))
             parts.append(drawn if count > 1 else {name: value.unsqueeze(0) for name, value in drawn.items()})
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return _only(whole if quantiles is None else {name: _quantiles(value, quantiles) for name, value in whole.items()})
+    if quantiles is not None:
+        whole = {name: sample_quantiles(value, quantiles) for name, value in whole.items()}
+    return _unwrap(whole)
 
 
-def _streamed(
+def _write_in_chunks(
     model: ProgramPair,
     rows: Rows,
     num_samples: int,
@@ -202,25 +222,25 @@ def _streamed(
     out: Any,
     fields: tuple[str, ...],
 ) -> Any:
-    """Draws, or their quantiles, of chunks of rows and samples, each put where it belongs as soon as it is there."""
+    """Replicated data, or their quantiles: each chunk of rows and samples is written into the result when drawn."""
     start = 0
     for batch in row_chunks(model, rows, num_samples if num_candidates is None else num_candidates, fields):
         chosen = None if num_candidates is None else _resampled(model, batch, num_samples, num_candidates)
         done, kept = 0, []
         for count in particle_counts(batch, num_samples):
-            given = chosen and {name: value[done : done + count] for name, value in chosen.items()}
-            draws = replicate(model, batch, count, given)
+            latents = chosen and {name: value[done : done + count] for name, value in chosen.items()}
+            draws = replicate(model, batch, count, latents)
             done += count
             if quantiles is not None:
                 kept.append(draws)
                 continue
             out = _allocate(out, draws, num_samples, len(rows)) if start == 0 and done == count else out
-            _put(out, draws, done - count, start)
+            _write(out, draws, done - count, start)
         if quantiles is not None:
             whole = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
-            draws = {name: _quantiles(value, quantiles) for name, value in whole.items()}
+            draws = {name: sample_quantiles(value, quantiles) for name, value in whole.items()}
             out = _allocate(out, draws, len(quantiles), len(rows)) if start == 0 else out
-            _put(out, draws, 0, start)
+            _write(out, draws, 0, start)
         start += len(batch["x"])
     return out
 
@@ -231,22 +251,14 @@ def _check_counts(num_samples: Any, num_candidates: Any) -> None:
         positive_integer("num_candidates", num_candidates, num_samples)
 
 
-def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
-    """Of draws (S, ...) at levels between 0 and 1: (Q, ...)."""
+def _check_levels(levels: Any) -> None:
     numbers = isinstance(levels, Sequence) and all(is_number(level) and 0 <= level <= 1 for level in levels)
     if not numbers or not levels:
         raise ValueError(f"quantiles must be numbers from 0 to 1; got {levels!r}. E.g. (0.05, 0.5, 0.95).")
-    # torch.quantile refuses more than 16 million numbers at once
-    real = draws if draws.is_floating_point() else draws.double()
-    place = torch.tensor(levels, dtype=torch.float64) * (len(draws) - 1)
-    ordered = real.sort(0).values
-    low = place.floor().long()
-    share = (place - low).to(real).reshape(-1, *[1] * (draws.dim() - 1))
-    return ordered[low].lerp(ordered[(low + 1).clamp_max(len(draws) - 1)], share)
 
 
-def _put(out: Any, draws: dict[str, Tensor], sample: int, row: int) -> None:
-    """Write draws (S, B, *E) of some samples and rows into the result."""
+def _write(out: Any, draws: dict[str, Tensor], sample: int, row: int) -> None:
+    """Write draws (S, B, *E) into the result, from this sample and this row on."""
     for name, target in out.items() if isinstance(out, dict) else [(None, out)]:
         value = draws[name] if name is not None else next(iter(draws.values()))
         real = target.is_floating_point() if isinstance(target, Tensor) else target.dtype.kind == "f"
@@ -259,11 +271,11 @@ def _put(out: Any, draws: dict[str, Tensor], sample: int, row: int) -> None:
 
 
 def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: int) -> Any:
-    """Where the result goes: new tensors, a new .npy file, or what the user brings."""
+    """The place of the result: new tensors, a new .npy file, or what the user passed, checked."""
     shapes = {name: (num_samples, num_rows, *value.shape[2:]) for name, value in draws.items()}
     if out is None:
         made = {name: draws[name].new_empty(shape) for name, shape in shapes.items()}
-        return _only(made)
+        return _unwrap(made)
     if len(draws) > 1:
         raise NotImplementedError("out must be None for several observed sites; got a target. Draw the rows in parts.")
     ((name, shape),) = shapes.items()
@@ -281,10 +293,24 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     return out
 
 
-def replicates(model: ProgramPair, rows: Rows, latents: Latents, fields: tuple[str, ...]) -> Iterator[Draws]:
-    """Replicates of all rows, (N, *E), one for each of S draws of their latents."""
+def replicates(
+    model: ProgramPair,
+    rows: Rows,
+    latents: Latents,
+    fields: tuple[str, ...],
+    structure: ProgramStructure | None = None,
+) -> Iterator[Draws]:
+    """Replicated data of all rows, (N, *E), one for each of S draws of their latents.
+
+    Args:
+        model: the pair of programs.
+        rows: the data.
+        latents: draws of the latents given the rows, by site.
+        fields: names of the fields that the programs receive.
+        structure: that of the programs, if the caller knows it.
+    """
     with evaluating(model):
-        batches = list(row_chunks(model, rows, 1, fields))
+        batches = list(row_chunks(model, rows, 1, fields, structure=structure))
     for sample in range(len(next(iter(latents.values())))):
         with evaluating(model):
             parts, start = [], 0
@@ -298,16 +324,16 @@ def replicates(model: ProgramPair, rows: Rows, latents: Latents, fields: tuple[s
 
 
 def run_model(model: ProgramPair, latents: Latents, batch: dict[str, Tensor]) -> Any:
-    """The trace of the model at S given values of its latents, (S, B, ...), without data."""
+    """The trace of the model, without data, at S values of its latents, (S, B, ...)."""
     count = len(next(iter(latents.values()))) if latents else 1
     nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
     values = latents if count > 1 else {name: value.squeeze(0) for name, value in latents.items()}
-    with particles(count, nesting), Given(values):
+    with particles(count, nesting), FixLatents(values):
         return trace_of(model.model, rows=len(batch["x"]), **fields_of(batch))
 
 
 def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> Latents:
-    """`count` draws of the guide, particles first."""
+    """`count` draws from the guide."""
     nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
     with particles(count, nesting):
         trace = trace_of(model.guide, batch["x"], **fields_of(batch))
@@ -316,7 +342,7 @@ def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> La
 
 
 def _resampled(model: ProgramPair, batch: dict[str, Tensor], count: int, candidates: int) -> Latents:
-    """`count` draws from the posterior: of so many candidates from the guide, by smoothed weights, with replacement."""
+    """`count` draws from the posterior, resampled from `candidates` draws of the guide by their smoothed weights."""
     records = [chunk_weights(model, batch, part) for part in particle_counts(batch, candidates)]
     log_w = torch.cat([record.log_w for record in records])
     weights = pareto.smooth(log_w)[0].double().softmax(0)  # (candidates, B)
@@ -324,14 +350,22 @@ def _resampled(model: ProgramPair, batch: dict[str, Tensor], count: int, candida
     values = {}
     for name, site in records[0].latent.items():
         value = torch.cat([record.latent[name].value for record in records])
-        values[name] = torch.take_along_dim(value, site.spread(chosen), 0)
+        values[name] = torch.take_along_dim(value, site.broadcast_to_value(chosen), 0)
     return values
 
 
 def replicate(
     model: ProgramPair, batch: dict[str, Tensor], count: int, latents: Latents | None = None, *, mean: bool = False
 ) -> dict[str, Tensor]:
-    """`count` draws of data per row, or means given draws of the latents: (count, B, *E) per data site."""
+    """`count` draws of data per row, or means of p(x | z), by data site: (count, B, *E).
+
+    Args:
+        model: the pair of programs.
+        batch: x (B, *E) and named fields.
+        count: the number of draws.
+        latents: as many draws of the latents; by default they are drawn from the guide.
+        mean: whether to return means of p(x | z), one for each draw of z, and not draws.
+    """
     latents = _guide_draws(model, batch, count) if latents is None else latents
     draws = data_of(model, run_model(model, latents, batch), mean=mean)
     return draws if count > 1 else {name: value.unsqueeze(0) for name, value in draws.items()}

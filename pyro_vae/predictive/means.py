@@ -1,4 +1,4 @@
-"""Means, and the distributions that the programs have at their sites."""
+"""Reconstructions, and the distributions at the sites of the programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["decode", "encode", "reconstruct"]
 
 
 class _Means(poutine.messenger.Messenger):
-    """Let every latent site take the mean of its distribution."""
+    """A handler under which each latent site takes the mean of its distribution."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
@@ -50,7 +50,7 @@ def reconstruct(
             except NotImplementedError:
                 warnings.warn(
                     f"q(z | x) or p(x | z) has no mean here: the reconstruction is an average over {num_samples} draws"
-                    " of z (of x too, where p(x | z) has none), and not the decoder's mean at one z.",
+                    " of z (and of x, if p(x | z) has no mean), and not the decoder's mean at one z.",
                     stacklevel=3,
                 )
                 chunks.append(_average(model, batch, num_samples))
@@ -58,6 +58,7 @@ def reconstruct(
 
 
 def _average(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
+    """The average over draws of z of the mean of p(x | z), or of a draw from it if it has no mean."""
     total: dict[str, Tensor] = {}
     for count in particle_counts(batch, num_samples):
         try:
@@ -70,18 +71,18 @@ def _average(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> 
 
 
 def encode(model: ProgramPair, x: Tensor, *, seed: int | None = None, **fields: Tensor) -> dict[str, Any]:
-    """The guide's distribution at every latent site, by name; upstream sites are set to a draw."""
+    """The guide's distribution at each latent site, by name, given draws of the sites before it."""
     with evaluating(model, seed=seed):
         sites = trace_of(model.guide, x, **fields).nodes.items()
     return {name: site["fn"] for name, site in sites if site["type"] == "sample"}
 
 
 def decode(model: ProgramPair, latents: dict[str, Tensor], **fields: Tensor) -> dict[str, Any]:
-    """The model's distribution at every observed site, by name, given values of all latent sites."""
+    """The model's distribution at each observed site, by name, given values of all latent sites."""
     with evaluating(model):
         fields = read_fields(model, fields)
         latents = read_latents(model, latents, fields, means=True)
-        rows = num_rows_of(model, latents, fields)
-        check_fields(fields, rows)
-        trace = trace_of(poutine.condition(model.model, data=latents), rows=rows, **fields)
+        num_rows = num_rows_of(model, latents, fields)
+        check_fields(fields, num_rows)
+        trace = trace_of(poutine.condition(model.model, data=latents), rows=num_rows, **fields)
     return {name: site["fn"] for name, site in trace.nodes.items() if site["type"] == "sample" and name not in latents}

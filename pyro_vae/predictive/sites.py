@@ -1,4 +1,4 @@
-"""The sites of a run of a program: which are data, which are latent, and whether given values are such."""
+"""The sites of a program: which are data and which are latent, and checks of latents that a user passes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ __all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents
 
 
 def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
+    """The trace of a run of the program, without the sites by which plates subsample."""
     return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
 def latents_of(model: ProgramPair, trace: Any) -> dict[str, Any]:
-    """The sample sites of a run without data that are not data."""
+    """The latent sites of the model, by name, from its trace without data."""
     return {
         name: site
         for name, site in trace.nodes.items()
@@ -32,7 +33,7 @@ def latents_of(model: ProgramPair, trace: Any) -> dict[str, Any]:
 
 
 def data_of(model: ProgramPair, trace: Any, *, mean: bool = False) -> dict[str, Tensor]:
-    """The values, or the means, of the sites that are data."""
+    """The values at the data sites of the model, or the means there, by name, from its trace without data."""
     missing = [name for name in model.data_sites if name not in trace.nodes]
     if missing:
         raise ValueError(
@@ -46,16 +47,16 @@ def data_of(model: ProgramPair, trace: Any, *, mean: bool = False) -> dict[str, 
 def read_latents(
     model: ProgramPair, latents: Any, fields: dict[str, Tensor], *, means: bool = False
 ) -> dict[str, Tensor]:
-    """Values of latents by site, checked.
+    """Check values of latents that a user passes, and return them by site.
 
     Args:
         model: the pair of programs, in evaluation mode.
-        latents: values by site, or those of the only site.
+        latents: values by site, or a tensor if the model has one latent site.
         fields: named per-row fields.
-        means: whether they may have leading dimensions, and be means of such values.
+        means: whether means of draws are allowed too, and leading dimensions.
 
     Raises:
-        ValueError: if sites, shapes or values are not those of the model.
+        ValueError: if sites, shapes or values are impossible under the model.
     """
     with preserved_rng():
         found = latents_of(model, trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()}))
@@ -75,7 +76,15 @@ def read_latents(
 
 
 def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bool) -> None:
-    """Raise unless values have the shape that the site has, for any number of rows."""
+    """Raise unless the value has the shape of the site, for any number of rows.
+
+    Args:
+        name: the name of the site.
+        value: the value.
+        site: the site in a trace of the model for one row.
+        plate: the name of the row plate.
+        leading: whether leading dimensions are allowed.
+    """
     shape = list(site["value"].shape)
     got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
     rows = [dim - site["fn"].event_dim for dim in row_dims(site, plate)]
@@ -88,7 +97,7 @@ def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bo
         )
 
 
-HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in it
+HULLS: dict[str, Any] = {  # the sets in which means of draws lie, for supports that are not convex
     support_name(constraints.boolean): constraints.unit_interval,
     support_name(constraints.one_hot): constraints.simplex,
     support_name(constraints.sphere): constraints.real_vector,
@@ -96,7 +105,14 @@ HULLS: dict[str, Any] = {  # where means of draws from a support lie, if not in 
 
 
 def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = False) -> None:
-    """Raise a ValueError unless values are finite and lie in the support of a distribution, or may be means of such."""
+    """Raise a ValueError unless values are finite and lie in the support of a distribution.
+
+    Args:
+        what: what the values are called in the message.
+        value: the values.
+        distribution: the distribution.
+        means: whether means of values in the support are allowed too.
+    """
     check_finite(what, value)
     support = support_of(distribution)
     hull = HULLS.get(support_name(support)) if means else None
@@ -109,7 +125,7 @@ def check_latent(what: str, value: Tensor, distribution: Any, *, means: bool = F
 
 
 def num_rows_of(model: ProgramPair, latents: dict[str, Tensor], fields: dict[str, Tensor]) -> int:
-    """How many rows the values speak of: the size along the row plate of the first latent inside it, else 1."""
+    """The number of rows of values of latents: the size along the row plate of the first site inside it, else 1."""
     with preserved_rng():
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     for name, value in latents.items():

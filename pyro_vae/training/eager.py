@@ -71,7 +71,7 @@ class EagerStep:
         batch = self.batches.share(key)
         num_rows = len(batch["x"])
         terms = self._backward(batch) if num_rows else None
-        loss = torch.zeros(()) if terms is None else terms.objective.detach() / terms.rows
+        loss = torch.zeros(()) if terms is None else terms.objective.detach() / terms.num_rows
         if not self.finish_gradient(num_rows, loss):
             restore_buffers()
             self.leave_out(key, before)

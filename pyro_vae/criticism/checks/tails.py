@@ -16,7 +16,7 @@ from pyro_vae.criticism import statistics
 from pyro_vae.criticism.checks.transforms import PIT, Ranks, check_unit, column_names, pit_of_cells, prior_replicates
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
-from pyro_vae.inference.chunks import facts
+from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
 from pyro_vae.runtime.random import seeded
@@ -216,12 +216,12 @@ def check(
             ranks.add(replicate)
             for tally in tallies.values():
                 tally.prior.add(tally.evaluate_and_keep(replicate))
-        for replicate in _posterior_replicates(model, rows, names, num_samples, num_candidates):
+        structure = program_structure(model, rows, names)
+        for replicate in _posterior_replicates(model, rows, names, num_samples, num_candidates, structure):
             for tally in tallies.values():
                 tally.posterior.add(tally(replicate))
-        known = facts(model, rows, names)
         columns = column_names(rows)
-        found = {name: tally.result(columns, independent=not known.joint) for name, tally in tallies.items()}
+        found = {name: tally.result(columns, independent=not structure.joint) for name, tally in tallies.items()}
         if unit == "row":
             values = PIT(ranks.below(), "row", columns)
         else:
@@ -272,10 +272,15 @@ class _Tally:
 
 
 def _posterior_replicates(
-    model: ProgramPair, rows: Rows, names: tuple[str, ...], num_samples: int, num_candidates: int | None
+    model: ProgramPair,
+    rows: Rows,
+    names: tuple[str, ...],
+    num_samples: int,
+    num_candidates: int | None,
+    structure: ProgramStructure,
 ) -> Iterator[Tensor]:
     """Data sets (N, *E) in which each row is replicated given itself."""
     latents = predictive.posterior_draws(
-        model, rows, num_samples=num_samples, num_candidates=num_candidates, fields=names
+        model, rows, num_samples=num_samples, num_candidates=num_candidates, fields=names, structure=structure
     )
-    return map(predictive.one_site, predictive.replicates(model, rows, latents, names))
+    return map(predictive.one_site, predictive.replicates(model, rows, latents, names, structure))

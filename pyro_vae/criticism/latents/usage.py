@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.distributions import cells_of
-from pyro_vae.elbos.evidence import closed_forms_hold
-from pyro_vae.evaluation import Mean, mean_of
+from pyro_vae.elbos.evidence import closed_forms_hold, kl_by_cell
+from pyro_vae.evaluation import Mean, mean_over_rows
 from pyro_vae.inference import chunks
-from pyro_vae.inference.chunks import chunk_weights, facts, fields_of, row_chunks
+from pyro_vae.inference.chunks import chunk_weights, fields_of, program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import given
+from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.model import check_model
 from pyro_vae.runtime.isolation import evaluating
@@ -137,20 +136,20 @@ def use(
     rows, names = check_model(model).read_rows(x, fields)
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows to be compared; got {len(rows)}. Pass more rows.")
-    known = facts(model, rows, names)
-    if known.joint:
+    structure = program_structure(model, rows, names)
+    if structure.joint:
         raise NotImplementedError("The use of latents is measured row by row; got a global latent.")
     parts = []
     with evaluating(model, seed=seed):
-        for batch in row_chunks(model, rows, num_particles, names, known=known, at_once=num_particles):
+        for batch in row_chunks(model, rows, num_particles, names, structure=structure, at_once=num_particles):
             parts.append(_measure(chunk_weights(model, batch, num_particles)))
         sites = {name: _join_chunks([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
         information = _log_ratios(model, rows.take(slice(0, information_rows), names, like=model.like))
     return LatentUse(
         sites=sites,
-        kl=mean_of(kl, error),
-        mutual_information=mean_of(information.mean(0), information.std(0) / math.sqrt(2)),
+        kl=mean_over_rows(kl, error),
+        mutual_information=mean_over_rows(information.mean(0), information.std(0) / math.sqrt(2)),
         aggregate_kl=float(kl[:information_rows].mean() - information.mean()),
         information_rows=information.shape[1],
     )
@@ -211,13 +210,7 @@ def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
         q, p = (cells_of(one).expand(value.shape) for one in (q, p))
     except NotImplementedError:
         return None
-    try:
-        if ordered:
-            return kl_divergence(q, p)
-    except NotImplementedError:
-        pass
-    terms: Tensor = q.log_prob(value) - p.log_prob(value)
-    return terms
+    return kl_by_cell(q, p, value, closed=ordered)
 
 
 def _join_chunks(parts: list[_Site]) -> SiteUse:
@@ -225,7 +218,7 @@ def _join_chunks(parts: list[_Site]) -> SiteUse:
     variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     variance = (variance - torch.cat([part.noise for part in parts]).mean(0)).clamp_min(0)
     cells = [part.by_cell for part in parts if part.by_cell is not None]
-    kl = mean_of(torch.cat([part.kl for part in parts]), torch.cat([part.error for part in parts]))
+    kl = mean_over_rows(torch.cat([part.kl for part in parts]), torch.cat([part.error for part in parts]))
     return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
 
 
@@ -243,7 +236,7 @@ def _log_ratios(model: ProgramPair, batch: dict[str, Tensor]) -> Tensor:
             .expand(len(part), *site.value.shape[1:])
             for name, site in record.guide.items()
         }
-        program = given(model.guide, values)
+        program = fix_latents(model.guide, values)
         pairs = log_weights(model.guide, program, batch["x"], num_particles=len(part), **fields_of(batch)).log_guide
         mixture.append(torch.logsumexp(pairs.double(), 1) - math.log(n))
     return record.log_guide.double() - torch.cat(mixture).reshape(2, n)

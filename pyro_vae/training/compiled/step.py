@@ -30,7 +30,7 @@ WATCHED_BUFFER = 2**16  # numbers: larger buffers are not copied before each ste
 LITTLE_WORK = 10**7  # parameters x rows x particles
 SAVED_BY_STEP = 2.5e-3  # seconds, as measured on two cores of a server
 RESIDENT_DATA = 2**32  # bytes of data that are kept on a device other than the CPU
-INPUTS = {"_parameters", "_buffers", "step", "epoch", "fed"}  # attributes that are inputs of the graph
+INPUTS = {"_parameters", "_buffers", "step", "epoch", "schedule_inputs"}  # attributes that are inputs of the graph
 
 
 def pays(eager: EagerStep, epochs: int) -> bool:
@@ -69,8 +69,8 @@ class CompiledStep:
     compiled: ClassVar[bool] = True
 
     def __init__(self, eager: EagerStep, sample: Any, *, num_threads: int) -> None:
-        if eager.estimator.uncapturable:
-            raise CaptureError(eager.estimator.uncapturable)
+        if eager.estimator.reason_not_to_compile:
+            raise CaptureError(eager.estimator.reason_not_to_compile)
         self.eager, self.num_threads = eager, num_threads
         self.model, self.estimator, self.batches = eager.model, eager.estimator, eager.batches
         trained = {id(parameter) for parameter in eager.parameters}
@@ -78,7 +78,7 @@ class CompiledStep:
         parameters = [self.model.get_parameter(name) for name in self.names]
         inside = processes.size() == 1 and FlatAdam.fits(eager.optimizer)  # else the gradient is exchanged before it
         self.optimizer = (FlatAdam if inside else FlatOptimizer)(eager.optimizer, parameters)
-        self.scheduled = [o for o in self.estimator.scheduled if callable(getattr(self.estimator, o))]
+        self.scheduled = [o for o in self.estimator.schedulable if callable(getattr(self.estimator, o))]
         attributes = [(module, dict(vars(module))) for module in self.model.modules()]
         try:
             self.static = self._static_tensors(parameters[0].device)
@@ -125,7 +125,7 @@ class CompiledStep:
 
     def _controls(self) -> list[list[float]]:
         """The numbers of this step that the graph reads: the optimizer's, and those of each schedule."""
-        values = [self.estimator.now(option) for option in self.scheduled]
+        values = [self.estimator.current_value(option) for option in self.scheduled]
         return [self.optimizer.controls(), *([v] if isinstance(v, int | float) else [*v] for v in values)]
 
     def _inputs_of(self, key: Any) -> list[Tensor]:
@@ -148,8 +148,8 @@ class CompiledStep:
             batch = dict(zip(("x", *batches.names), inputs, strict=True))
         x = batch.pop("x")
         step, epoch = estimator.step, estimator.epoch
-        estimator.fed = {
-            option: value if isinstance(estimator.now(option), Sequence) else value[0]
+        estimator.schedule_inputs = {
+            option: value if isinstance(estimator.current_value(option), Sequence) else value[0]
             for option, value in zip(self.scheduled, schedules, strict=True)
         }
         estimator.step = estimator.epoch = None  # type: ignore[assignment]  # if they were read, they would become constants
@@ -166,8 +166,8 @@ class CompiledStep:
         try:
             terms = call_with(self.model, leaves | static["others"], run)
         finally:
-            estimator.fed, estimator.step, estimator.epoch = {}, step, epoch
-        gradients = torch.autograd.grad(-terms.objective / terms.rows, list(leaves.values()))
+            estimator.schedule_inputs, estimator.step, estimator.epoch = {}, step, epoch
+        gradients = torch.autograd.grad(-terms.objective / terms.num_rows, list(leaves.values()))
         with torch.no_grad():
             gradient = self.optimizer.flat.join(gradients)
             norm = gradient.square().sum().sqrt()
@@ -176,7 +176,7 @@ class CompiledStep:
                 gradient = gradient * (self.eager.grad_clip / (norm + 1e-6)).clamp_max(1.0)
             self.optimizer.update(static["optimizer"], gradient, finite, controls)
             static["totals"].add_(torch.where(finite, terms.per_row().double() * x.shape[0], 0.0))
-            static["objective"].copy_(terms.objective / terms.rows)
+            static["objective"].copy_(terms.objective / terms.num_rows)
             self.moved = [name for name, (_, version) in before.items() if static["others"][name]._version != version]
             for name in self.moved:
                 static["before"][name].copy_(before[name][0])

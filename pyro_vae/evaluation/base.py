@@ -1,0 +1,67 @@
+"""What every method for log p(x) is: a way to draw log-weights whose mean weight is p(x)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.distributions import cell_log_prob
+from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.weights import LogWeights
+
+__all__ = ["Batch", "Method", "observed_log_prob"]
+
+Batch = dict[str, Tensor]
+
+
+class Method(ABC):
+    """A way to draw log-weights whose mean weight is p(x). To add one, subclass it and write `log_weights`.
+
+    Attributes:
+        name: the name of the method, for `method=` and in results.
+        shares_draws: whether the results of one call, for several sets of cells, come from the same draws.
+        remedy: what to do if its weights are unreliable, for the warning.
+    """
+
+    name: ClassVar[str]
+    shares_draws: ClassVar[bool] = True
+    remedy: ClassVar[str] = "Draw more particles, or try another method."
+
+    @abstractmethod
+    def log_weights(
+        self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        """Log-weights (K, B), or (K, 1) if joint, for each set of cells: their mean weight is p of these cells.
+
+        Args:
+            model: the pair of programs, in evaluation mode.
+            batch: x (B, *E) and named fields.
+            num_particles: K.
+            cells: sets of cells of x, each boolean (B, *E), or None for all cells.
+        """
+
+
+def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor:
+    """log p(x | z), or the part of it that belongs to some cells of x, (K, B).
+
+    Args:
+        record: the log-weights of a run.
+        cells: the cells, boolean (B, *E); None for all cells.
+
+    Raises:
+        NotImplementedError: if cells depend on each other given z, or there are several observed sites.
+    """
+    if cells is None:
+        return record.log_likelihood
+    if len(record.observed) != 1:
+        raise NotImplementedError(
+            f"Cells of x must belong to one observed site; got {sorted(record.observed)}. Score whole rows."
+        )
+    (site,) = record.observed.values()
+    distribution: Any = site.distribution
+    terms, events = torch.where(cells, cell_log_prob(distribution, site.value), 0.0), distribution.event_dim
+    return site.per_row(terms.flatten(-events).sum(-1) if events else terms)

@@ -1,0 +1,92 @@
+"""Estimates of log p(x) and their reliability, computed from log-weights."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import bounds
+from pyro_vae.evaluation.base import Method
+from pyro_vae.evaluation.results import LogLikelihood, UnreliableWarning, check_estimates
+from pyro_vae.inference import pareto
+from pyro_vae.inference.chunks import ProgramStructure
+
+__all__ = ["Summary", "as_log_likelihood", "summarize_log_weights", "warn_if_unreliable"]
+
+
+class Summary(NamedTuple):
+    """What `summarize_log_weights` computes, each (B,) in double precision; `LogLikelihood` explains the fields."""
+
+    estimate: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    smoothed: Tensor
+
+    @staticmethod
+    def joined(parts: list[Summary]) -> Summary:
+        """Concatenate summaries over rows."""
+        return Summary(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def with_rows(self, index: Tensor, other: Summary) -> Summary:
+        """A copy in which the rows with numbers `index` are those of another summary."""
+        return Summary(*(old.index_copy(0, index, new) for old, new in zip(self, other, strict=True)))
+
+
+def summarize_log_weights(log_w: Tensor) -> Summary:
+    """Log-mean, its standard error, effective sample size, k-hat and smoothed log-mean of log-weights (K, B).
+
+    The standard error is that of the logarithm of a mean to first order: the weights' coefficient of variation over
+    sqrt(K). Weights that differ by no more than rounding errors have a k-hat of -inf.
+    """
+    rounding = 64 * torch.finfo(log_w.dtype).eps * log_w.abs().amax(0).double()
+    log_w, k = log_w.double(), len(log_w)
+    ess = 1.0 / torch.softmax(log_w, 0).square().sum(0)
+    ess = torch.where((log_w == log_w[0]).all(0), torch.full_like(ess, k), ess)
+    variance = (k / ess - 1.0).clamp_min(0.0) / (k - 1) if k > 1 else torch.full_like(ess, torch.nan)
+    smoothed, khat = pareto.smooth(log_w)
+    khat = torch.where((log_w.amax(0) - log_w.amin(0) <= rounding) & (k > 1), -torch.inf, khat)
+    return Summary(bounds.iwae(log_w), variance.sqrt(), ess, khat, bounds.iwae(smoothed))
+
+
+def as_log_likelihood(
+    summary: Summary, num_particles: int | Tensor, method: Method, structure: ProgramStructure
+) -> LogLikelihood:
+    """The result that users see.
+
+    Raises:
+        ValueError: if an estimate is NaN or infinity.
+    """
+    check_estimates("log p(x)", summary.estimate)
+    return LogLikelihood(
+        *summary,
+        num_particles=num_particles,
+        joint=structure.joint,
+        method=method.name,
+        discrete=structure.discrete,
+        num_cells=structure.num_cells,
+    )
+
+
+def warn_if_unreliable(
+    result: LogLikelihood, method: Method, what: str = "log p(x)", consequence: str = "as a rule too low"
+) -> None:
+    """Warn if k-hat is above its threshold in some rows, and say in how many.
+
+    Args:
+        result: the estimates.
+        method: the method that made them.
+        what: what they estimate.
+        consequence: which way they err.
+    """
+    count = int(result.unreliable.sum())
+    if count:
+        where = "All rows together have" if result.joint else f"{count} of {len(result.khat)} rows have"
+        warnings.warn(
+            f"{where} a Pareto k-hat above the threshold: there {what} is unreliable, {consequence}. {method.remedy}",
+            UnreliableWarning,
+            stacklevel=4,
+        )
