@@ -1,6 +1,6 @@
-"""Bounds on the log-evidence: pure functions of log-weights, (K, B) -> (B,).
+"""Bounds on the log-evidence log p(x): pure functions of the log-weights of K particles, (K, B) -> (B,).
 
-Add one by writing a function of `log_w`; no scaling, no subsampling, no parameters belong here.
+To add one, write a function of `log_w`. Scales, subsampling and parameters do not belong here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["ciwae", "cubo", "elbo", "iwae", "jackknife", "miwae", "renyi", "tvo"
 Bound = TypeVar("Bound", bound=Callable[..., Tensor])
 
 
-def _of_weights(function: Bound) -> Bound:
-    """The function, which raises a TypeError unless its first argument is a real tensor of at least one particle."""
+def _checked(function: Bound) -> Bound:
+    """Make a bound raise an error unless its first argument is a real tensor with at least one particle."""
 
     @functools.wraps(function)
-    def checked(log_w: Tensor, *args: Any, **options: Any) -> Tensor:
+    def bound(log_w: Tensor, *args: Any, **options: Any) -> Tensor:
         if not isinstance(log_w, Tensor) or not log_w.is_floating_point() or log_w.layout != torch.strided:
             got = log_w.dtype if isinstance(log_w, Tensor) else type(log_w).__name__
             raise TypeError(f"log_w must be a dense real tensor (K, B); got {got}. Convert it by torch.as_tensor.")
@@ -32,10 +32,10 @@ def _of_weights(function: Bound) -> Bound:
             raise ValueError(f"log_w must have shape (K, B); got {tuple(log_w.shape)}. Give at least one particle.")
         return function(log_w, *args, **options)
 
-    return checked  # type: ignore[return-value]
+    return bound  # type: ignore[return-value]
 
 
-@_of_weights
+@_checked
 def elbo(log_w: Tensor) -> Tensor:
     """Evidence lower bound, the mean log-weight.
 
@@ -45,7 +45,7 @@ def elbo(log_w: Tensor) -> Tensor:
     return log_w.mean(0)
 
 
-@_of_weights
+@_checked
 def iwae(log_w: Tensor) -> Tensor:
     """Importance-weighted bound, the log of the mean weight.
 
@@ -59,7 +59,7 @@ def iwae(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-@_of_weights
+@_checked
 def ciwae(log_w: Tensor, beta: float) -> Tensor:
     """Convex combination, beta ELBO + (1 - beta) IWAE.
 
@@ -70,12 +70,12 @@ def ciwae(log_w: Tensor, beta: float) -> Tensor:
     return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
 
 
-@_of_weights
+@_checked
 def cubo(log_w: Tensor, order: float = 2.0) -> Tensor:
     """Chi upper bound, log mean w^n / n.
 
-    E[mean w^n] is exact for every K; its logarithm at finite K is biased downward, and is no upper bound in
-    expectation.
+    The mean of w^n is unbiased for every K. Its logarithm is biased downward at finite K, and therefore no upper bound
+    in expectation.
 
     References:
         *Variational Inference via chi Upper Bound Minimization* (Dieng et al., 2017), arXiv 1611.00328
@@ -83,11 +83,11 @@ def cubo(log_w: Tensor, order: float = 2.0) -> Tensor:
     return iwae(positive_number("order", order) * log_w) / order
 
 
-@_of_weights
+@_checked
 def jackknife(log_w: Tensor) -> Tensor:
-    """IWAE with its bias of order 1/K removed, K IWAE_K - (K - 1) mean of leave-one-out IWAE_{K-1}: for evaluation.
+    """IWAE without its bias of order 1/K, K IWAE_K - (K - 1) x mean of leave-one-out IWAE_{K-1}: for evaluation.
 
-    Closer to log p(x) than IWAE, of larger variance, and not a bound.
+    It is closer to log p(x) than IWAE, has a larger variance, and is not a bound.
 
     References:
         *Debiasing Evidence Approximations* (Nowozin, 2018), ICLR
@@ -97,9 +97,9 @@ def jackknife(log_w: Tensor) -> Tensor:
     return k * iwae(log_w) - (k - 1) * others.mean(0)
 
 
-@_of_weights
+@_checked
 def miwae(log_w: Tensor, groups: int) -> Tensor:
-    """Multiply importance-weighted bound: the mean over M groups of K/M particles of their IWAE.
+    """Multiply importance-weighted bound: the mean over M groups of K / M particles of their IWAE.
 
     References:
         *Tighter Variational Bounds are Not Necessarily Better* (Rainforth et al., 2018), arXiv 1802.04537
@@ -109,7 +109,7 @@ def miwae(log_w: Tensor, groups: int) -> Tensor:
     return iwae(log_w.unflatten(0, (groups, -1)).transpose(0, 1)).mean(0)
 
 
-@_of_weights
+@_checked
 def renyi(log_w: Tensor, alpha: float) -> Tensor:
     """Renyi bound, log mean w^(1 - alpha) / (1 - alpha); alpha = 1 is the ELBO, 0 IWAE, -inf the largest log-weight.
 
@@ -123,7 +123,7 @@ def renyi(log_w: Tensor, alpha: float) -> Tensor:
     return iwae((1.0 - alpha) * log_w) / (1.0 - alpha)
 
 
-@_of_weights
+@_checked
 def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> Tensor:
     """Thermodynamic variational objective: a Riemann sum of E_beta[log w] over beta in [0, 1].
 
@@ -132,7 +132,7 @@ def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> 
 
     Args:
         log_w: (K, B).
-        points: increasing, from 0 up to 1 (excluded).
+        points: the values of beta that begin the intervals, increasing from 0 to below 1.
         side: "left" evaluates each interval at its start, "right" at its end.
 
     References:
@@ -140,8 +140,8 @@ def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> 
     """
     if not isinstance(side, str) or side not in ("left", "right"):
         raise ValueError(f"side must be left or right; got {side!r}. Choose one of these.")
-    given = isinstance(points, Tensor) or (isinstance(points, Sequence) and all(map(is_number, points)))
-    if not given or len(points) == 0:
+    numbers = isinstance(points, Tensor) or (isinstance(points, Sequence) and all(map(is_number, points)))
+    if not numbers or len(points) == 0:
         raise ValueError(f"points must be numbers from 0 to below 1; got {points!r}. Start at 0.")
     inner = torch.as_tensor(points, dtype=log_w.dtype, device=log_w.device)
     grid = torch.cat([inner, inner.new_ones(1)])
@@ -152,7 +152,7 @@ def tvo(log_w: Tensor, points: Sequence[float] | Tensor, side: str = "left") -> 
 
 
 def leave_one_out(log_w: Tensor) -> Tensor:
-    """The K sets of K - 1 other log-weights: (K, B) -> (K - 1, K, B)."""
+    """The K - 1 other log-weights of each of K particles: (K, B) -> (K - 1, K, B)."""
     k = len(log_w)
     others = (torch.arange(k, device=log_w.device) + torch.arange(1, k, device=log_w.device).unsqueeze(1)) % k
     return log_w[others]

@@ -1,8 +1,8 @@
-"""Numbers that change while training: KL weights, learning rates, capacities.
+"""Numbers that change during training: KL weights, learning rates, capacities.
 
-A schedule is called with the number of training steps taken and of epochs begun, both from 0, and returns a number.
-Give it its length in `steps` or in `epochs`. Schedules are frozen dataclasses of plain values: they print, compare
-and serialize (`dataclasses.asdict`).
+A schedule is a function of the number of training steps taken and the number of epochs completed, both from 0. Its
+length is given in `steps` or in `epochs`. Schedules are frozen dataclasses of plain values: they can be printed,
+compared and serialized (`dataclasses.asdict`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, step: int, epoch: int = 0) -> float:
-        """The value at a step and epoch."""
+        """The value after `step` training steps and `epoch` epochs."""
 
 
 def value_at(value: float | Callable[..., float], step: int, epoch: int) -> float:
-    """A number that is one, a schedule's at a step and epoch, or a function's of the step alone."""
+    """The value at a step and epoch of a number, a schedule, or a function of the step."""
     if isinstance(value, Schedule):
         return value(step, epoch)
     return value(step) if callable(value) else value
@@ -34,7 +34,7 @@ def value_at(value: float | Callable[..., float], step: int, epoch: int) -> floa
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """Always the same."""
+    """The same number throughout."""
 
     value: float
 
@@ -63,7 +63,7 @@ class _Ramp(Schedule):
             )
 
     def _time(self, step: int, epoch: int) -> float:
-        """Time since the start, in units of the length."""
+        """Time since the start, divided by the length."""
         return step / self.steps if self.steps is not None else epoch / (self.epochs or 1)
 
     def _between(self, share: float) -> float:
@@ -71,7 +71,7 @@ class _Ramp(Schedule):
 
 
 class Linear(_Ramp):
-    """A straight line from `start` to `stop`, which then stays.
+    """A straight line from `start` to `stop`, and `stop` from then on.
 
     Example:
         >>> warm_up = Linear(0.0, 1.0, steps=100)
@@ -84,7 +84,7 @@ class Linear(_Ramp):
 
 
 class Cosine(_Ramp):
-    """Half a cosine from `start` to `stop`, which then stays: slow at both ends."""
+    """Half a period of a cosine from `start` to `stop`, slow at both ends, and `stop` from then on."""
 
     def __call__(self, step: int, epoch: int = 0) -> float:
         return self._between((1.0 - math.cos(math.pi * min(self._time(step, epoch), 1.0))) / 2.0)
@@ -92,7 +92,14 @@ class Cosine(_Ramp):
 
 @dataclass(frozen=True)
 class Cyclical(_Ramp):
-    """Again and again from `start` to `stop` over a share of each period, then constant until its end.
+    """A line from `start` to `stop` over a share of each period, `stop` until the period ends, and so on.
+
+    Args:
+        start: the value at the beginning of each period.
+        stop: the value at the end of each period.
+        steps: the length of a period in training steps.
+        epochs: its length in epochs, if not in steps.
+        share: the share of a period in which the value changes, in (0, 1].
 
     References:
         *Cyclical Annealing Schedule* (Fu et al., 2019), arXiv 1903.10145
@@ -103,7 +110,9 @@ class Cyclical(_Ramp):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_number(self.share) or not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share must lie in (0, 1]; got {self.share}. It is the rising part of a period.")
+            raise ValueError(
+                f"share must lie in (0, 1]; got {self.share}. It is the part of a period in which the value changes."
+            )
 
     def __call__(self, step: int, epoch: int = 0) -> float:
         return self._between(min(self._time(step, epoch) % 1.0 / self.share, 1.0))

@@ -16,9 +16,11 @@ class LinearGaussian(pv.LatentVariableModel):
     """z ~ N(0, I), x | z ~ N(W z + b, s^2 I); the guide is N(A (x - b) + a, L L^T), exact by default.
 
     Args:
-        width: factor on the posterior's standard deviations (1 is exact).
-        shift: offset of the guide's mean (0 is exact).
-        plate: the name of the row plate.
+        event: the number of columns of x.
+        latent: the number of latents.
+        width: factor of the guide's standard deviations (1 for the posterior's).
+        shift: what is added to the guide's mean (0 for the posterior's).
+        seed: seed of the parameters.
     """
 
     def __init__(

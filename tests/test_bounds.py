@@ -1,4 +1,4 @@
-"""Bounds on the same weights: orders, identities and moments, without tolerance where none is needed."""
+"""Bounds on the same log-weights: their order, identities between them, their moments and their derivatives."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ALL = {
 }
 
 
-def test_every_bound_has_a_case() -> None:
+def test_every_bound_is_in_the_table_of_this_file() -> None:
     assert {name.split()[0] for name in ALL} == set(bounds.__all__) - {"leave_one_out"}
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_constant_weights_give_the_constant_and_shifts_shift(name: str) -> None:
+def test_a_bound_of_constant_weights_is_the_constant_and_moves_with_the_weights(name: str) -> None:
     bound = ALL[name]
     np.testing.assert_allclose(bound(torch.full((6, 2), -7.3, dtype=torch.float64)), -7.3, atol=1e-12)
     np.testing.assert_allclose(bound(LOG_W + 2.5), bound(LOG_W) + 2.5, atol=1e-10)
@@ -48,7 +48,7 @@ def ordered(*values: torch.Tensor) -> bool:
     return all((low <= high + ROUNDING).all() for low, high in itertools.pairwise(values))
 
 
-def test_orders_hold_weight_by_weight() -> None:
+def test_bounds_on_the_same_weights_have_their_known_order() -> None:
     iwae = bounds.iwae(LOG_W)
     assert ordered(bounds.elbo(LOG_W), bounds.ciwae(LOG_W, 0.5), iwae)
     alphas = (2.0, 1.0, 0.9, 0.5, 0.0, -1.0, -5.0, -math.inf)
@@ -61,7 +61,7 @@ def test_orders_hold_weight_by_weight() -> None:
     assert ordered(others, iwae, bounds.jackknife(LOG_W))
 
 
-def test_identities_between_bounds() -> None:
+def test_bounds_coincide_where_their_formulas_do() -> None:
     iwae, elbo = bounds.iwae(LOG_W), bounds.elbo(LOG_W)
     pairs = {
         "IWAE(1) = ELBO": (bounds.iwae(LOG_W[:1]), bounds.elbo(LOG_W[:1])),
@@ -78,13 +78,13 @@ def test_identities_between_bounds() -> None:
         np.testing.assert_allclose(left, right, atol=1e-12, err_msg=name)
 
 
-def test_leave_one_out_leaves_each_one_out() -> None:
+def test_leave_one_out_omits_each_weight_once() -> None:
     others = bounds.leave_one_out(torch.arange(4.0).unsqueeze(1)).squeeze(-1)
     for k in range(4):
         assert sorted(others[:, k].tolist()) == [float(j) for j in range(4) if j != k]
 
 
-def test_a_fine_tvo_tends_to_iwae() -> None:
+def test_tvo_tends_to_iwae_as_its_points_become_dense() -> None:
     fine = torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1].tolist()
     np.testing.assert_allclose(bounds.tvo(LOG_W, fine), bounds.iwae(LOG_W), atol=0.02)
 
@@ -130,7 +130,7 @@ def test_the_chi_moment_is_unbiased_for_a_wide_guide() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_slopes_and_curvatures_are_the_derivatives(name: str) -> None:
+def test_slope_and_curvature_are_first_and_second_derivatives(name: str) -> None:
     bound, log_w = ALL[name], LOG_W[:, :3].clone()
     hessian = torch.autograd.functional.hessian(lambda w: bound(w).sum(), log_w)
     expected = torch.stack([hessian[k, :, k, :].diag() for k in range(6)])
@@ -144,7 +144,7 @@ def test_iwaes_doubly_reparameterized_coefficient_is_the_squared_weight() -> Non
     np.testing.assert_allclose(slope(bounds.iwae, LOG_W) - curvature(bounds.iwae, LOG_W), weights**2, atol=1e-12)
 
 
-def test_baselines_are_functions_of_the_others() -> None:
+def test_the_baseline_of_a_particle_depends_on_the_others_only() -> None:
     for kind in ("rloo", "vimco"):
         base = baselines(bounds.iwae, LOG_W, kind)
         changed = LOG_W.clone()

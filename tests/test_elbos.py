@@ -1,4 +1,4 @@
-"""Estimators: against Pyro's on the same draws, against closed forms, and by their identities."""
+"""Estimators: equal to Pyro's on the same draws, equal to closed forms, and consistent with each other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_loss_and_gradients_equal_pyros_on_the_same_draws(pair, likelihood: str,
 
 
 @pytest.mark.parametrize("make", ELBOS.values(), ids=ELBOS)
-def test_the_three_losses_agree(make) -> None:
+def test_loss_and_differentiable_loss_and_loss_and_grads_agree(make) -> None:
     program, x = LinearGaussian(width=1.2), LinearGaussian().draw(5)
     values = []
     for method in ("loss", "differentiable_loss", "loss_and_grads"):
@@ -75,7 +75,7 @@ def test_the_three_losses_agree(make) -> None:
 
 
 @pytest.mark.parametrize("make", ELBOS.values(), ids=ELBOS)
-def test_the_exact_posterior_gives_the_evidence(make) -> None:
+def test_with_the_exact_posterior_as_guide_the_bound_is_the_log_evidence(make) -> None:
     program, x = LinearGaussian(), LinearGaussian().draw(8)
     terms = make().run(program.model, program.guide, x)
     evidence = program.log_evidence(x).detach()
@@ -84,7 +84,7 @@ def test_the_exact_posterior_gives_the_evidence(make) -> None:
     np.testing.assert_allclose(terms.bound.detach(), evidence, atol=1e-8)
 
 
-def test_the_analytic_kl_gives_the_evidence_in_expectation() -> None:
+def test_the_bound_with_analytic_kl_has_the_log_evidence_as_expectation_at_the_posterior() -> None:
     """One latent, x | z ~ N(z, 1), the exact posterior N(x / 2, 1 / 2) as guide: the KL is exact, the rest a draw."""
 
     class One(pv.LatentVariableModel):
@@ -104,7 +104,7 @@ def test_the_analytic_kl_gives_the_evidence_in_expectation() -> None:
     assert elbos.MeanFieldELBO().run(one.model, one.guide, x).analytic_sites == ("z",)
 
 
-def test_the_analytic_kl_is_the_closed_form_and_is_named() -> None:
+def test_the_analytic_kl_is_the_closed_form_and_its_site_is_named() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 4)
     terms = elbos.MeanFieldELBO(num_particles=3).run(vae.model, vae.guide, x)
@@ -175,7 +175,7 @@ def test_bounds_are_ordered_on_the_same_weights() -> None:
     np.testing.assert_allclose(bounds.iwae(log_w[:1]), bounds.elbo(log_w[:1]))
 
 
-def test_kl_weight_enters_the_objective_and_never_the_bound() -> None:
+def test_kl_weight_changes_the_objective_and_never_the_bound() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 4)
     runs = []
@@ -190,7 +190,7 @@ def test_kl_weight_enters_the_objective_and_never_the_bound() -> None:
     assert elbos.ELBO(kl_weight=4.0, num_particles=3).unweighted().num_particles == 3
 
 
-def test_pyros_estimators_become_ours_where_we_have_them() -> None:
+def test_estimators_of_pyro_are_replaced_by_ours_of_the_same_value() -> None:
     assert isinstance(elbos.from_pyro(pyro.infer.Trace_ELBO(num_particles=3)), elbos.ELBO)
     assert isinstance(elbos.from_pyro(pyro.infer.TraceMeanField_ELBO()), elbos.MeanFieldELBO)
     renyi = elbos.from_pyro(pyro.infer.RenyiELBO(alpha=0.25, num_particles=6))
@@ -211,7 +211,7 @@ def test_discrete_latents_are_refused_by_pathwise_estimators() -> None:
         elbos.ELBO().loss_and_grads(program.model, program.guide, program.rows)
 
 
-def test_enumeration_through_pyro_gives_the_exact_elbo() -> None:
+def test_pyros_enumeration_gives_the_exact_elbo_and_gradient() -> None:
     program = Discrete()
     wrapped = elbos.from_pyro(pyro.infer.TraceEnum_ELBO(max_plate_nesting=1))
     terms = wrapped.run(program.model, program.guide, program.rows)
@@ -223,7 +223,7 @@ def test_enumeration_through_pyro_gives_the_exact_elbo() -> None:
         np.testing.assert_allclose(parameter.grad, gradient, atol=1e-12)
 
 
-def test_foreign_estimators_without_a_differentiable_loss_give_the_same_gradient() -> None:
+def test_an_estimator_of_pyro_without_differentiable_loss_gives_the_same_gradient() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 5)
     gradients = []
@@ -245,6 +245,6 @@ def test_foreign_estimators_without_a_differentiable_loss_give_the_same_gradient
         (lambda: elbos.ELBO(kl_weight=float("nan")), "kl_weight must be zero or more; got nan"),
     ],
 )
-def test_bad_options_are_named(make, message: str) -> None:
+def test_an_impossible_option_raises_an_error_that_names_it(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

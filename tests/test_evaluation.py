@@ -1,4 +1,4 @@
-"""Numbers about a fitted model against closed forms, with errors that cover."""
+"""Evaluation: estimates equal closed forms within their stated errors, and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_log_likelihood_lies_within_four_standard_errors() -> None:
     assert ((result.ess > 500) & (result.ess < 4000)).all()
 
 
-def test_the_stated_error_covers() -> None:
+def test_intervals_by_the_stated_error_cover_at_their_level() -> None:
     """Guide 1.2 times as wide as the posterior, 5 latents, K = 1,000, 200 rows x 50 repeats."""
     program = LinearGaussian(event=8, latent=5, width=1.2)
     x = program.draw(200)
@@ -70,7 +70,7 @@ def test_guides_that_are_too_narrow_are_flagged(width: float, flagged: float) ->
     assert result.threshold == pytest.approx(2 / 3)
 
 
-def test_weights_that_do_not_vary() -> None:
+def test_constant_weights_have_no_error_and_k_hat_minus_infinity() -> None:
     class Prior(LinearGaussian):
         """x says nothing of z, and the guide is the prior: every weight is p(x)."""
 
@@ -94,7 +94,7 @@ def test_weights_that_do_not_vary() -> None:
     assert (result.khat == -np.inf).all()
 
 
-def test_smoothing_helps_where_weights_have_a_heavy_tail() -> None:
+def test_smoothing_lowers_the_error_of_weights_with_a_heavy_tail() -> None:
     program = LinearGaussian(event=8, latent=5, width=0.6)
     x = program.draw(400)
     truth = program.log_evidence(x).detach()
@@ -104,7 +104,7 @@ def test_smoothing_helps_where_weights_have_a_heavy_tail() -> None:
     assert float(gain.mean()) > 2 * float(gain.std()) / 20
 
 
-def test_a_target_for_the_error_is_reached_and_the_particles_told() -> None:
+def test_particles_double_until_the_target_error_and_their_number_is_returned() -> None:
     program = small_vae()
     x = draw_data(program.likelihood, 40)
     result = program.log_likelihood(x, num_particles=30, target_error=0.02, seed=0)
@@ -124,7 +124,7 @@ def test_a_target_for_the_error_is_reached_and_the_particles_told() -> None:
 
 
 @pytest.mark.parametrize("prior", ["Mixture", "VampPrior", "Flow", "StudentT", "LogisticNormal"])
-def test_annealing_takes_every_kind_of_continuous_prior(prior: str) -> None:
+def test_annealing_agrees_with_importance_sampling_for_every_continuous_prior(prior: str) -> None:
     vae = combined_vae(prior, "LogisticNormal" if prior == "LogisticNormal" else "Normal", "Bernoulli")
     x = draw_data(vae.likelihood, 6)
     annealed = vae.log_likelihood(x, num_particles=100, method=AIS(num_steps=20), seed=0)
@@ -134,7 +134,7 @@ def test_annealing_takes_every_kind_of_continuous_prior(prior: str) -> None:
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_annealing_finds_what_importance_sampling_misses(start: str) -> None:
+def test_annealing_finds_the_evidence_that_importance_sampling_misses(start: str) -> None:
     program = LinearGaussian(event=6, latent=3, width=0.5, shift=0.3)
     x = program.draw(30)
     truth = program.log_evidence(x).detach()
@@ -160,7 +160,7 @@ def test_the_sandwich_brackets_the_truth() -> None:
     assert ((found.x.mean(0) - program.bias).abs() < spread).all()
 
 
-def test_a_sandwich_and_annealing_of_constrained_and_global_latents() -> None:
+def test_annealing_and_sandwich_are_right_for_constrained_and_global_latents() -> None:
     class Positive(pv.LatentVariableModel):
         """r ~ Gamma(3, 1), x | r ~ Poisson(r): negative binomial; the guide is far too wide."""
 
@@ -193,7 +193,7 @@ def test_a_sandwich_and_annealing_of_constrained_and_global_latents() -> None:
     assert abs(float(result.estimate - joint.log_evidence(x))) < 5 * float(result.standard_error)
 
 
-def test_every_method_has_a_remedy_of_its_own() -> None:
+def test_warnings_advise_what_suits_the_method() -> None:
     program = LinearGaussian(event=8, latent=5, width=0.1, shift=2.0)
     x = program.draw(50)
     with pytest.warns(UnreliableWarning, match=r"unreliable, as a rule too low. Take more steps, evaluation.AIS"):
@@ -203,7 +203,7 @@ def test_every_method_has_a_remedy_of_its_own() -> None:
         program.conditional_log_likelihood(x, given, num_particles=100, seed=0)
 
 
-def test_semi_amortized_sampling_narrows_the_gap() -> None:
+def test_semi_amortized_sampling_raises_the_effective_sample_size() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 40)
     plain = vae.log_likelihood(x, num_particles=50, seed=0)
@@ -215,13 +215,13 @@ def test_semi_amortized_sampling_narrows_the_gap() -> None:
     assert (gap < 5 * (refined.standard_error + reference.standard_error)).all()
 
 
-def test_guides_of_any_program_are_refined_row_by_row() -> None:
+def test_the_guide_of_any_program_can_be_refined() -> None:
     program = LinearGaussian(width=0.5, shift=1.0)
     x = program.draw(30)
     truth = program.log_evidence(x).detach()
     plain = program.log_likelihood(x, num_particles=200, seed=0)
-    way = evaluation.SemiAmortized(steps=300, learning_rate=0.1)
-    refined = program.log_likelihood(x, num_particles=200, method=way, seed=0)
+    method = evaluation.SemiAmortized(steps=300, learning_rate=0.1)
+    refined = program.log_likelihood(x, num_particles=200, method=method, seed=0)
     assert float(refined.ess.mean()) > 150 > 3 * float(plain.ess.mean())  # a full covariance holds the posterior
     assert ((refined.estimate - truth).abs() < 5 * refined.standard_error).all()
     layers = pv.HierarchicalVAE(likelihood=LIKELIHOODS["Bernoulli"](), latent_dims=(3, 2), width=8, seed=0)
@@ -231,7 +231,7 @@ def test_guides_of_any_program_are_refined_row_by_row() -> None:
     joint, y = GlobalMean(), torch.randn(6, dtype=torch.float64)
     with torch.no_grad():
         joint.slope.fill_(0.0)
-    refined = joint.log_likelihood(y, num_particles=100, method=way, seed=0)
+    refined = joint.log_likelihood(y, num_particles=100, method=method, seed=0)
     assert float(refined.ess) > 90 and abs(float(refined.estimate - joint.log_evidence(y))) < 0.1
 
 
@@ -247,7 +247,7 @@ def test_refinement_leaves_an_exact_guide_alone() -> None:
     np.testing.assert_allclose(result.estimate, program.log_evidence(x).detach(), atol=1e-6)
 
 
-def test_units_of_joint_models_and_of_mixed_columns() -> None:
+def test_joint_results_count_the_cells_of_all_rows_and_mixed_columns_are_not_discrete() -> None:
     joint, y = GlobalMean(), torch.randn(6, dtype=torch.float64)
     result = joint.log_likelihood(y, num_particles=5, seed=0)
     assert result.num_cells == 6
@@ -279,7 +279,7 @@ def test_the_conditional_log_likelihood_is_the_gaussian_conditional(method) -> N
     assert result.given.khat.shape == (30,)
 
 
-def test_each_row_may_have_its_own_given_cells_and_frames_their_names() -> None:
+def test_given_cells_may_differ_by_row_or_be_names_of_columns() -> None:
     program = LinearGaussian(event=4, latent=2)
     x = program.draw(5)
     mask = torch.rand(5, 4) < 0.5
@@ -303,7 +303,7 @@ BAD_CELLS = {
 
 
 @pytest.mark.parametrize("message", BAD_CELLS)
-def test_wrong_cells_are_named(message: str) -> None:
+def test_impossible_given_cells_raise_an_error_that_says_why(message: str) -> None:
     program = LinearGaussian(event=4, latent=2)
     x = pandas.DataFrame(program.draw(5).numpy(), columns=["a", "b", "c", "d"])
     with pytest.raises(ValueError, match=message):
@@ -320,7 +320,7 @@ def test_cells_that_depend_on_each_other_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in LIKELIHOODS if "Autoregressive" not in name])
-def test_cells_add_up_to_the_row(name: str) -> None:
+def test_log_probabilities_of_cells_sum_to_that_of_the_row(name: str) -> None:
     vae = small_vae(likelihood=LIKELIHOODS[name]())
     x = draw_data(vae.likelihood, 4)
     p = vae.decode(torch.randn(7, 4, 3))
@@ -333,7 +333,7 @@ def test_cells_add_up_to_the_row(name: str) -> None:
     np.testing.assert_allclose(cells.flatten(2).sum(2).detach(), p.log_prob(x).detach(), rtol=1e-6, atol=1e-6)
 
 
-def test_results_print_their_means() -> None:
+def test_results_print_their_means_with_errors() -> None:
     program = LinearGaussian()
     x = program.draw(5)
     mean = program.log_evidence(x).mean().detach()
@@ -346,7 +346,7 @@ def test_results_print_their_means() -> None:
     assert "of 4 simulated rows: at least" in str(program.sandwich(4, num_particles=2, method=AIS(num_steps=3), seed=0))
 
 
-def test_bits_per_dimension() -> None:
+def test_bits_per_dimension_are_right_and_ask_for_a_bin_width_of_real_data() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 9)
     result = vae.log_likelihood(x, num_particles=30, seed=0)
@@ -376,13 +376,13 @@ BAD_METHODS = {
 
 
 @pytest.mark.parametrize("message", BAD_METHODS)
-def test_wrong_options_are_named(message: str) -> None:
+def test_an_impossible_option_raises_an_error_that_names_it(message: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=message):
         vae.log_likelihood(draw_data(vae.likelihood, 3), **BAD_METHODS[message])
 
 
-def test_methods_that_do_not_suit_a_model_say_so() -> None:
+def test_methods_that_do_not_suit_a_model_raise() -> None:
     program = Discrete()
     with pytest.raises(NotImplementedError, match="with derivatives; got Categorical at site 'z'. Use method='ais'"):
         program.log_likelihood(program.rows, num_particles=5, method="semi_amortized")
@@ -422,7 +422,7 @@ class EightSchools(pv.LatentVariableModel):
 
 
 @pytest.mark.slow
-def test_eight_schools() -> None:
+def test_k_hat_of_eight_schools_is_as_published() -> None:
     """One joint k-hat, about 1.0 centred and lower non-centred (Yao et al., 2018): 8 chains of 20,000 draws."""
     y = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12])
     found = {}
@@ -440,7 +440,7 @@ def test_eight_schools() -> None:
     assert float(other.mean()) < float(centred.mean()) - 5 * float((centred.var() + other.var()).sqrt()) / 8**0.5
 
 
-def test_log_likelihood_of_a_discrete_latent() -> None:
+def test_log_likelihood_is_right_for_a_discrete_latent() -> None:
     program = Discrete()
     result = program.log_likelihood(program.rows, num_particles=20_000, seed=0)
     difference = (result.estimate - program.log_evidence(program.rows).detach()).abs()
@@ -448,7 +448,7 @@ def test_log_likelihood_of_a_discrete_latent() -> None:
     assert (result.standard_error < 0.02).all()
 
 
-def test_the_summary_of_log_weights() -> None:
+def test_the_summary_of_log_weights_is_right_by_hand() -> None:
     log_w = torch.tensor([[0.0, 5.0], [0.0, -1e9]], dtype=torch.float64)
     estimate, error, ess, *_ = evaluation.summarize_log_weights(log_w)
     np.testing.assert_allclose(estimate, [0.0, 5.0 - np.log(2)])
@@ -458,7 +458,7 @@ def test_the_summary_of_log_weights() -> None:
 
 
 @pytest.mark.usefixtures("plain_pyro")
-def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_rows_and_particles_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     program, x = LinearGaussian(), LinearGaussian().draw(23)
     whole = program.log_likelihood(x, num_particles=17, seed=0)
     monkeypatch.setattr(chunks, "CELLS", 4 * 10)
@@ -470,7 +470,7 @@ def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(shapes) == 23
 
 
-def test_the_elbo_and_its_parts() -> None:
+def test_the_elbo_is_the_difference_of_its_parts_and_below_log_p() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 9)
     result = vae.elbo(x, num_particles=50, seed=0)
@@ -490,7 +490,7 @@ def test_the_elbo_lies_within_five_standard_errors_of_the_closed_form() -> None:
     assert (difference < 5 * result.standard_error).all()
 
 
-def test_joint_programs_say_so() -> None:
+def test_programs_with_a_global_latent_have_one_number_and_are_called_joint() -> None:
     program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
     result = program.log_likelihood(x, num_particles=5, seed=0)
     assert result.joint
@@ -617,7 +617,7 @@ def methods(x):
 
 
 @pytest.mark.parametrize("name", methods(None))
-def test_evaluation_changes_nothing(name: str) -> None:
+def test_evaluation_leaves_the_model_and_random_state_unchanged(name: str) -> None:
     encoder, decoder = BatchNormNet((6, 6)), nn.Sequential(BatchNormNet((3, 6)), nn.Unflatten(1, (2, 3)))
     vae = small_vae(encoder=encoder, decoder=decoder)
     x = draw_data(vae.likelihood, 8)
@@ -637,14 +637,14 @@ def test_evaluation_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["elbo", "log_likelihood", "sample", "posterior_predictive"])
-def test_unseeded_calls_differ(name: str) -> None:
+def test_two_calls_without_a_seed_differ(name: str) -> None:
     vae = small_vae()
     call = methods(draw_data(vae.likelihood, 8))[name]
     assert not torch.equal(call(vae, None), call(vae, None))
 
 
 @pytest.mark.parametrize("call", ["elbo", "log_likelihood"])
-def test_bad_counts_are_named(call: str) -> None:
+def test_a_count_of_zero_raises_an_error_that_names_it(call: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match="num_particles must be a positive integer; got 0"):
         getattr(vae, call)(draw_data(vae.likelihood, 3), num_particles=0)

@@ -71,7 +71,7 @@ def test_at_the_exact_posterior_the_guides_gradient_vanishes(make) -> None:
     assert reparameterized[-4:].abs().max() > 1e-3  # where it does not vanish
 
 
-def test_sticking_the_landing_and_dreg_differ_and_agree_where_they_should() -> None:
+def test_dreg_is_stl_with_one_particle_and_differs_with_several() -> None:
     """With one particle DReG is STL; with several they differ, the model's gradient being the same."""
     program, x = LinearGaussian(width=1.3), LinearGaussian().draw(4)
     for particles, same in ((1, True), (3, False)):
@@ -119,7 +119,7 @@ def test_the_pathwise_gradient_of_one_particle_is_the_closed_form() -> None:
         assert ((mean - closed).abs() < 5 * error + 1e-8).all()
 
 
-def test_two_particles_in_one_dimension_against_quadrature() -> None:
+def test_gradients_of_two_particles_have_the_expectation_found_by_quadrature() -> None:
     """The gradient of E[IWAE_2] in the guide's mean and scale by Gauss-Hermite, for every gradient estimator."""
     program = LinearGaussian(event=2, latent=1, width=1.6, shift=0.3)
     x = program.draw(1)
@@ -143,7 +143,7 @@ def test_two_particles_in_one_dimension_against_quadrature() -> None:
 
 @pytest.mark.parametrize("kind", ["rloo", "vimco"])
 @pytest.mark.parametrize("name", ["ELBO", "IWAE"])
-def test_discrete_latents_against_enumeration(name: str, kind: str) -> None:
+def test_gradients_of_discrete_latents_have_the_expectation_found_by_enumeration(name: str, kind: str) -> None:
     """The gradient of E[bound of K = 3 draws], summed over all 27 triples."""
     program = Discrete()
     x = program.rows[:4]
@@ -161,7 +161,7 @@ def test_discrete_latents_against_enumeration(name: str, kind: str) -> None:
     assert ((mean - closed).abs() < 5 * error + 1e-8).all()
 
 
-def test_reweighted_wake_sleep_against_its_published_form() -> None:
+def test_reweighted_wake_sleep_has_its_published_gradient() -> None:
     program, x = LinearGaussian(width=1.3), LinearGaussian().draw(3)
     torch.manual_seed(0)
     wake = gradient(elbos.WakeSleep(num_particles=4), program, x)
@@ -176,7 +176,7 @@ def test_reweighted_wake_sleep_against_its_published_form() -> None:
     np.testing.assert_allclose(wake, torch.cat([part.flatten() for part in expected]), atol=1e-10)
 
 
-def test_rws_dreg_has_the_expectation_of_rws() -> None:
+def test_wake_sleep_with_dreg_has_the_expectation_of_wake_sleep() -> None:
     program = LinearGaussian(event=3, width=1.4, shift=0.2)
     x = program.draw(1).expand(400, -1)
     estimates = [
@@ -185,7 +185,7 @@ def test_rws_dreg_has_the_expectation_of_rws() -> None:
     assert_equal_in_expectation(*estimates)
 
 
-def test_sleep_teaches_the_guide_the_models_posterior() -> None:
+def test_wake_and_sleep_phases_bring_the_guide_to_the_posterior() -> None:
     program = LinearGaussian(width=1.5, shift=0.8)
     x = program.draw(300)
     program.requires_grad_(False)
@@ -222,7 +222,7 @@ class SharedPrior(pv.LatentVariableModel):
 
 
 @pytest.mark.parametrize("kind", ["stl", "dreg", "vimco"])
-def test_a_prior_that_shares_the_guides_parameters(kind: str) -> None:
+def test_gradients_are_unbiased_if_the_prior_shares_the_guides_parameters(kind: str) -> None:
     """The weights act on the path through z only: explicit parameters of log p keep the model's coefficient."""
     program = SharedPrior()
     x = torch.tensor([1.1], dtype=torch.float64).expand(2000)
@@ -252,7 +252,7 @@ class Hierarchy(pv.LatentVariableModel):
 
 
 @pytest.mark.parametrize("kind", ["stl", "dreg", "vimco"])
-def test_hierarchical_guides(kind: str) -> None:
+def test_gradients_are_unbiased_if_one_latent_depends_on_another_in_the_guide(kind: str) -> None:
     program = Hierarchy()
     x = torch.tensor([1.1], dtype=torch.float64).expand(2000)
     make = elbos.ELBO if kind == "stl" else elbos.IWAE
@@ -260,7 +260,7 @@ def test_hierarchical_guides(kind: str) -> None:
     assert_equal_in_expectation(*estimates)
 
 
-def test_dropout_and_statistics_in_the_second_run_of_the_guide() -> None:
+def test_the_second_run_of_the_guide_repeats_dropout_and_moves_statistics_once() -> None:
     """The stopped guide sees the same dropout masks, and running statistics move once."""
 
     class Dropped(LinearGaussian):
@@ -289,7 +289,7 @@ def test_dropout_and_statistics_in_the_second_run_of_the_guide() -> None:
     assert int(program.norm.num_batches_tracked) == 1
 
 
-def test_validity_is_checked_when_the_estimator_is_made() -> None:
+def test_impossible_options_raise_when_the_estimator_is_made() -> None:
     for make, message in (
         (
             lambda: elbos.IWAE(num_particles=1, gradient="vimco"),
@@ -321,7 +321,7 @@ def test_pathwise_estimators_refuse_discrete_latents(kind: str) -> None:
         elbos.IWAE(gradient=kind).loss_and_grads(program.model, program.guide, program.rows)
 
 
-def test_a_guide_without_a_module_cannot_be_stopped() -> None:
+def test_stl_refuses_a_guide_that_is_no_method_of_a_module() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -359,7 +359,7 @@ def test_chunks_of_particles_are_combined_into_the_same_estimator(make, kind: st
     assert terms.weights.guide["z"].value.shape == (6, 3, 2)
 
 
-def test_chunks_bound_the_memory_that_a_graph_holds() -> None:
+def test_chunks_of_particles_bound_the_memory_of_the_backward_pass() -> None:
     """Bytes saved for the backward pass: a chunked run keeps none of the decoder's activations."""
     vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(50), prior=pv.priors.Normal(2), seed=0)
     x = torch.bernoulli(torch.full((20, 50), 0.5))

@@ -1,4 +1,4 @@
-"""Pareto smoothing against the definition, Pyro's fit and ArviZ."""
+"""Pareto smoothing: as defined, and equal to the results of Pyro and ArviZ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pareto_weights(shape: float, count: int, rows: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.7, 1.0, 1.5])
-def test_khat_is_the_shape_of_the_tail(shape: float) -> None:
+def test_khat_estimates_the_shape_of_the_tail(shape: float) -> None:
     khat = pareto.smooth(pareto_weights(shape, 4000, 200))[1]
     tail = pareto.tail_length(4000)
     shrunk = (shape * tail + 5) / (tail + 10)  # the estimate is drawn a little towards 1/2
@@ -29,7 +29,7 @@ def test_khat_is_the_shape_of_the_tail(shape: float) -> None:
     assert 0.7 * spread < float(khat.std()) < 1.3 * spread
 
 
-def test_the_fit_is_that_of_pyro() -> None:
+def test_the_fit_equals_pyros() -> None:
     excess = torch.rand(150, 4, dtype=torch.float64).pow(-0.6).sub(1).sort(0).values
     shapes, scales = pareto.fit(excess)
     for row in range(4):
@@ -38,7 +38,7 @@ def test_the_fit_is_that_of_pyro() -> None:
         assert float(scales[row]) == pytest.approx(scale, rel=0.05)  # Pyro's scale follows its shrunk shape
 
 
-def test_smoothing_is_that_of_arviz() -> None:
+def test_smoothed_weights_and_khat_equal_arvizs() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arviz = pytest.importorskip("arviz")
@@ -51,7 +51,7 @@ def test_smoothing_is_that_of_arviz() -> None:
     np.testing.assert_allclose((smoothed - smoothed.logsumexp(0)).T, expected, atol=1e-10)
 
 
-def test_only_the_tail_is_smoothed_and_in_its_order() -> None:
+def test_smoothing_changes_the_tail_only_and_keeps_its_order() -> None:
     log_w = 2 * torch.randn(1000, 5, dtype=torch.float64)
     smoothed, _ = pareto.smooth(log_w)
     tail = pareto.tail_length(1000)
@@ -61,7 +61,7 @@ def test_only_the_tail_is_smoothed_and_in_its_order() -> None:
     assert (smoothed.amax(0) <= log_w.amax(0)).all()
 
 
-def test_scale_does_not_matter_nor_do_other_rows() -> None:
+def test_khat_does_not_depend_on_the_scale_of_weights_or_on_other_rows() -> None:
     log_w = 2 * torch.randn(500, 3, dtype=torch.float64)
     smoothed, khat = pareto.smooth(log_w)
     moved, same = pareto.smooth(log_w - 4000.0)
@@ -70,7 +70,7 @@ def test_scale_does_not_matter_nor_do_other_rows() -> None:
     np.testing.assert_allclose(pareto.smooth(log_w[:, 1:2])[1], khat[1:2], rtol=1e-12)
 
 
-def test_weights_without_a_tail() -> None:
+def test_khat_is_infinite_for_weights_without_a_tail_and_nothing_is_smoothed() -> None:
     constant = torch.full((100,), -3.0, dtype=torch.float64)
     atoms = torch.where(torch.arange(100) % 2 == 0, 0.0, -1.0).double()  # the largest weight has half of the draws
     lonely = torch.where(torch.arange(100) < 3, 5.0, 0.0).double() + torch.arange(100) * 1e-3 * (torch.arange(100) < 3)
@@ -79,20 +79,20 @@ def test_weights_without_a_tail() -> None:
     np.testing.assert_array_equal(smoothed, torch.stack([constant, atoms, lonely], 1))
 
 
-def test_one_weight_above_all_others_is_no_error() -> None:
+def test_one_weight_above_all_others_gives_finite_results() -> None:
     log_w = torch.randn(200, 2, dtype=torch.float64) * 500
     smoothed, khat = pareto.smooth(log_w)
     assert (khat > 1).all()
     assert torch.isfinite(smoothed).all()
 
 
-def test_few_particles_are_too_few_to_tell() -> None:
+def test_khat_is_nan_with_fewer_than_25_particles() -> None:
     khat = pareto.smooth(torch.stack([torch.randn(24), torch.zeros(24)], 1).double())[1]
     assert khat[0].isnan() and khat[1] == -math.inf
     assert pareto.smooth(torch.randn(25, 1).double())[1].isfinite().all()
 
 
-def test_the_threshold() -> None:
+def test_the_threshold_of_khat_is_the_published_one() -> None:
     assert pareto.threshold(100) == pytest.approx(0.5)
     assert pareto.threshold(1000) == pytest.approx(2 / 3)
     assert pareto.threshold(10_000) == pareto.threshold(10**6) == 0.7

@@ -35,7 +35,7 @@ def test_parameters_move_under_plain_svi(make) -> None:
     assert np.isfinite(svi.evaluate_loss(x))
 
 
-def test_a_users_program_with_its_own_parameters_moves_too() -> None:
+def test_parameters_of_a_users_program_move_under_svi_and_fit() -> None:
     class Mine(pv.LatentVariableModel):
         def __init__(self):
             super().__init__()
@@ -68,7 +68,7 @@ def test_a_users_program_with_its_own_parameters_moves_too() -> None:
         assert mine.rate > 0
 
 
-def test_predictive_draws_replicates() -> None:
+def test_pyros_predictive_draws_replicated_data() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 5)
     for parallel in (False, True):
@@ -91,7 +91,7 @@ def test_nuts_finds_the_exact_posterior_of_the_latents() -> None:
     np.testing.assert_allclose(z.std(0), covariance.squeeze().sqrt().detach().expand(2), rtol=5 / (2 * 100) ** 0.5)
 
 
-def test_traces_conditions_and_pictures_of_the_model() -> None:
+def test_the_model_can_be_traced_conditioned_and_rendered() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 5)
     trace = poutine.trace(vae.model).get_trace(x)
@@ -106,7 +106,7 @@ def test_traces_conditions_and_pictures_of_the_model() -> None:
     assert "data" in picture.source
 
 
-def test_the_programs_run_under_pyros_particle_plate_with_convolutions() -> None:
+def test_convolutional_programs_run_under_pyros_particle_plate() -> None:
     conv = pv.nets.Conv(channels=(3, 4), hidden=(6,))
     vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli((1, 8, 8)), prior=pv.priors.Normal(2), encoder=conv, decoder=conv)
     x = torch.bernoulli(torch.full((5, 1, 8, 8), 0.3))
@@ -115,7 +115,7 @@ def test_the_programs_run_under_pyros_particle_plate_with_convolutions() -> None
     assert vae.log_likelihood(x, num_particles=6).estimate.shape == (5,)
 
 
-def test_the_base_class_asks_for_both_programs() -> None:
+def test_a_subclass_without_model_or_guide_raises_what_to_define() -> None:
     class Empty(pv.LatentVariableModel):
         pass
 

@@ -1,4 +1,4 @@
-"""Draws have the moments of the closed form; means are means."""
+"""Predictives: draws have the moments of closed forms, and means do not vary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyro_vae as pv
 from pyro_vae.inference import chunks
 
 
-def test_the_prior_predictive_has_the_marginals_moments_noise_included() -> None:
+def test_the_prior_predictive_has_the_moments_of_p_x_with_observation_noise() -> None:
     program = LinearGaussian()
     x = program.sample(20_000, seed=0)
     marginal = program.marginal()
@@ -28,7 +28,7 @@ def test_the_prior_predictive_has_the_marginals_moments_noise_included() -> None
     assert ((torch.cov(means.T) - (s - program.log_scale.mul(2).exp() * torch.eye(4))).abs() < 5 * spread).all()
 
 
-def test_the_posterior_predictive_has_the_posteriors_moments() -> None:
+def test_the_posterior_predictive_has_the_moments_of_the_closed_form() -> None:
     program = LinearGaussian()
     x = program.draw(3)
     draws = program.posterior_predictive(x, num_samples=20_000, seed=0)
@@ -40,7 +40,7 @@ def test_the_posterior_predictive_has_the_posteriors_moments() -> None:
     assert ((draws.var(0) - variance).abs() < 5 * variance * (2 / 20_000) ** 0.5).all()
 
 
-def test_where_rows_have_no_mean_the_reconstruction_averages_draws_and_says_so() -> None:
+def test_the_reconstruction_averages_draws_and_warns_if_rows_have_no_mean() -> None:
     vae = small_vae(likelihood=LIKELIHOODS["Autoregressive Bernoulli"]())
     x = draw_data(vae.likelihood, 6)
     with pytest.warns(UserWarning, match="has no mean here"):
@@ -64,7 +64,7 @@ def test_draws_lie_in_the_support_and_means_do_not_vary(likelihood: str) -> None
     assert not torch.equal(vae.encode(x).sample(), vae.encode(x).sample())
 
 
-def test_chunks_cover_every_row_and_draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_cover_every_row_and_every_draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
     program = LinearGaussian()
     with torch.no_grad():
         program.log_scale.fill_(-12.0)
@@ -100,7 +100,7 @@ def test_global_latents_are_shared_by_the_rows_of_a_draw() -> None:
     assert draws.shape == (4, 6)
 
 
-def test_resampled_draws_have_the_posteriors_moments_where_the_guides_are_off() -> None:
+def test_resampled_draws_have_the_moments_of_the_posterior_if_those_of_the_guide_are_wrong() -> None:
     program = LinearGaussian(width=1.4, shift=0.2)
     x = program.draw(4)
     mean_map, covariance = program.posterior_parameters()
@@ -119,7 +119,7 @@ def test_resampled_draws_have_the_posteriors_moments_where_the_guides_are_off() 
     assert ((replicated.mean(0) - expected).abs() < 5 * (spread * (1 / 4000 + 1 / ess)).sqrt()).all()
 
 
-def test_resampling_of_a_discrete_latent_follows_bayes() -> None:
+def test_resampled_discrete_latents_have_the_posterior_probabilities() -> None:
     program = Discrete()
     drawn = program.posterior_draws(program.rows, num_samples=4000, num_candidates=20_000, seed=0)["z"]
     posterior = program.log_joint(program.rows).softmax(-1).detach()
@@ -128,7 +128,7 @@ def test_resampling_of_a_discrete_latent_follows_bayes() -> None:
         assert ((share - posterior[:, z]).abs() < 5 * (0.25 * (1 / 4000 + 1 / 5000)) ** 0.5).all()
 
 
-def test_resampling_of_a_global_latent() -> None:
+def test_resampled_global_latents_have_the_mean_of_the_posterior() -> None:
     program, x = GlobalMean(), torch.randn(6, dtype=torch.float64)
     with torch.no_grad():
         program.slope.fill_(0.8)
@@ -164,7 +164,7 @@ def test_quantiles_are_those_of_the_draws(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert program.posterior_predictive(x, num_samples=101, quantiles=levels, seed=0).shape == (3, 5, 4)
 
 
-def test_simulated_rows_come_with_their_latents() -> None:
+def test_simulated_rows_are_returned_with_the_latents_they_were_drawn_from() -> None:
     program = LinearGaussian()
     drawn = program.simulate(20_000, seed=0)
     assert {name: tuple(value.shape) for name, value in drawn.items()} == {"z": (20_000, 2), "x": (20_000, 4)}
@@ -176,7 +176,7 @@ def test_simulated_rows_come_with_their_latents() -> None:
     assert GlobalMean().simulate(5, seed=0)["mu"].shape == ()
 
 
-def test_the_predictive_from_given_latents() -> None:
+def test_the_predictive_at_given_latents_has_the_moments_of_p_x_given_z() -> None:
     program = LinearGaussian()
     z = torch.tensor([[0.5, -1.0], [2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
     draws = program.predictive(z, num_samples=4000, seed=0)
@@ -201,7 +201,7 @@ def test_the_predictive_from_given_latents() -> None:
             program.predictive(wrong)
 
 
-def test_vaes_of_several_layers_draw_resample_and_simulate() -> None:
+def test_draws_of_a_hierarchical_vae_have_their_shapes_by_site() -> None:
     vae = pv.HierarchicalVAE(likelihood=LIKELIHOODS["Bernoulli"](), latent_dims=(3, 2), width=8, seed=0)
     x = draw_data(vae.likelihood, 5)
     drawn = vae.posterior_draws(x, num_samples=4, num_candidates=20, seed=0)
@@ -229,7 +229,7 @@ class TwoLayers(pv.LatentVariableModel):
             pyro.sample("a", dist.Normal(3 * b, 1.0))
 
 
-def test_several_sites_come_by_name() -> None:
+def test_values_of_several_sites_are_returned_by_name() -> None:
     program, x = TwoLayers(), torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
     assert set(program.encode(x)) == {"a", "b"}
     np.testing.assert_allclose(program.encode(x)["b"].mean, x[:, 0])
@@ -244,7 +244,7 @@ def test_several_sites_come_by_name() -> None:
     assert program.log_likelihood(x, num_particles=4).estimate.shape == (2,)
 
 
-def test_a_guide_without_a_mean_is_averaged_and_says_so() -> None:
+def test_the_reconstruction_averages_draws_and_warns_if_the_guide_has_no_mean() -> None:
     program = Discrete()
     with pytest.warns(UserWarning, match="has no mean here"):
         means = program.reconstruct(program.rows, num_samples=4000, seed=0)
@@ -253,7 +253,7 @@ def test_a_guide_without_a_mean_is_averaged_and_says_so() -> None:
     assert float((means - expected).abs().max()) < 5 * 0.5 / 4000**0.5
 
 
-def test_a_model_whose_data_have_other_names_is_told_what_to_set() -> None:
+def test_a_data_site_of_another_name_raises_an_error_that_says_what_to_set() -> None:
     class Renamed(LinearGaussian):
         data_sites = ("y",)
 
@@ -276,7 +276,7 @@ def test_interpolation_starts_and_ends_at_the_means() -> None:
     )
 
 
-def test_the_spherical_path_keeps_the_length() -> None:
+def test_the_spherical_path_keeps_the_norm() -> None:
     from pyro_vae.vae import _spherical
 
     z0, z1 = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
@@ -314,7 +314,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message: str) -> None:
+def test_an_impossible_argument_raises_an_error_that_names_it(message: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=message):
         BAD[message](vae, draw_data(vae.likelihood, 4))
@@ -327,6 +327,6 @@ def test_latents_may_be_an_array() -> None:
     assert torch.equal(vae.encode(nested).mean, vae.encode(torch.tensor(nested)).mean)
 
 
-def test_a_seed_of_another_kind_is_named() -> None:
+def test_a_seed_that_is_no_integer_raises() -> None:
     with pytest.raises(TypeError, match="seed must be an integer or None; got '0'"):
         small_vae().sample(3, seed="0")

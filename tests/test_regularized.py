@@ -1,4 +1,4 @@
-"""Objectives that bend the KL: identities with the ELBO, closed forms, and the plain bound reported beside them."""
+"""Objectives that change the KL: identities with the ELBO, closed forms, and the plain ELBO reported beside them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_objectives_scale_to_all_rows_and_train(make) -> None:
     assert math.isfinite(history["valid_bound"][-1])
 
 
-def test_identities_with_the_elbo() -> None:
+def test_objectives_equal_the_elbo_where_their_penalties_vanish() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 7)
     plain = value(run(elbos.MeanFieldELBO(), vae, x))
@@ -83,7 +83,7 @@ def test_identities_with_the_elbo() -> None:
         assert value(run(ones, vae, x)) == pytest.approx(monte_carlo, rel=1e-12)  # the split telescopes
 
 
-def test_free_bits_floor_each_dimension() -> None:
+def test_free_bits_have_a_floor_for_each_dimension_or_site() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 7)
     kl = analytic_kl(vae, x).mean(0)
@@ -97,7 +97,7 @@ def test_free_bits_floor_each_dimension() -> None:
     assert value(per_site) == pytest.approx(float((terms.reconstruction.sum() - 700).detach()), rel=1e-12)
 
 
-def test_capacity_is_the_distance_from_its_schedule() -> None:
+def test_capacity_penalizes_the_distance_of_the_kl_from_its_schedule() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 7)
     estimator = elbos.CapacityELBO(capacity=schedules.Linear(0.0, 10.0, steps=10), weight=3.0)
@@ -109,7 +109,7 @@ def test_capacity_is_the_distance_from_its_schedule() -> None:
         assert value(terms) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_split_of_the_kl_against_a_direct_sum() -> None:
+def test_the_parts_of_the_kl_equal_direct_sums() -> None:
     """Weighted sampling takes mean_j q(z_i | x_j) / N for q(z_i): checked term by term."""
     vae = small_vae()
     x = draw_data(vae.likelihood, 6)
@@ -143,7 +143,7 @@ def test_the_discrepancy_vanishes_between_equal_samples_and_grows_with_distance(
     assert 0 < float(_mmd(x, y)) < float(_mmd(x, y + 1)) < float(_mmd(x, y + 3))
 
 
-def test_dip_penalises_the_covariance_of_the_means_or_of_the_draws() -> None:
+def test_dip_penalizes_the_covariance_of_the_means_or_of_the_draws() -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 9)
     q = vae.encode(x).base_dist
@@ -190,7 +190,7 @@ def test_schedules_of_the_kl_weight_advance_with_training_steps_only() -> None:
     assert plain.beta() == 3 / 8
 
 
-def test_schedules() -> None:
+def test_schedules_have_their_values_and_set_the_learning_rate() -> None:
     assert [schedules.Linear(0.0, 1.0, epochs=4)(99, epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
     cosine = schedules.Cosine(2.0, 0.0, steps=10)
     assert [cosine(0), cosine(5), cosine(10), cosine(99)] == pytest.approx([2.0, 1.0, 0.0, 0.0])

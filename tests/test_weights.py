@@ -1,4 +1,4 @@
-"""The record of log-weights, against closed forms and by its invariances."""
+"""The log-weights of a run: closed forms, shapes, scales and the sites that count."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_with_the_exact_posterior_every_weight_is_the_evidence(num_particles: in
         np.testing.assert_allclose(bound(weights.log_w).detach(), program.log_evidence(x).detach(), atol=1e-8)
 
 
-def test_terms_add_up_and_keep_their_values() -> None:
+def test_log_weights_are_the_sum_of_their_terms_at_the_values_recorded() -> None:
     program, x = LinearGaussian(width=1.3), LinearGaussian().draw(5)
     weights = pv.log_weights(program.model, program.guide, x, num_particles=3)
     z = weights.guide["z"].value
@@ -70,7 +70,7 @@ class Nested(pv.LatentVariableModel):
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
-def test_other_plates_are_summed_and_rows_kept(num_particles: int) -> None:
+def test_terms_are_summed_over_all_plates_but_that_of_rows(num_particles: int) -> None:
     program, x = Nested(), torch.randn(5, 4)
     weights = pv.log_weights(program.model, program.guide, x, num_particles=num_particles)
     z, u = weights.guide["z"].value, weights.guide["u"].value
@@ -135,7 +135,7 @@ def test_a_program_that_subsamples_itself_is_scaled_once() -> None:
         assert terms.num_rows == 40
 
 
-def test_scale_is_applied_after_the_logarithm_and_masks_before() -> None:
+def test_scales_apply_after_the_logarithm_and_masks_before() -> None:
     class Scaled(LinearGaussian):
         def model(self, x=None, *, rows=None, **batch):
             with poutine.scale(scale=3.0):
@@ -188,7 +188,7 @@ def test_row_weights_multiply_the_bound_after_the_logarithm() -> None:
         assert float(terms.objective.detach()) == pytest.approx(float((row_weights * terms.bound).sum().detach()))
 
 
-def test_sites_that_only_one_program_has_are_named() -> None:
+def test_latent_sites_of_one_program_only_are_named_in_the_error() -> None:
     class Renamed(LinearGaussian):
         def guide(self, x, **batch):
             with pyro.plate("data", len(x)):
@@ -199,7 +199,7 @@ def test_sites_that_only_one_program_has_are_named() -> None:
         pv.log_weights(program.model, program.guide, program.draw(2))
 
 
-def test_auxiliary_guide_sites_count_and_are_exempt() -> None:
+def test_auxiliary_guide_sites_count_in_log_q_and_need_no_site_in_the_model() -> None:
     class Auxiliary(LinearGaussian):
         def guide(self, x, **batch):
             with pyro.plate("data", len(x)):
@@ -230,7 +230,7 @@ def test_enumerated_model_sites_are_refused() -> None:
         pv.log_weights(program.model, program.guide, program.rows)
 
 
-def test_the_dry_run_for_plates_moves_neither_noise_nor_statistics() -> None:
+def test_counting_plates_uses_no_random_numbers() -> None:
     program, x = Nested(), torch.randn(5, 4)
     torch.manual_seed(0)
     first = pv.log_weights(program.model, program.guide, x, num_particles=2).log_w
