@@ -86,16 +86,16 @@ class WeightBound(Estimator):
         same = self.guide_target == self.model_target
         if not torch.is_grad_enabled() or (same and self.gradient in ("reparameterized", "stl")):
             return value
-        explicit, target = slope(self.model_target, log_w), self.guide_target
-        own = slope(target, log_w)
+        target = self.guide_target
+        of_model, of_guide = slope(self.model_target, log_w), slope(target, log_w)  # coefficients, (K, B)
         if path is None or not path.through_draws:
             signal = target(log_w.detach()) - baselines(target, log_w, self.gradient)
-            sum_ = (explicit * model - own * guide + signal * log_q).sum(0)
+            sum_ = (of_model * model - of_guide * guide + signal * log_q).sum(0)
         else:
-            own = own - curvature(target, log_w) if self.gradient == "dreg" else own
-            explicit = torch.where(explicit.abs() < TINY, TINY, explicit)
-            path.set_factor(own / explicit)
-            sum_ = (explicit * model - (explicit if path.detached_log_q else own) * guide).sum(0)
+            of_guide = of_guide - curvature(target, log_w) if self.gradient == "dreg" else of_guide
+            of_model = torch.where(of_model.abs() < TINY, TINY, of_model)
+            path.set_factor(of_guide / of_model)
+            sum_ = (of_model * model - (of_model if path.detached_log_q else of_guide) * guide).sum(0)
         return value.detach() + sum_ - sum_.detach()
 
 
@@ -294,13 +294,13 @@ class WakeSleep(WeightBound):
         value = self.bound(model - guide)
         if path is None:
             return value
-        explicit = slope(self.bound, model - guide)
+        shares = slope(self.bound, model - guide)  # normalized weights, (K, B)
         if self.gradient == "dreg":
-            explicit = torch.where(explicit < TINY, TINY, explicit)
-            path.set_factor(curvature(self.bound, model - guide) / explicit)
-            sum_ = (explicit * (model - guide)).sum(0)
+            shares = torch.where(shares < TINY, TINY, shares)
+            path.set_factor(curvature(self.bound, model - guide) / shares)
+            sum_ = (shares * (model - guide)).sum(0)
         else:
-            sum_ = (explicit * model).sum(0) + (explicit * log_q).sum(0) * (self.phase == "wake")
+            sum_ = (shares * model).sum(0) + (shares * log_q).sum(0) * (self.phase == "wake")
         return value.detach() + sum_ - sum_.detach()
 
 

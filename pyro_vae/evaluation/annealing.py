@@ -50,7 +50,7 @@ class AIS(Method):
     Args:
         num_steps: T, the number of steps of b, whose values follow a sigmoid.
         leapfrog_steps: gradient steps in each move of a chain.
-        start: "guide" or "prior". The prior takes more steps; use it if the guide may miss part of the posterior.
+        start: "guide" or "prior". The prior needs more steps; use it if the guide may miss part of the posterior.
 
     Raises:
         ValueError: if one is out of range.
@@ -120,11 +120,11 @@ class _Steps:
     """How far the chains of each row move.
 
     Attributes:
-        deviations: standard deviations of the start, by site.
+        standard_deviations: those of the draws at the start, by site.
         sizes: step sizes (1, B) in units of these, by temperature.
     """
 
-    deviations: State
+    standard_deviations: State
     sizes: list[Tensor] = field(default_factory=list)
 
 
@@ -213,7 +213,8 @@ class _Target:
         pilot = number == len(steps.sizes)
         size = steps.sizes[-1 if pilot else number] if steps.sizes else torch.full_like(point.log_ratio[:1], 0.5)
         stride = {
-            name: self.sites[name].broadcast_to_value(size) * deviation for name, deviation in steps.deviations.items()
+            name: self.sites[name].broadcast_to_value(size) * standard_deviation
+            for name, standard_deviation in steps.standard_deviations.items()
         }
         momentum = {name: torch.randn_like(value) for name, value in point.state.items()}
         before = point.log_density(b) - self._kinetic(momentum)

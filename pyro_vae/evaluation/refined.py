@@ -81,7 +81,7 @@ class SemiAmortized(Method):
             parts = iter(flat.split(sizes))
             return {n: {p: next(parts).reshape(shape) for p, shape in named.items()} for n, named in shapes.items()}
 
-        def evidence(flat: Tensor) -> Tensor:
+        def elbo(flat: Tensor) -> Tensor:
             def run(program: Program, guide: Program) -> LogWeights:
                 return log_weights(program, guide, batch["x"], num_particles=NUM_PARTICLES, **fields_of(batch))
 
@@ -93,9 +93,8 @@ class SemiAmortized(Method):
 
         count = sum(shape.numel() for named in shapes.values() for shape in named.values())
         start = torch.zeros(count).to(model.like)
-        return offsets(
-            Refinement(self.steps, self.learning_rate, OFFSET_HALVING_GRADIENT)(evidence, start, differentiable=False)
-        )
+        ascent = Refinement(self.steps, self.learning_rate, OFFSET_HALVING_GRADIENT)
+        return offsets(ascent(elbo, start, differentiable=False))
 
 
 class _Shift(Messenger):  # type: ignore[misc]
