@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_vae import evaluation, predictive
 from pyro_vae.data.batches import Rows, as_rows, read_whole
 from pyro_vae.data.tensors import as_names
+from pyro_vae.evaluation import annealing, bound, likelihood
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
@@ -202,7 +203,7 @@ class LatentVariableModel(ProgramPair):
             **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
         """
         rows, names = self.read_rows(x, fields)
-        return evaluation.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
+        return bound.elbo(self, rows, num_particles=num_particles, seed=seed, fields=names)
 
     def log_likelihood(
         self,
@@ -242,7 +243,7 @@ class LatentVariableModel(ProgramPair):
             Decoder-Based Generative Models* (Wu et al., 2017), arXiv 1611.04273
         """
         rows, names = self.read_rows(x, fields)
-        return evaluation.log_likelihood(
+        return likelihood.log_likelihood(
             self,
             rows,
             num_particles=num_particles,
@@ -282,7 +283,7 @@ class LatentVariableModel(ProgramPair):
             NotImplementedError: if cells depend on each other given z, or a latent is global.
         """
         rows, names = self.read_rows(x, fields)
-        return evaluation.conditional_log_likelihood(
+        return likelihood.conditional_log_likelihood(
             self,
             rows,
             given,
@@ -318,7 +319,7 @@ class LatentVariableModel(ProgramPair):
             *Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo* (Grosse, Ghahramani, Adams, 2015),
             arXiv 1511.02543
         """
-        return evaluation.sandwich(self, num_rows, num_particles=num_particles, method=method, seed=seed, **fields)
+        return annealing.sandwich(self, num_rows, num_particles=num_particles, method=method, seed=seed, **fields)
 
     def sample(self, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Any:
         """Draws of x from the prior predictive, (num_rows, *E), with observation noise.

@@ -83,6 +83,15 @@ def test_a_checkpoint_is_resumed_as_if_the_run_had_not_been_interrupted(
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "run", tmp_path / "run")
-    options = {"batch_size": 8, "seed": 0, "progress": False, "compile": False}
-    with pytest.raises(ValueError, match="resume must continue the same run; got .*batch_size 16 then and 8 now"):
-        plain().fit(rows(), epochs=4, run_dir=tmp_path / "run", resume=True, **options)
+    options: dict[str, Any] = {"elbo": pv.elbos.IWAE(num_particles=3), "valid": rows()[:10], "patience": 5, "seed": 0}
+    with pytest.raises(ValueError, match="resume must continue the same run; got batch_size 16 then and 8 now"):
+        plain().fit(
+            rows(),
+            epochs=4,
+            batch_size=8,
+            run_dir=tmp_path / "run",
+            resume=True,
+            progress=False,
+            compile=False,
+            **options,
+        )

@@ -205,7 +205,6 @@ EXEMPT = {
         f"VAE.{name}": "called by fit and evaluation"
         for name in ("initialize", "check_data", "check_columns", "read_rows", "made_of")
     },
-    **{f"evaluation.{name}": "inner" for name in ("elbo", "log_likelihood", "conditional_log_likelihood", "sandwich")},
     **{f"evaluation.{name}": "inner" for name in ("mean_over_rows", "summarize_log_weights")},
     "datasets.names": "takes nothing",
     "plots.grid": "inner",

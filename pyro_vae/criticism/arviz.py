@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import evaluation, predictive
+from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import check_model
@@ -143,7 +144,7 @@ def draws(
         replicated = [_by_site(model, one) for one in predictive.replicates(model, rows, latents, names)]
         predicted = {name: torch.stack([one[name] for one in replicated]) for name in replicated[0]}
         observed, in_rows = _observed(model, rows, names)
-        score = evaluation.log_likelihood(model, rows, num_particles=num_particles, fields=names)
+        score = log_likelihood(model, rows, num_particles=num_particles, fields=names)
     data = list(model.data_sites)
     site = data[0] if len(data) == 1 else "x"
     return Draws(

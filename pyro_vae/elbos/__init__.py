@@ -16,6 +16,7 @@ from pyro_vae.elbos.regularized import (
     KLBalancedELBO,
 )
 from pyro_vae.elbos.weighted import CIWAE, CUBO, IWAE, MIWAE, PIWAE, TVO, Renyi, WakeSleep, WeightBound
+from pyro_vae.inference.programs import GradientPath
 
 __all__ = [
     "CIWAE",
@@ -30,6 +31,7 @@ __all__ = [
     "CapacityELBO",
     "Estimator",
     "FreeBitsELBO",
+    "GradientPath",
     "InfoVAE",
     "KLBalancedELBO",
     "MeanFieldELBO",

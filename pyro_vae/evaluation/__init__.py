@@ -6,11 +6,9 @@ and `annealing` moves draws of the guide to the posterior. To add a method, subc
 add a line to the table in `methods`.
 """
 
-from pyro_vae.evaluation.annealing import AIS, sandwich
+from pyro_vae.evaluation.annealing import AIS
 from pyro_vae.evaluation.base import Method
-from pyro_vae.evaluation.bound import elbo
 from pyro_vae.evaluation.importance import Importance
-from pyro_vae.evaluation.likelihood import conditional_log_likelihood, log_likelihood
 from pyro_vae.evaluation.refined import SemiAmortized
 from pyro_vae.evaluation.results import (
     BoundResult,
@@ -21,7 +19,7 @@ from pyro_vae.evaluation.results import (
     UnreliableWarning,
     mean_over_rows,
 )
-from pyro_vae.evaluation.summary import summarize_log_weights
+from pyro_vae.evaluation.summary import Summary, summarize_log_weights
 
 __all__ = [
     "AIS",
@@ -33,11 +31,8 @@ __all__ = [
     "Method",
     "Sandwich",
     "SemiAmortized",
+    "Summary",
     "UnreliableWarning",
-    "conditional_log_likelihood",
-    "elbo",
-    "log_likelihood",
     "mean_over_rows",
-    "sandwich",
     "summarize_log_weights",
 ]

@@ -78,25 +78,25 @@ class AIS(Method):
     ) -> list[Tensor]:
         results = []
         for counted in cells:
-            sizes = self.find_steps(model, batch, num_particles, counted)
-            results.append(self.forward(_Target(self, model, batch, num_particles, counted), sizes))
+            sizes = self._find_steps(model, batch, num_particles, counted)
+            results.append(self._forward(_Target(self, model, batch, num_particles, counted), sizes))
         return results
 
-    def temperatures(self) -> list[float]:
+    def _temperatures(self) -> list[float]:
         """b_0 = 0, ..., b_T = 1."""
         ends = torch.linspace(-4, 4, self.num_steps + 1, dtype=torch.float64).sigmoid()
         return ((ends - ends[0]) / (ends[-1] - ends[0])).tolist()  # type: ignore[no-any-return]
 
-    def find_steps(self, model: ProgramPair, batch: Batch, num_particles: int, cells: Tensor | None = None) -> _Steps:
+    def _find_steps(self, model: ProgramPair, batch: Batch, num_particles: int, cells: Tensor | None = None) -> _Steps:
         """Pilot run: the standard deviations of the start, and a step size for each temperature and row."""
         target = _Target(self, model, batch, min(num_particles, PILOT_CHAINS), cells)
         steps = _Steps({name: value.std(0, keepdim=True) + 1e-12 for name, value in target.first.items()})
-        self.forward(target, steps)
+        self._forward(target, steps)
         return steps
 
-    def forward(self, target: _Target, steps: _Steps) -> Tensor:
+    def _forward(self, target: _Target, steps: _Steps) -> Tensor:
         """Log-weights (K, B) of chains from the start to the posterior; step sizes that `steps` lacks are added."""
-        b = self.temperatures()
+        b = self._temperatures()
         point = target.at(target.first)
         log_w = b[1] * point.log_ratio
         for t in range(1, self.num_steps):
@@ -104,9 +104,9 @@ class AIS(Method):
             log_w = log_w + (b[t + 1] - b[t]) * point.log_ratio
         return log_w
 
-    def backward(self, target: _Target, steps: _Steps, state: State) -> Tensor:
+    def _backward(self, target: _Target, steps: _Steps, state: State) -> Tensor:
         """Log-weights (K, B), whose mean is 1 / p(x), of chains from exact posterior draws to the start."""
-        b = self.temperatures()
+        b = self._temperatures()
         point = target.at(state)
         log_w = -(b[-1] - b[-2]) * point.log_ratio
         for t in reversed(range(1, self.num_steps)):
@@ -293,11 +293,11 @@ def sandwich(
         with evaluating(model):
             for batch in row_chunks(model, rows, num_particles, tuple(fields), structure=structure):
                 count = len(batch["x"])
-                steps = ais.find_steps(model, batch, num_particles)
+                steps = ais._find_steps(model, batch, num_particles)
                 target = _Target(ais, model, batch, num_particles, None)
-                lowers.append(summarize_log_weights(ais.forward(target, steps)))
+                lowers.append(summarize_log_weights(ais._forward(target, steps)))
                 exact = target.repeated(drawn, slice(done, done + count))
-                uppers.append(summarize_log_weights(ais.backward(target, steps, exact)))
+                uppers.append(summarize_log_weights(ais._backward(target, steps, exact)))
                 done += count
     lower, upper = (
         as_log_likelihood(Summary.joined(parts), num_particles, ais, structure) for parts in (lowers, uppers)
