@@ -4,7 +4,7 @@ from pyro_vae.distributions.blocks import Blocks
 from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, OptimalNormal
 from pyro_vae.distributions.counts import Categorical, Multinomial, ZeroInflated
 from pyro_vae.distributions.images import Autoregressive, DiscretizedLogistic
-from pyro_vae.distributions.independent import cell_log_prob, cells_of
+from pyro_vae.distributions.independent import cell_log_prob, cells_of, unwrap
 from pyro_vae.distributions.mixtures import MixtureOfDiagNormals
 from pyro_vae.distributions.simplex import AdditiveLogRatio
 from pyro_vae.distributions.sphere import PowerSpherical
@@ -24,4 +24,5 @@ __all__ = [
     "ZeroInflated",
     "cell_log_prob",
     "cells_of",
+    "unwrap",
 ]

@@ -1,4 +1,4 @@
-"""What holds for each cell by itself, where cells are independent."""
+"""Distributions without their wrappers, and the log-probabilities of single cells where cells are independent."""
 
 from __future__ import annotations
 
@@ -11,28 +11,47 @@ from torch.distributions import Independent
 
 from pyro_vae.distributions.blocks import Blocks
 
-__all__ = ["cell_log_prob", "cells_of"]
+__all__ = ["cell_log_prob", "cells_of", "unwrap"]
+
+
+def unwrap(distribution: Any, *wrappers: type) -> Any:
+    """The distribution inside its wrappers.
+
+    Args:
+        distribution: a distribution, wrapped any number of times or not at all.
+        wrappers: classes to remove from the outside, such as `Independent`, which `.to_event` puts around a
+            distribution. Without any, every distribution that has a `base_dist` is replaced by it: also those that
+            change the density, such as `TransformedDistribution` or `ZeroInflated`.
+
+    Example:
+        >>> p = dist.LogNormal(torch.zeros(3), 1.0).to_event(1)
+        >>> unwrap(p, Independent)
+        LogNormal()
+        >>> unwrap(p)
+        Normal(loc: torch.Size([3]), scale: torch.Size([3]))
+    """
+    while isinstance(distribution, wrappers) if wrappers else hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def cells_of(distribution: Any) -> Any:
-    """The distribution of single cells, with batch shape (..., *E): what `to_event` was called on.
+    """The distribution of single cells, with batch shape (..., *E): the one that `.to_event` was called on.
 
     Raises:
         NotImplementedError: if the cells of an event depend on each other.
     """
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = unwrap(distribution, Independent)
     if base.event_shape:
         raise NotImplementedError(
-            f"Cells must be independent given the latents; got {type(base).__name__}, an event of shape"
+            f"Cells must be independent given the latents; got {type(base).__name__} with events of shape"
             f" {tuple(base.event_shape)}. Choose a likelihood of single cells."
         )
     return base
 
 
 def cell_log_prob(distribution: Any, value: Tensor) -> Tensor:
-    """log p of each cell: (..., *E), whose sum over E is `distribution.log_prob(value)`.
+    """The log-probability of each cell, (..., *E); their sum over E is `distribution.log_prob(value)`.
 
     Raises:
         NotImplementedError: if the cells of an event depend on each other.

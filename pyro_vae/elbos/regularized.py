@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
-from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.arguments import finite_number, is_number
+from pyro_vae.distributions import unwrap
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, kl_by_cell, scaled
 from pyro_vae.inference.programs import GradientPath
 from pyro_vae.inference.weights import LogWeights, Site
@@ -296,9 +296,7 @@ def _independent(site: Site) -> Any:
     Raises:
         NotImplementedError: if the dimensions are not independent.
     """
-    fn: Any = site.distribution
-    while isinstance(fn, ExpandedDistribution | MaskedDistribution):
-        fn = fn.base_dist
+    fn = unwrap(site.distribution, dist.ExpandedDistribution, dist.MaskedDistribution)
     if not isinstance(fn, Independent) or fn.reinterpreted_batch_ndims != 1 or fn.base_dist.event_shape:
         raise NotImplementedError(
             f"Site {site.name!r} must have independent dimensions; got {type(fn).__name__}. Use ELBO, or .to_event(1)."

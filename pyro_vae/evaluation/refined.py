@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, transform_to
 
+from pyro_vae.distributions import unwrap
 from pyro_vae.evaluation.base import Batch, Method
 from pyro_vae.evaluation.importance import Importance
 from pyro_vae.inference.chunks import chunk_weights, fields_of
@@ -119,9 +120,8 @@ def _shifted_guide(model: ProgramPair, offsets: Offsets) -> Program:
 
 
 def _shifted(distribution: Any, offsets: dict[str, Tensor]) -> Any:
-    base, events = distribution, 0
-    while isinstance(base, Independent):
-        base, events = base.base_dist, events + base.reinterpreted_batch_ndims
+    base = unwrap(distribution, Independent)
+    events = len(base.batch_shape) - len(distribution.batch_shape)
     named = {name: _moved(base, name, offset) for name, offset in offsets.items()}
     moved = type(base)(**named, validate_args=False)
     return moved.to_event(events) if events else moved
@@ -146,9 +146,7 @@ def _parameters(site: str, distribution: Any) -> dict[str, Tensor]:
     Raises:
         NotImplementedError: if it has no pathwise derivative, or cannot be made again from its parameters.
     """
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = unwrap(distribution, Independent)
     names = [name for name in base.arg_constraints if name in vars(base)] or list(base.arg_constraints)
     try:
         if not base.has_rsample:

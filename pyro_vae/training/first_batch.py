@@ -10,6 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 from torch import Tensor, nn
 
+from pyro_vae.distributions import unwrap
 from pyro_vae.elbos import Estimator
 from pyro_vae.inference.programs import check_sites
 from pyro_vae.runtime.isolation import isolated, preserved_buffers
@@ -98,9 +99,7 @@ def _check_support(name: str, site: Any) -> None:
         return
     position = tuple(int(i) for i in (~inside).nonzero()[0])
     worst = value[position]
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
+    base = unwrap(fn)
     raise ValueError(
         f"{name} must lie in the support of {type(base).__name__}, {base.support}; got values from"
         f" {worst.min().item():g} up to {worst.max().item():g} in row {position[0] if position else 0}."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyro_vae.distributions import unwrap
 from pyro_vae.elbos import Terms
 
 __all__ = ["cause", "explain", "locate"]
@@ -103,8 +104,7 @@ def cause(owner: nn.Module, x: Tensor, row_numbers: list[int], bad: list[int], d
 
 def _extreme(distribution: Any) -> str:
     """A description of a parameter that is not finite, or far too large or small; empty if there is none."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
+    distribution = unwrap(distribution)
     for name in getattr(distribution, "arg_constraints", {}):
         value = getattr(distribution, "__dict__", {}).get(name)
         if isinstance(value, Tensor) and value.is_floating_point():
