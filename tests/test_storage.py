@@ -159,8 +159,8 @@ def damaged(folder):
         ("header", "must be a whole safetensors file"),
         ("foreign", "must be a model saved by pyro_vae"),
         ("newer", "must be of format 2 or older; got format 99"),
-        ("evil", "A saved part must be one of ours; got 'os.system'"),
-        ("module", "A saved part must be one of ours; got 'priors.torch'"),
+        ("evil", "A saved part must be of a class of pyro_vae; got 'os.system'"),
+        ("module", "A saved part must be of a class of pyro_vae; got 'priors.torch'"),
     ],
 )
 def test_files_that_are_no_models_are_refused(tmp_path, name: str, message: str) -> None:
@@ -171,7 +171,7 @@ def test_files_that_are_no_models_are_refused(tmp_path, name: str, message: str)
 
 def test_a_model_is_not_saved_over_a_file(tmp_path) -> None:
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(ValueError, match="path must be a folder, or free; got the file"):
+    with pytest.raises(ValueError, match="path must be a folder or a new name; got the file"):
         small_vae().save(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 

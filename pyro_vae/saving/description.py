@@ -1,9 +1,18 @@
-"""Models to files: parts and nets as plain values and back, by a registry of our classes only."""
+"""Models and options as plain values: what a file needs to make a model again, and what tells two runs apart.
+
+Two functions turn an object into JSON values. `describe` is for a saved model: `rebuild` makes the same object of its
+result, so it refuses what it cannot describe. `comparable` is for an option of `fit`: its result is only compared with
+that of an earlier run or of another process, so it takes every object and leaves out what it cannot describe.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyro
@@ -15,54 +24,75 @@ from pyro_vae.arguments import as_path
 from pyro_vae.parts import Part
 from pyro_vae.saving import files
 
-__all__ = ["configuration", "describe", "rebuild", "save"]
+__all__ = ["USER_CLASS", "comparable", "configuration", "describe", "differences", "is_plain", "rebuild", "save"]
 
 FORMER = {("guides.Flow", "latent_dim")}  # arguments in files of earlier versions that the class no longer takes
-ROOMS = {room.__name__.split(".")[-1]: room for room in (guides, likelihoods, nets, priors)}
+PACKAGES = {package.__name__.split(".")[-1]: package for package in (guides, likelihoods, nets, priors)}
+USER_CLASS = "yours"  # the key, in saved files, of the name of a class that is not in these packages
+SET_BY_FIT = ("step", "epoch")  # attributes of an estimator that change while it trains
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is None, a truth value, a number, a string, or a list or tuple of such values."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def describe(value: Any) -> Any:
-    """Plain values for a part, a recipe or plain values; a user's own module becomes its name."""
+    """A constructor argument of a model as JSON values, from which `rebuild` makes it again.
+
+    A part or a recipe becomes its class name and its arguments. If it is, or holds, an object of a class that is not
+    in this package, such as the user's own module, it becomes the name of that class, so that `pv.load` can ask for it.
+
+    Raises:
+        TypeError: if the value is neither such an object nor plain values.
+    """
     if isinstance(value, Part | nets.Recipe):
-        room, name = type(value).__module__.removeprefix("pyro_vae.").split(".")[0], type(value).__name__
-        if getattr(ROOMS.get(room), name, None) is not type(value):
-            return {"yours": type(value).__qualname__}
-        arguments = value.arguments() if isinstance(value, Part) else _fields(value)
-        try:
-            described = {key: describe(part) for key, part in arguments.items()}
-        except TypeError:  # it holds a distribution or a function of yours
-            described = {"": {"yours": name}}
-        if _holds_yours(described):
-            return {"yours": name}
-        return {"class": f"{room}.{name}", "arguments": described}
+        return _describe_part(value)
     if isinstance(value, nn.Module):
-        return {"yours": type(value).__qualname__}
+        return {USER_CLASS: type(value).__qualname__}
     if isinstance(value, list | tuple):
         return [describe(part) for part in value]
     if isinstance(value, dict):
         return {str(key): describe(part) for key, part in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
+    if is_plain(value):
         return value
     raise TypeError(
         f"Arguments of a saved model must be plain values or parts; got {value!r}. Pass it again to pv.load."
     )
 
 
-def _holds_yours(described: Any) -> bool:
+def _describe_part(part: Part | nets.Recipe) -> dict[str, Any]:
+    package, name = type(part).__module__.removeprefix("pyro_vae.").split(".")[0], type(part).__name__
+    if getattr(PACKAGES.get(package), name, None) is not type(part):
+        return {USER_CLASS: type(part).__qualname__}
+    try:
+        arguments = {key: describe(value) for key, value in _arguments(part).items()}
+    except TypeError:  # one of them is a distribution or a function
+        return {USER_CLASS: name}
+    if _has_user_class(arguments):
+        return {USER_CLASS: name}
+    return {"class": f"{package}.{name}", "arguments": arguments}
+
+
+def _arguments(part: Part | nets.Recipe) -> dict[str, Any]:
+    if isinstance(part, Part):
+        return part.arguments()
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+
+
+def _has_user_class(described: Any) -> bool:
     if isinstance(described, dict):
-        return "yours" in described or any(map(_holds_yours, described.values()))
-    return isinstance(described, list) and any(map(_holds_yours, described))
-
-
-def _fields(recipe: Any) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+        return USER_CLASS in described or any(map(_has_user_class, described.values()))
+    return isinstance(described, list) and any(map(_has_user_class, described))
 
 
 def rebuild(value: Any) -> Any:
-    """The inverse of `describe`.
+    """Make what `describe` described; tuples come back as lists.
 
     Raises:
-        ValueError: if the description names a class that is not one of ours.
+        ValueError: if the description names a class that is not a part or a recipe of this package.
     """
     if isinstance(value, list):
         return [rebuild(part) for part in value]
@@ -70,20 +100,73 @@ def rebuild(value: Any) -> Any:
         return value
     if "class" not in value:
         return {key: rebuild(part) for key, part in value.items()}
-    room, _, name = str(value["class"]).partition(".")
-    known = ROOMS.get(room)
+    package, _, name = str(value["class"]).partition(".")
+    known = PACKAGES.get(package)
     cls = getattr(known, name) if known is not None and name in known.__all__ else None
-    ours = isinstance(cls, type) and issubclass(cls, Part | nets.Recipe)
-    if cls is None or not ours or not isinstance(value.get("arguments"), dict):
+    allowed = isinstance(cls, type) and issubclass(cls, Part | nets.Recipe)
+    if cls is None or not allowed or not isinstance(value.get("arguments"), dict):
         raise ValueError(
-            f"A saved part must be one of ours; got {value['class']!r}. Pass the part to pv.load by its role."
+            f"A saved part must be of a class of pyro_vae; got {value['class']!r}. Pass it to pv.load by its role."
         )
     arguments = {key: part for key, part in value["arguments"].items() if (value["class"], key) not in FORMER}
     return cls(**{key: rebuild(part) for key, part in arguments.items()})
 
 
+def comparable(value: Any) -> Any:
+    """An option of `fit` as JSON values that are equal, in another process too, where two options do the same.
+
+    An object becomes the name of its class with its public attributes, as far as these are plain values, data classes
+    or functions; a function becomes its name. Memory addresses do not enter.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return [comparable(part) for part in value]
+    if is_plain(value):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _named(value, dataclasses.asdict(value))
+    if isinstance(value, type) or hasattr(value, "__qualname__"):
+        return value.__qualname__
+    if isinstance(value, partial):
+        return {"": comparable(value.func)} | {name: comparable(part) for name, part in value.keywords.items()}
+    public = {n: part for n, part in getattr(value, "__dict__", {}).items() if n not in SET_BY_FIT and n[0] != "_"}
+    return _named(value, {name: part for name, part in public.items() if _is_comparable(part)})
+
+
+def _is_comparable(value: Any) -> bool:
+    return is_plain(value) or dataclasses.is_dataclass(value) or callable(value)
+
+
+def _named(value: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The name of the class of a value, under the empty key, and these attributes of it."""
+    return {"": type(value).__qualname__} | {name: comparable(part) for name, part in attributes.items()}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], here: str, there: str) -> str:
+    """Say in which entries two descriptions differ, the first eight of them; an empty text where they are equal.
+
+    Args:
+        one: a description that was read from JSON.
+        other: a description that was made in this process.
+        here: where the first comes from, e.g. "then".
+        there: where the second comes from, e.g. "now".
+    """
+    old, new = _flattened(one), _flattened(json.loads(json.dumps(other)))
+    different = [name for name in old | new if old.get(name) != new.get(name)]
+    shown = "; ".join(f"{name} {old.get(name)!r} {here} and {new.get(name)!r} {there}" for name in different[:8])
+    return shown + (f"; {len(different) - 8} more" if len(different) > 8 else "")
+
+
+def _flattened(value: Any, name: str = "") -> dict[str, Any]:
+    """The values within nested dictionaries, by their keys joined with dots."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, part in value.items() for k, v in _flattened(part, f"{name}.{key}".strip(".")).items()}
+    return {name: value}
+
+
 def configuration(model: Any) -> dict[str, Any]:
-    """The model as plain values, with the releases it was made with."""
+    """The class of a model, its constructor arguments (None if one cannot be described), and the versions in use."""
     parts = model.made_of()
     try:
         arguments = None if parts is None else {name: describe(part) for name, part in parts.items()}
@@ -94,10 +177,17 @@ def configuration(model: Any) -> dict[str, Any]:
 
 
 def save(model: Any, path: str | os.PathLike[str], **extra: Any) -> None:
-    """Write `model.safetensors` (all that `load` needs) and `config.json` (the same for people, and `extra`)."""
+    """Write a model to a folder.
+
+    `model.safetensors` holds all that `pv.load` reads; `config.json` repeats the description for people, with `extra`.
+
+    Raises:
+        ValueError: if the path is an existing file.
+        OSError: if the files cannot be written.
+    """
     path = as_path("path", path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"path must be a folder, or free; got the file {str(path)!r}. Choose another name.")
+        raise ValueError(f"path must be a folder or a new name; got the file {str(path)!r}. Choose another name.")
     config = configuration(model)
     files.save_tensors(path / "model.safetensors", model.state_dict(), config)
     files.write_json(path / "config.json", {"format": files.FORMAT, **config, **extra})

@@ -20,7 +20,6 @@ from pyro_vae.runtime.isolation import preserved_modes
 from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
 from pyro_vae.training import first_batch
-from pyro_vae.training.checkpoints.snapshot import described, differences
 from pyro_vae.training.checkpoints.writer import CheckpointWriter, open_checkpoints
 from pyro_vae.training.compiled.graph import CaptureError
 from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads, pays
@@ -179,7 +178,7 @@ def _configuration(
         "tensors": tensors,
         "data": batches.describe(),
         "valid": None if held_out is None else held_out.describe(),
-        **{name: described(value) for name, value in options.of_the_run().items()},
+        **{name: description.comparable(value) for name, value in options.of_the_run().items()},
         "fields": batches.names,
     }
 
@@ -188,7 +187,7 @@ def _check_called_alike(configuration: dict[str, Any]) -> None:
     """Raise, in all processes, unless `fit` was called with the same values in all of them."""
     first, *others = processes.gathered(json.loads(json.dumps(configuration)))
     for number, other in enumerate(others, 1):
-        if found := differences(first, other, "in process 0", f"in process {number}"):
+        if found := description.differences(first, other, "in process 0", f"in process {number}"):
             raise ValueError(
                 f"fit must be called alike in all processes; got {found}. Give each process the same data and options:"
                 " fit itself divides the rows among them."

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.saving import files
-from pyro_vae.training.checkpoints import snapshot
+from pyro_vae.saving import description, files
 
 __all__ = ["CheckpointFolder", "refuse_differences"]
 
@@ -122,6 +121,6 @@ def refuse_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: showing every difference.
     """
-    found = snapshot.differences(then, now, "then", "now")
+    found = description.differences(then, now, "then", "now")
     if found:
         raise ValueError(f"resume must continue the same run; got {found}. Restore these, or start in another run_dir.")

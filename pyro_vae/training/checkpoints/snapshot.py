@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.saving.description import is_plain
 from pyro_vae.training.state import Position, TrainingState
 from pyro_vae.training.step import Totals
 
-__all__ = ["described", "differences", "part", "restore", "take"]
+__all__ = ["part", "restore", "take"]
 
 NUMBERS = {"batches": "batches", "rows": "num_rows", "seconds": "seconds", "skipped": "skipped"}  # of a `Position`
-SET_BY_FIT = ("step", "epoch")  # attributes of an estimator
 
 
 def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -32,7 +28,7 @@ def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], d
     moments = {f"{i}.{name}": value for i, values in optimizer["state"].items() for name, value in values.items()}
     groups = {f"group.{i}.{k}": v for i, group in enumerate(optimizer["param_groups"]) for k, v in group.items()}
     plain = {name: value for name, value in (moments | groups).items() if not isinstance(value, Tensor)}
-    others = [name for name, value in plain.items() if not _is_plain(value)]
+    others = [name for name, value in plain.items() if not is_plain(value)]
     if others:
         raise TypeError(
             f"optimizer must keep tensors and plain values to be written to run_dir; got {plain[others[0]]!r} as"
@@ -91,44 +87,3 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, values: Mapping[str, An
         group = whole["param_groups"][int(index)]
         group[option] = tuple(value) if isinstance(group.get(option), tuple) else value
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def described(value: Any) -> Any:
-    """An option as plain values, to be compared: what it is, and the plain options it has; never its address."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, list | tuple):
-        return [described(part) for part in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"": type(value).__qualname__} | {name: described(part) for name, part in asdict(value).items()}
-    if isinstance(value, type) or hasattr(value, "__qualname__"):
-        return value.__qualname__
-    if isinstance(value, partial):
-        return {"": described(value.func)} | {name: described(part) for name, part in value.keywords.items()}
-    options = {
-        name: part for name, part in getattr(value, "__dict__", {}).items() if name not in SET_BY_FIT and name[0] != "_"
-    }
-    kept = {name: part for name, part in options.items() if _is_plain(part) or is_dataclass(part) or callable(part)}
-    return {"": type(value).__qualname__} | {name: described(part) for name, part in kept.items()}
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], here: str, there: str) -> str:
-    """What differs between two descriptions, the first eight of it; empty where nothing does."""
-    old, new = _leaves(one), _leaves(json.loads(json.dumps(other)))
-    different = [name for name in old | new if old.get(name) != new.get(name)]
-    shown = "; ".join(f"{name} {old.get(name)!r} {here} and {new.get(name)!r} {there}" for name in different[:8])
-    return shown + (f"; {len(different) - 8} more" if len(different) > 8 else "")
-
-
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, part in value.items() for k, v in _leaves(part, f"{name}.{key}".strip(".")).items()}
-    return {name: value}
