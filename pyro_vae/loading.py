@@ -1,4 +1,4 @@
-"""Saved models, read back."""
+"""Read saved models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import files
-from pyro_vae.saving.description import rebuild
-from pyro_vae.saving.limits import Bounded
+from pyro_vae.saving.description import USER_CLASS, rebuild
+from pyro_vae.saving.limits import TensorBudget
 from pyro_vae.vae import VAE
 
 __all__ = ["load"]
 
-OURS: dict[str, type[LatentVariableModel]] = {"HierarchicalVAE": HierarchicalVAE, "VAE": VAE}
-YOURS = 2**28  # numbers that a module of the user's may make as it is tried on two rows
+BUILT_IN: dict[str, type[LatentVariableModel]] = {"HierarchicalVAE": HierarchicalVAE, "VAE": VAE}
+SPARE_FOR_MODULES = 2**28  # numbers that the user's own modules may make when they are tried on two rows
 
 
 def load(
@@ -33,19 +33,21 @@ def load(
 
     Args:
         path: the folder given to `save`, a run folder, or the `.safetensors` file itself.
-        model: your own class, or an instance of it; not needed for a class of ours.
-        **parts: your own modules by role, e.g. `encoder=MyNet()`; or constructor arguments that could not be saved.
+        model: your own class, or an instance of it; not needed for `VAE` and `HierarchicalVAE`.
+        **parts: your own modules by role, e.g. `encoder=MyNet()`, and constructor arguments that could not be saved.
 
     Returns:
         The model, in evaluation mode, on the CPU.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, of a newer format, or does not fit the class.
+        FileNotFoundError: if there is no file at this path.
+        ValueError: if the file is damaged, has a newer format, or does not fit the class.
         TypeError: if a class or a part of your own is needed and not given.
     """
     if not (model is None or isinstance(model, LatentVariableModel | type)):
-        raise TypeError(f"model must be your own class or an instance of it; got {model!r}. Leave it out for ours.")
+        raise TypeError(
+            f"model must be your own class or an instance of it; got {model!r}. Leave it out for a VAE of pyro_vae."
+        )
     file = as_path("path", path)
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.exists() and file.suffix != ".safetensors":
@@ -55,16 +57,17 @@ def load(
         loaded = model if isinstance(model, LatentVariableModel) else _construct(file, config, tensors, model, parts)
     try:
         loaded.load_state_dict(tensors, assign=True)
-    except Exception as error:  # RuntimeError, and whatever a module raises that reads its state itself
+    except Exception as error:  # RuntimeError, or any other from a module with a method of its own to read its state
         raise ValueError(
             f"path must hold the tensors of {type(loaded).__name__}; got other names or shapes in {str(file)!r}"
-            f" ({_short(error)}). Give the same class and arguments as when it was saved."
+            f" ({_shortened(error)}). Give the same class and arguments as when it was saved."
         ) from error
     loaded.eval()
     return loaded
 
 
-def _short(error: BaseException) -> str:
+def _shortened(error: BaseException) -> str:
+    """The message of an error, at most some 2,000 characters of it."""
     text = str(error)
     return text if len(text) < 2000 else f"{text[:2000]} ..."
 
@@ -76,10 +79,11 @@ def _construct(
     cls: type[LatentVariableModel] | None,
     parts: dict[str, Any],
 ) -> Any:
+    """A new model of the saved class, made with the saved arguments and with `parts` in place of some of them."""
     name, arguments = config.get("model"), config.get("arguments")
-    if cls is None and str(name) not in OURS:
+    if cls is None and str(name) not in BUILT_IN:
         raise TypeError(f"model must be given for your own class; got None for {name!r}. Call pv.load(path, {name}).")
-    cls = cls or OURS[str(name)]
+    cls = cls or BUILT_IN[str(name)]
     if cls.__qualname__ != name:
         raise ValueError(
             f"model must be the class that was saved, {name!r}; got {cls.__qualname__!r}. Pass that class."
@@ -88,31 +92,29 @@ def _construct(
         arguments = {}
         if not parts and inspect.signature(cls).parameters:
             raise TypeError(
-                f"model must be an instance here; got none, and the arguments of {name!r} were not saved. Pass"
+                f"model must be an instance here, since the arguments of {name!r} were not saved; got the class. Pass"
                 f" {name}(...)."
             )
-    missing = [
-        role for role, value in arguments.items() if isinstance(value, dict) and "yours" in value and role not in parts
-    ]
-    if missing:
-        yours = arguments[missing[0]]["yours"]
-        raise TypeError(
-            f"{missing[0]} must be given, since it is, or holds, an object of your own ({yours}); got none."
-            f" Pass {missing[0]}=, made as it was."
-        )
-    ours = cls in OURS.values()
+    not_saved = {role: v for role, v in arguments.items() if isinstance(v, dict) and USER_CLASS in v}
+    for role, value in not_saved.items():
+        if role not in parts:
+            raise TypeError(
+                f"{role} must be given, since it is, or holds, an object of your own ({value[USER_CLASS]}); got none."
+                f" Pass {role}=, made as it was."
+            )
     try:
-        with Bounded(tensors.values()):
-            built = {role: rebuild(value) for role, value in arguments.items() if role not in parts}
-        with _bounded(tensors.values(), parts) if ours else nullcontext():
-            return cls(**(built | parts))
-    except Exception as error:  # a description that was made up can lead to any
+        with TensorBudget(tensors.values()):
+            rebuilt = {role: rebuild(value) for role, value in arguments.items() if role not in parts}
+        with _budget(tensors.values(), parts) if cls in BUILT_IN.values() else nullcontext():
+            return cls(**(rebuilt | parts))
+    except Exception as error:  # a description that was made up can lead to an error of any class
         raise ValueError(
             f"The saved arguments must fit {name!r}; got {sorted(arguments.keys() | parts)} in {str(file)!r}"
-            f" ({_short(error) or type(error).__name__}). Save it again, or pass what was passed before."
+            f" ({_shortened(error) or type(error).__name__}). Save it again, or pass what was passed before."
         ) from error
 
 
-def _bounded(tensors: Iterable[Tensor], parts: dict[str, Any]) -> Bounded:
-    yours = any(isinstance(part, nn.Module) for part in parts.values())
-    return Bounded(tensors, spare=YOURS) if yours else Bounded(tensors)
+def _budget(tensors: Iterable[Tensor], parts: dict[str, Any]) -> TensorBudget:
+    """The limit while a model is made: a larger one where it tries modules of the user's."""
+    tries_modules = any(isinstance(part, nn.Module) for part in parts.values())
+    return TensorBudget(tensors, spare=SPARE_FOR_MODULES) if tries_modules else TensorBudget(tensors)

@@ -23,7 +23,7 @@ import pyro_vae as pv
 from pyro_vae.cli import runs
 from pyro_vae.datasets import arrays, bombs
 from pyro_vae.saving import files
-from pyro_vae.saving.limits import Bounded
+from pyro_vae.saving.limits import TensorBudget
 
 MODELS = int(os.environ.get("PYRO_VAE_MODEL_MUTATIONS", "100"))
 DATA = int(os.environ.get("PYRO_VAE_DATA_MUTATIONS", "50"))
@@ -113,7 +113,7 @@ def test_more_than_can_be_read_is_not_written(tmp_path: Path) -> None:
 
 def test_sizes_are_bounded_by_the_file() -> None:
     weights = [torch.zeros(1000)]
-    with Bounded(weights, spare=0):
+    with TensorBudget(weights, spare=0):
         assert torch.zeros(100, 100).shape == (100, 100)
     for make in (
         lambda: torch.empty(10**6, 10**6),
@@ -126,7 +126,10 @@ def test_sizes_are_bounded_by_the_file() -> None:
         lambda: torch.zeros(10).repeat(10**8),
         lambda: [torch.zeros(()) for _ in range(10**4)],
     ):
-        with pytest.raises((ValueError, TypeError, OverflowError, RuntimeError)) as told, Bounded(weights, spare=0):
+        with (
+            pytest.raises((ValueError, TypeError, OverflowError, RuntimeError)) as told,
+            TensorBudget(weights, spare=0),
+        ):
             make()
         assert isinstance(told.value, TypeError | OverflowError) or "must suit the 1000 numbers" in str(told.value)
 

@@ -1,1 +1,1 @@
-"""Models as files that hold data alone."""
+"""Save models as files that contain data and no code."""

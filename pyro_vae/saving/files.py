@@ -1,4 +1,4 @@
-"""Tensors and plain dictionaries, to and from files, atomically; nothing here can run code."""
+"""Write tensors and plain dictionaries to files, atomically, and read them; reading a file never runs code from it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from torch import Tensor
 
 __all__ = ["FORMAT", "load_tensors", "save_tensors", "write_json", "write_text"]
 
-FORMAT = 2  # 1 had no checksum
-HEADER = 10**8  # bytes of names, shapes and description, at most
-PIECES = 4 * 10**6  # values in a description, at most
-TENSORS = 10**5
+FORMAT = 2  # format 1 had no checksum
+MAX_HEADER = 10**8  # bytes of names, shapes and description
+MAX_VALUES = 4 * 10**6  # values in a description
+MAX_TENSORS = 10**5
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that is either whole or not there: temporary file, fsync, rename, fsync of the folder.
+    """Write a file so that it is never seen half written: temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        OSError: if that is impossible, of the system's class and number; an earlier file is intact then.
+        OSError: if the file cannot be written, with the class and number of the system's own error; an earlier file of
+            this name is intact then.
     """
     path = Path(path)
     try:
-        _write(path, data)
+        _write_and_rename(path, data)
     except OSError as error:
-        raise _told(path, error) from error
+        raise _write_error(path, error) from error
 
 
-def _told(path: Path, error: OSError) -> OSError:
+def _write_error(path: Path, error: OSError) -> OSError:
+    """An error of the same class and number that names the file and says what to do."""
     message = (
         f"path must be a file that can be written; got {error.strerror or error} for {str(path)!r}."
-        " Make room, or choose another folder; an earlier file is as it was."
+        " Make room, or choose another folder; an earlier file is unchanged."
     )
     return type(error)(message) if error.errno is None else type(error)(error.errno, message)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -57,7 +59,7 @@ def _write(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not every system can
+    with suppress(OSError):  # not every system can synchronize a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -66,6 +68,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _umask() -> int:
+    """The permissions that new files of this process do not get; the system returns them only when they are set."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -82,30 +85,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write tensors and a plain dictionary into one safetensors file, with a checksum of all, atomically.
+    """Write tensors and a plain dictionary into one safetensors file, with a checksum of both, atomically.
 
     Raises:
         TypeError: if the dictionary holds anything but plain values.
-        ValueError: if there is more than `load_tensors` takes.
-        OSError: if the file can't be written; an earlier one is intact then.
+        ValueError: if there is more than `load_tensors` reads.
+        OSError: if the file cannot be written; an earlier one is intact then.
     """
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    saved = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, **config})
-    if len(text) > HEADER // 2 or _pieces(text) > PIECES or len(whole) > TENSORS:
+    if len(text) > MAX_HEADER // 2 or _max_values(text) > MAX_VALUES or len(saved) > MAX_TENSORS:
         raise ValueError(
-            f"config must have at most {PIECES} values in {HEADER // 2} letters, and {TENSORS} tensors; got"
-            f" {_pieces(text)} values in {len(text)} letters, and {len(whole)} tensors. Save less at once."
+            f"config must have at most {MAX_VALUES} values in {MAX_HEADER // 2} characters, and {MAX_TENSORS} tensors;"
+            f" got {_max_values(text)} values in {len(text)} characters, and {len(saved)} tensors. Save less at once."
         )
-    write_bytes(path, save(whole, metadata={"pyro_vae": text, "sha256": _checksum(text, whole)}))
+    write_bytes(path, save(saved, metadata={"pyro_vae": text, "sha256": _checksum(text, saved)}))
 
 
-def _pieces(text: str) -> int:
-    """How many values JSON text holds, at most."""
+def _max_values(text: str) -> int:
+    """An upper bound on the number of values in JSON text, found without parsing it."""
     return text.count(",") + text.count("[") + text.count("{")
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of the description and of each tensor's name, type, shape and bytes, in order of name."""
+    """SHA-256 of the description and of each tensor's name, dtype, shape and bytes, in order of name."""
     found = hashlib.sha256(json.dumps(text).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -114,21 +117,21 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; the tensors have memory of their own.
+    """Read the tensors and the dictionary that `save_tensors` wrote; the tensors are copies, independent of the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, is damaged, or was written by a newer release.
+        FileNotFoundError: if there is no file of this name.
+        ValueError: if `save_tensors` did not write it, it is damaged, or a newer release wrote it.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path must be a saved model; got {str(path)!r}, which does not exist. Check the name.")
     try:
-        tensors, metadata = _read(path)
+        tensors, metadata = _read_safetensors(path)
         config = json.loads(metadata["pyro_vae"]) if "pyro_vae" in metadata else None
     except OSError:
         raise
-    except Exception as error:  # SafetensorError, and whatever else damage leads to
+    except Exception as error:  # SafetensorError, and any other that a damaged file leads to
         raise ValueError(
             f"path must be a whole safetensors file; got {str(path)!r}, which cannot be read ({str(error)[:200]})."
             " Save the model again; pickles are not read."
@@ -136,7 +139,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     version = config.get("format") if isinstance(config, dict) else None
     if not isinstance(config, dict) or type(version) is not int or version < 1:
         raise ValueError(
-            f"path must be a model saved by pyro_vae; got {str(path)!r} without its description. Save it again."
+            f"path must be a model saved by pyro_vae; got {str(path)!r}, which has no description. Save it again."
         )
     if version > FORMAT:
         raise ValueError(
@@ -145,20 +148,20 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if ("sha256" in metadata or version > 1) and metadata.get("sha256") != _checksum(metadata["pyro_vae"], tensors):
         raise ValueError(
             f"path must be a file as it was saved; got {str(path)!r}, whose checksum differs: it was changed or"
-            " damaged since. Save the model again."
+            " damaged afterwards. Save the model again."
         )
     return tensors, config
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata, once it is sure that these are few enough to read."""
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata, after a check that reading them takes little time and memory."""
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > HEADER:
-        raise ValueError(f"a header of {size} bytes")
+        header = int.from_bytes(file.read(8), "little")
+    if header > MAX_HEADER:
+        raise ValueError(f"a header of {header} bytes")
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata() or {}, file.keys()
-        pieces = _pieces(metadata.get("pyro_vae", ""))
-        if len(names) > TENSORS or pieces > PIECES:
-            raise ValueError(f"{len(names)} tensors and {pieces} values")
+        values = _max_values(metadata.get("pyro_vae", ""))
+        if len(names) > MAX_TENSORS or values > MAX_VALUES:
+            raise ValueError(f"{len(names)} tensors and {values} values")
         return {name: file.get_tensor(name).clone() for name in names}, metadata

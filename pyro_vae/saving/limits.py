@@ -1,4 +1,4 @@
-"""A limit on what is made of a description that came with a file: time and memory stay in proportion to the file."""
+"""A limit on the tensors that are made from the description in a file: time and memory stay in proportion to the file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Bounded"]
+__all__ = ["TensorBudget"]
 
 
-class Bounded(TorchDispatchMode):
-    """Within it, tensors may be made that are not many more or larger than given ones; others raise beforehand.
+class TensorBudget(TorchDispatchMode):
+    """A context that limits the tensors made within it: an operation that would exceed the limit raises before it runs.
+
+    All results together may have 16 times as many numbers as the tensors of the file, and `spare` more. Tensors that
+    are made of no others, such as zeros or noise, may be 16 times as many as those of the file, and 1,000 more.
 
     Args:
-        tensors: what there is.
-        spare: numbers that may be made beside 16 times as many as there are.
+        tensors: the tensors of the file.
+        spare: a count of numbers.
+
+    Raises:
+        ValueError: within the context, where an operation would exceed the limit.
 
     Example:
-        >>> with Bounded([torch.zeros(3)], spare=100):
+        >>> with TensorBudget([torch.zeros(3)], spare=100):
         ...     _ = torch.zeros(10)
         ...     torch.zeros(10**12)
         Traceback (most recent call last):
@@ -32,11 +38,11 @@ class Bounded(TorchDispatchMode):
     def __init__(self, tensors: Iterable[Tensor], spare: int = 10**7) -> None:
         super().__init__()
         sizes = [tensor.numel() for tensor in tensors]
-        self.held, self.limit, self.calls_left = sum(sizes), 16 * sum(sizes) + spare, 16 * len(sizes) + 1000
-        self.made = 0
+        self.in_file, self.limit = sum(sizes), 16 * sum(sizes) + spare
+        self.made, self.tensors_left = 0, 16 * len(sizes) + 1000
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # True imports the compiler, which takes seconds
+    def _should_skip_dynamo(cls) -> bool:  # True would import the compiler, which takes seconds
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,19 +53,19 @@ class Bounded(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         known = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self.calls_left -= not known
+        self.tensors_left -= not known
         if not func._schema.is_mutable:
-            self.made += _size(func, args, kwargs, known)
-        if self.made > self.limit or self.calls_left < 0:
+            self.made += _result_size(func, args, kwargs, known)
+        if self.made > self.limit or self.tensors_left < 0:
             asked = f"{self.made} or more" if self.made > self.limit else "a great many tensors"
             raise ValueError(
-                f"Sizes must suit the {self.held} numbers of the file; got a description that asks for {asked}."
+                f"Sizes must suit the {self.in_file} numbers of the file; got a description that asks for {asked}."
                 " Save the model again."
             )
 
 
-def _size(func: Any, args: Any, kwargs: dict[str, Any], known: list[Tensor]) -> int:
-    """How many numbers an operation will return: exactly where that may be many, or nearly."""
+def _result_size(func: Any, args: Any, kwargs: dict[str, Any], known: list[Tensor]) -> int:
+    """How many numbers an operation will return: exactly where that may be many, roughly elsewhere."""
     lists = [arg for arg in args if isinstance(arg, list | tuple) and all(isinstance(size, int) for size in arg)]
     asked = max((math.prod(map(abs, shape)) for shape in lists), default=1)
     if not known:
@@ -75,6 +81,6 @@ def _size(func: Any, args: Any, kwargs: dict[str, Any], known: list[Tensor]) -> 
         kwargs = kwargs | {"device": torch.device("meta")}
     try:
         found = func(*args, **kwargs)
-    except Exception:  # it does not know the size, or raises the same below
+    except Exception:  # the size depends on values, or the operation will raise the same error when it runs
         return asked
     return sum(leaf.numel() for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor))
