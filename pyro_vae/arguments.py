@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value, or raises an error that names the argument and says what to pass."""
+"""Checks of arguments: each returns the value or raises an error that names the argument and says what to pass."""
 
 from __future__ import annotations
 
@@ -23,27 +23,32 @@ __all__ = [
 
 
 def as_path(what: str, value: Any) -> Path:
-    """The path of this name, `~` resolved; a TypeError that names `what` if it is none, a ValueError if none can be."""
+    """Return the name of a file or folder as a path, with `~` replaced by the home folder.
+
+    Raises:
+        TypeError: naming the argument `what`, if `value` is not the name of a path.
+        ValueError: if no path can have this name.
+    """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{what} must be the name of a folder or file; got {value!r}. Pass e.g. {what}='runs/mine'.")
     try:
         if "\0" not in os.fspath(value):
             return Path(value).expanduser()
-    except (TypeError, RuntimeError):  # of bytes; of a user that does not exist
+    except (TypeError, RuntimeError):  # a name in bytes; `~` with a user that does not exist
         pass
     raise ValueError(f"{what} must be the name of a folder or file; got {value!r}. Correct it.")
 
 
 def check_kind(role: str, part: Any, kind: Any) -> Any:
-    """Return the part, or raise a TypeError if it is not of its kind."""
+    """Return a part of the class `kind`, e.g. `Prior`; raise a TypeError that names its role for anything else."""
     if not isinstance(part, kind):
-        room = kind.__module__.split(".")[1]
-        raise TypeError(f"{role} must be a part of pv.{room}; got {part!r}. Pass an object.")
+        package = kind.__module__.split(".")[1]
+        raise TypeError(f"{role} must be a part of pv.{package}; got {part!r}. Pass an object.")
     return part
 
 
 def positive_integer(what: str, value: Any, at_least: int = 1) -> int:
-    """Return `value`, or raise a ValueError that names `what`."""
+    """Return an integer of at least `at_least`; raise a ValueError that names `what` for anything else."""
     if not is_integer(value) or value < at_least:
         kind = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
         raise ValueError(f"{what} must be {kind}; got {value!r}. Pass e.g. {what}={max(16, at_least)}.")
@@ -51,40 +56,40 @@ def positive_integer(what: str, value: Any, at_least: int = 1) -> int:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether this is an integer, of Python or NumPy, not True or False."""
+    """Whether `value` is an integer of Python or NumPy; True and False do not count as integers."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, not True or False."""
+    """Whether `value` is a finite Python number; True and False do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def finite_number(what: str, value: Any) -> float:
-    """Return `value`, or raise a ValueError that names `what`."""
+    """Return a finite number; raise a ValueError that names `what` for anything else."""
     if not is_number(value):
         raise ValueError(f"{what} must be a finite number; got {value!r}. Pass e.g. {what}=1.0.")
     return value  # type: ignore[no-any-return]
 
 
 def positive_number(what: str, value: Any) -> float:
-    """Return `value`, or raise a ValueError that names `what`."""
+    """Return a finite number above 0; raise a ValueError that names `what` for anything else."""
     if not is_number(value) or not value > 0:
         raise ValueError(f"{what} must be a positive number; got {value!r}. Pass e.g. {what}=1.0.")
     return value  # type: ignore[no-any-return]
 
 
 def true_or_false(what: str, value: Any) -> bool:
-    """Return `value`, True or False, or raise a TypeError that names `what`."""
+    """Return True or False; raise a TypeError that names `what` for anything else."""
     if not isinstance(value, bool):
         raise TypeError(f"{what} must be True or False; got {value!r}. Pass one of these.")
     return value
 
 
 def positive_numbers(what: str, value: Any, count: int) -> float | tuple[float, ...]:
-    """Return `value`, one number or `count` of them, or raise a ValueError that names `what`."""
+    """Return one positive number, or a tuple of `count` such; raise a ValueError that names `what` for anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return positive_number(what, value)
     if len(value) != count:
-        raise ValueError(f"{what} must be one number or {count}; got {len(value)}. Give one for each.")
+        raise ValueError(f"{what} must be one number or {count} numbers; got {len(value)}. Give one for each.")
     return tuple(positive_number(what, part) for part in value)

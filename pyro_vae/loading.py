@@ -45,9 +45,7 @@ def load(
         TypeError: if a class or a part of your own is needed and not given.
     """
     if not (model is None or isinstance(model, LatentVariableModel | type)):
-        raise TypeError(
-            f"model must be your own class or an instance of it; got {model!r}. Leave it out for a VAE of pyro_vae."
-        )
+        raise TypeError(f"model must be your own class or an instance of it; got {model!r}. Leave it out for a VAE.")
     file = as_path("path", path)
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.exists() and file.suffix != ".safetensors":

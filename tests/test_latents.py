@@ -436,7 +436,7 @@ BAD = {
     ),
     "df must be a positive number; got 0": lambda: priors.StudentT(3, df=0),
     "num_components must be a positive integer": lambda: priors.Mixture(3, num_components=0),
-    "concentration must be one number or 3; got 2": lambda: priors.LogisticNormal(3, (1.0, 2.0)),
+    "concentration must be one number or 3 numbers; got 2": lambda: priors.LogisticNormal(3, (1.0, 2.0)),
     "concentration must be a positive number; got -1.0": lambda: priors.LogisticNormal(2, (1.0, -1.0)),
     "rank must be a positive integer": lambda: guides.LowRankNormal(0),
     "event shape .D,. and no batch; got .. and .3,.": lambda: small_vae(prior=dist.Normal(torch.zeros(3), 1.0)),

@@ -1,4 +1,4 @@
-"""A limit on the tensors that are made from the description in a file: time and memory stay in proportion to the file."""
+"""Keep the tensors that are made from the description in a file in proportion to the size of the file."""
 
 from __future__ import annotations
 
