@@ -87,7 +87,7 @@ def true_or_false(what: str, value: Any) -> bool:
 
 
 def positive_numbers(what: str, value: Any, count: int) -> float | tuple[float, ...]:
-    """Return one positive number, or a tuple of `count` such; raise a ValueError that names `what` for anything else."""
+    """Return one positive number or a tuple of `count`; raise a ValueError that names `what` for anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return positive_number(what, value)
     if len(value) != count:

@@ -21,7 +21,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.cli import runs
-from pyro_vae.datasets import arrays, bombs
+from pyro_vae.datasets import arrays, decompression
 from pyro_vae.saving import files
 from pyro_vae.saving.limits import TensorBudget
 
@@ -206,7 +206,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         np.save(tmp_path / f"{name}.npy", array)
         expected = pv.datasets.load(tmp_path / f"{name}.npy").train.x
         with monkeypatch.context() as patch:
-            patch.setattr(arrays, "LARGE", 0)
+            patch.setattr(arrays, "MAP_ABOVE", 0)
             patch.setattr("pyro_vae.data.rows.PICKED_BY_NUMBER", 0)
             assert isinstance(arrays.read_array(tmp_path / f"{name}.npy"), np.memmap)
             data = pv.datasets.load(tmp_path / f"{name}.npy")
@@ -215,7 +215,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bombs, "ENOUGH", 10**5)
+    monkeypatch.setattr(decompression, "ALWAYS_ALLOWED", 10**5)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 100)))
     with pytest.raises(ValueError, match=r"a.npz must unpack to at most 1 GB, or 100 times its size; got \d+ bytes"):
         pv.datasets.load(tmp_path / "a.npz")

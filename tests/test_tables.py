@@ -131,7 +131,7 @@ def test_the_row_of_a_missing_cell_is_that_of_the_file(tmp_path: Path) -> None:
 def test_bombs_and_damage_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas.DataFrame({"a": np.zeros(10**6)}).to_parquet(tmp_path / "bomb.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.datasets.bombs.ENOUGH", 10**6)
+        patch.setattr("pyro_vae.datasets.decompression.ALWAYS_ALLOWED", 10**6)
         for call in (load, parquet):
             with pytest.raises(ValueError, match=r"bomb.parquet must unpack to at most 1 GB"):
                 call(tmp_path / "bomb.parquet")

@@ -1,6 +1,6 @@
-"""Data sets by name, or from the user's files: train, valid and test rows with what a model needs to know about them.
+"""Data sets by name or from the user's files, split into training, validation and test rows.
 
-To add one, write a function `Request -> Splits` (`splits` has the pieces) and give it a row in `_SETS`.
+To add one, write a function from a `Request` to `Splits`, with the helpers in `splits.py`, and add it to `_DATA_SETS`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pyro_vae.datasets.tables import ParquetBatches, parquet
 
 __all__ = ["ParquetBatches", "Splits", "load", "names", "parquet"]
 
-_SETS: dict[str, tuple[str, Callable[[Request], Splits]]] = {
-    "digits": ("1,797 handwritten digits, 8x8, ink 0..16; comes with scikit-learn, no download", embedded.digits),
+_DATA_SETS: dict[str, tuple[str, Callable[[Request], Splits]]] = {
+    "digits": ("1,797 handwritten digits, 8x8, ink 0..16; part of scikit-learn, no download", embedded.digits),
     "mnist": ("70,000 handwritten digits, 28x28, one channel", partial(downloaded.mnist, kind="MNIST")),
     "fashion-mnist": (
         "70,000 articles of clothing, 28x28, one channel",
@@ -37,7 +37,7 @@ _SETS: dict[str, tuple[str, Callable[[Request], Splits]]] = {
 
 def names() -> dict[str, str]:
     """The names that `load` takes, each with a one-line description."""
-    return {name: description for name, (description, _) in _SETS.items()}
+    return {name: description for name, (description, _) in _DATA_SETS.items()}
 
 
 def load(
@@ -50,35 +50,41 @@ def load(
     fields: Sequence[str] = (),
     seed: int = 0,
 ) -> Splits:
-    """Read a data set by name, or from a path, and split it into train, valid and test.
+    """Read a data set by name or from a path, and split it into training, validation and test rows.
 
-    Images are kept as uint8; a batch has them as floats. A set with its own test set gives the last min(5000, N // 12)
-    rows of its training file to valid (celeba brings its own). Rows without a test set are shuffled and split 80/10/10
-    (digits: 1257/180/360) by `np.random.RandomState(seed)`, a stream that numpy keeps frozen.
+    - If a data set has a test set, the last min(5000, N // 12) rows of its training set become the validation rows
+      (celeba has its own). Otherwise the rows are split 80/10/10 (digits: 1257/180/360) by a random permutation, which
+      a `seed` gives alike on every machine.
+    - Images are stored as uint8; batches of them are floating-point numbers.
 
     Args:
         name: one of `names()`, or a path to a `.npy`, `.npz`, `.csv` or `.parquet` file or a folder of images; a
-            string that is both is the name. A large `.npy` is mapped, not read. In a `.npz`, `x` (or the only array) is
-            the data, and other arrays of as many rows are fields. A `.csv` has a header line. A folder's subfolders,
-            sorted, are the integer field `label`. (`parquet` reads a `.parquet` file larger than memory.)
-        data_dir: where the files of a named set lie; without it the environment variable `PYRO_VAE_DATA`, else
-            `.cache/pyro_vae` in the home folder.
-        binarize: `"dynamic"`: train is drawn anew, with the grey level as probability, each time a row is taken; valid
-            and test are drawn once. `"static"`: all three are drawn once (not Larochelle's file). `"none"`: levels in
-            [0, 1]. The default is dynamic for named one-channel images; none for colour, folders and digits. What is
-            drawn once is the same for every `seed`.
-        image_size: side of the square that celeba (64), omniglot (28) and folders (as they are) are resized to, after
-            a cut to the central square.
-        download: whether to fetch files that are absent.
-        fields: names of fields that must be there; columns of a `.csv` or `.parquet` that are fields.
-        seed: of the permutation that splits rows without a test set.
+            string that is both is taken for the name.
+
+            - A large `.npy` file is memory-mapped, so it may be larger than memory; for such a `.parquet` file use
+              `parquet`.
+            - In a `.npz` file, `x` (or the only array) is the data; other arrays with as many rows are fields.
+            - A `.csv` file has a header line.
+            - Subfolders of a folder of images, in order of name, become the integer field `label`.
+        data_dir: the folder with the files of named data sets; by default the environment variable `PYRO_VAE_DATA`,
+            else `.cache/pyro_vae` in the home folder.
+        binarize: how grey levels become 0 and 1, where the level is the probability of 1. `"dynamic"`: training rows
+            are drawn anew in every batch, validation and test rows once. `"static"`: all rows are drawn once (this is
+            not Larochelle's binarized MNIST). `"none"`: not at all; levels are scaled to [0, 1]. The default is
+            "dynamic" for named images of one channel, and "none" for colour images, folders and digits. What is drawn
+            once does not depend on `seed`.
+        image_size: side of the square to which images are cut and resized, in pixels; by default 64 for celeba, 28 for
+            omniglot, and the size of the files for a folder. Other data sets have one size only.
+        download: whether to download the files of a named data set that are not there.
+        fields: names of fields that the data must have; for a `.csv` or `.parquet` file, the columns that are fields.
+        seed: seed of the permutation that splits rows without a test set.
 
     Raises:
-        ValueError: for an unknown name, an option that does not suit the data, a damaged file, one that unpacks to very
-            much, too few rows.
-        TypeError: for data that are not numbers.
-        FileNotFoundError: if the files of a named set are absent and are not, or cannot be, downloaded.
-        ImportError: if torchvision does not match torch, or pandas or pyarrow is absent.
+        ValueError: if the name is unknown, an option has no meaning for the data, or a file is damaged, is a
+            decompression bomb or has fewer than 10 rows.
+        TypeError: if the data are not numbers.
+        FileNotFoundError: if files of a named data set are not there and are not, or cannot be, downloaded.
+        ImportError: if torchvision does not match torch, or pandas or pyarrow is needed and not installed.
 
     Example:
         >>> digits = load("digits")
@@ -86,23 +92,23 @@ def load(
         (1257, (1, 8, 8), 'Binomial', {'total_count': 16})
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"name must be a name or a path; got {type(name).__name__}. The names are {list(_SETS)}.")
+        raise TypeError(f"name must be a name or a path; got {type(name).__name__}. Choose among {list(_DATA_SETS)}.")
     fields = tuple(field for field in as_names(fields) if field != "x")
-    request = Request(os.fspath(name), _root(data_dir), binarize, image_size, download, fields, seed)
-    _check(request)
-    named = isinstance(name, str) and name in _SETS
-    splits = (_SETS[request.name][1] if named else _from_path)(request)
+    request = Request(os.fspath(name), _data_folder(data_dir), binarize, image_size, download, fields, seed)
+    _check_options(request)
+    is_name = isinstance(name, str) and name in _DATA_SETS
+    splits = (_DATA_SETS[request.name][1] if is_name else _from_path)(request)
     for field in fields:
-        splits.train.field(field)
+        splits.train.field(field)  # raises where there is none
     return splits
 
 
-def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     chosen = os.environ.get("PYRO_VAE_DATA") or None if data_dir is None else data_dir
     return Path.home() / ".cache" / "pyro_vae" if chosen is None else as_path("data_dir", chosen)
 
 
-def _check(request: Request) -> None:
+def _check_options(request: Request) -> None:
     mode, size = request.binarize, request.image_size
     if not isinstance(mode, str | None) or mode not in (None, "dynamic", "static", "none"):
         raise ValueError(f"binarize must be 'dynamic', 'static', 'none' or None; got {mode!r}. Choose one of these.")
@@ -118,7 +124,8 @@ def _from_path(request: Request) -> Splits:
         return folders.read(path, request)
     if path.is_file() and path.suffix.lower() in files.READERS:
         return files.read(path, request)
+    absent = "" if path.exists() else ", which does not exist"
     raise ValueError(
-        f"name must be one of {list(_SETS)}, or a path to a .npy, .npz, .csv or .parquet file or a folder of images;"
-        f" got {request.name!r}{'' if path.exists() else ', which does not exist'}. Correct the name or the path."
+        f"name must be one of {list(_DATA_SETS)}, or a path to a .npy, .npz, .csv or .parquet file or a folder of"
+        f" images; got {request.name!r}{absent}. Correct the name or the path."
     )

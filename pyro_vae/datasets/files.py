@@ -1,4 +1,4 @@
-"""Numbers in files: .npy, .npz, .csv and .parquet."""
+"""Files of numbers: .npy, .npz, .csv and .parquet."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pyro_vae.data.batches import Rows, as_rows
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets import tables
 from pyro_vae.datasets.arrays import read_array, read_arrays
-from pyro_vae.datasets.splits import Request, Splits, UnsuitedError, describe, reading, tenths
+from pyro_vae.datasets.splits import Request, Splits, UnsuitableDataError, as_splits, reading, split_80_10_10
 
 
 def read(path: Path, request: Request) -> Splits:
-    """The numbers of a file, as they are; cells in {0, 1} only suggest Bernoulli, others Normal.
+    """Read the numbers in a file, unchanged; the likelihood is Bernoulli if all cells are 0 or 1, else normal.
 
     Raises:
-        ValueError: if the file is damaged, has pickled objects, no array `x`, or fewer than 10 rows.
+        ValueError: if the file is damaged, holds pickled objects or fewer than 10 rows, or has no array `x`.
         TypeError: if the cells are not numbers.
-        ImportError: if pandas or pyarrow is needed and absent.
+        ImportError: if pandas or pyarrow is needed and not installed.
     """
-    request.refuse("binarize", "image_size")
+    request.refuse_options("binarize", "image_size")
     rows = READERS[path.suffix.lower()](path, request.fields)
     if 0 in rows.event_shape:
         shape = (len(rows), *rows.event_shape)
-        raise ValueError(f"x must have a cell in each row; got shape {shape} in {path}. Leave some to x.")
-    parts = tenths(rows, request)
+        raise ValueError(f"x must have a cell in each row; got shape {shape} in {path}. Name fewer fields.")
+    data = split_80_10_10(rows, request)
     if all(bool(((part == 0) | (part == 1)).all()) for part in rows.pieces()):
-        return describe(request, parts, "Bernoulli", {}, "as in the file")
-    return describe(request, parts, "Normal", {"scale": "per_dimension"}, "as in the file")
+        return as_splits(request, data, "Bernoulli", {}, "as in the file")
+    return as_splits(request, data, "Normal", {"scale": "per_dimension"}, "as in the file")
 
 
 def _from_npy(path: Path, fields: Sequence[str]) -> Rows:
@@ -42,7 +42,7 @@ def _from_npy(path: Path, fields: Sequence[str]) -> Rows:
 
 def _from_npz(path: Path, fields: Sequence[str]) -> Rows:
     with reading(path):
-        arrays = read_arrays(path, lambda shapes: _aligned(path, shapes))
+        arrays = read_arrays(path, lambda shapes: _arrays_of_rows(path, shapes))
     x, *others = arrays
     return _with_fields(as_tensor(arrays[x]), {name: as_tensor(arrays[name], name) for name in others})
 
@@ -51,11 +51,13 @@ def _with_fields(x: Tensor, fields: dict[str, Tensor]) -> Rows:
     return Rows(x[:, None] if x.dim() == 1 else x, fields)
 
 
-def _aligned(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """The name of the data, then those of arrays of as many rows."""
+def _arrays_of_rows(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The name of the data, then the names of all other arrays with as many rows, which are fields."""
     x = "x" if len(shapes) != 1 else next(iter(shapes))
     if x not in shapes:
-        raise UnsuitedError(f"{path} must hold an array 'x', or only one; got {sorted(shapes)}. Name the data 'x'.")
+        raise UnsuitableDataError(
+            f"{path} must hold an array 'x', or only one; got {sorted(shapes)}. Name the data 'x'."
+        )
     return [x, *(name for name in shapes if name != x and shapes[x] and shapes[name][:1] == shapes[x][:1])]
 
 
@@ -66,7 +68,7 @@ def _from_csv(path: Path, fields: Sequence[str]) -> Rows:
         raise ImportError(f"pandas must be installed to read {path}; got {error}. Run: pip install pandas.") from error
     with reading(path):
         frame = pandas.read_csv(path)
-    if list(frame.columns[:1]) == ["Unnamed: 0"]:  # the row names, as DataFrame.to_csv writes them
+    if list(frame.columns[:1]) == ["Unnamed: 0"]:  # row names, as written by DataFrame.to_csv
         frame = frame.set_index("Unnamed: 0")
     return cast(Rows, as_rows(frame, fields))
 

@@ -1,4 +1,4 @@
-"""Images in files: a user's folder of them, and the decoder that others share."""
+"""Folders of images, and the decoding of image files for all data sets."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Rows
-from pyro_vae.datasets.bombs import refuse_bomb
-from pyro_vae.datasets.splits import Request, Splits, enough, images, reading, tenths
+from pyro_vae.datasets.decompression import refuse_bomb
+from pyro_vae.datasets.splits import Request, Splits, check_enough_rows, images_as_splits, reading, split_80_10_10
 
-_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # by content; others may run programs
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # told from the content of a file; to read others, Pillow may run programs
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def read(folder: Path, request: Request) -> Splits:
-    """All images in a folder, in order of path; subfolders, where all images lie in one, are the field `label`.
+    """Read all images in a folder, in order of path; if all lie in subfolders, these become the field `label`.
 
     Raises:
-        ValueError: if there are none or fewer than 10, one is damaged or of more than 8 bits, their sizes differ, or
-            they unpack to very much.
+        ValueError: if there are fewer than 10 images, one is damaged or has more than 8 bits per channel, their sizes
+            differ and `image_size` was not given, or they are a decompression bomb.
     """
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES]
     found = sorted((path for path in found if not any(part.startswith(".") for part in path.parts)), key=Path.as_posix)
     if not found:
         raise ValueError(f"{folder} must hold images ({', '.join(_SUFFIXES)}); got none. Correct the path.")
-    enough(len(found), request)
+    check_enough_rows(len(found), request)
     paths = [folder / path for path in found]
     x = decode(paths, _common_mode(folder, paths, request.image_size), request.image_size)
-    return images(request, tenths(Rows(x, _labels(found)), request), default="none")
+    return images_as_splits(request, split_80_10_10(Rows(x, _labels(found)), request), default="none")
 
 
 def _labels(found: Sequence[Path]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _labels(found: Sequence[Path]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An image of one of our kinds; one of very many pixels is an error, not a warning."""
+    """Open an image of one of the allowed formats; Pillow's warning of a decompression bomb becomes an error."""
     from PIL import Image
 
     with reading(path), warnings.catch_warnings():
@@ -57,7 +57,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _common_mode(folder: Path, paths: Sequence[Path], image_size: int | None) -> str:
-    """The mode to read all images in, once their headers agree."""
+    """The mode, "L" (grey) or "RGB", in which all images can be read, after a check that their headers agree."""
     modes, sizes = set(), []
     for path in paths:
         with _opened(path) as image:
@@ -79,7 +79,13 @@ def _common_mode(folder: Path, paths: Sequence[Path], image_size: int | None) ->
 
 
 def decode(paths: Sequence[Path], mode: str, image_size: int | None, crop: int | None = None) -> Tensor:
-    """All images as one uint8 tensor (N, C, H, W), cut at the centre to `crop` and resized to squares of `image_size`.
+    """Read images into one uint8 tensor (N, C, H, W).
+
+    Args:
+        paths: the image files.
+        mode: Pillow's name of the result's mode: "L" (grey, C = 1) or "RGB" (C = 3).
+        image_size: side of the square to which each image is cut and resized; None for the size that it has.
+        crop: side of the square that is cut from the centre first, in pixels; None for all of the image.
 
     Raises:
         ValueError: if an image is damaged.

@@ -1,4 +1,4 @@
-"""What every source shares: the result, the ways to split rows, and the ways to show grey levels to a model."""
+"""What all data sets share: the result of `load`, ways to split rows, and ways to turn grey levels into model input."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Rows
 
-_STREAMS = {"train": 1, "valid": 2, "test": 3}  # seeds of what is binarised once
+_BINARIZATION_SEEDS = {"train": 1, "valid": 2, "test": 3}  # fixed, so that a test set is the same for everyone
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, valid and test rows with what a model needs to know about them.
+    """Training, validation and test rows of a data set, and what a model needs to know about them.
 
     Args:
-        name: the data set's name, or its path.
-        train: rows to fit.
-        valid: rows to watch while fitting.
-        test: rows to report on.
+        name: the name of the data set, or its path.
+        train: rows to fit a model to.
+        valid: rows on which the bound is monitored during training.
+        test: rows for final results.
         event_shape: the shape of one row of `x`.
-        likelihood: a likelihood that suits the data: a class name in `pyro_vae.likelihoods`.
-        likelihood_options: arguments of that class, beyond the event shape.
-        unit: what a cell is.
-        indices: row numbers of each split in the original data; where these bring their own test (or valid) set,
-            row numbers within that set.
+        likelihood: the name of a class in `pyro_vae.likelihoods` that suits the data.
+        likelihood_options: arguments of that class besides the event shape.
+        unit: what the number in a cell is, e.g. "ink 0..16".
+        indices: for each split, the row numbers in the original data. If these came with a test (or validation) set of
+            their own, its row numbers count within that set.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `load`, checked, on their way to the function that reads the data."""
+    """The checked arguments of `load`, as they are passed to the function that reads the data."""
 
     name: str
     root: Path
@@ -58,11 +58,11 @@ class Request:
     fields: tuple[str, ...]
     seed: int
 
-    def refuse(self, *options: str) -> None:
-        """Raise if an option that has no meaning for these data was given.
+    def refuse_options(self, *options: str) -> None:
+        """Raise if an option was given that has no meaning for these data.
 
         Raises:
-            ValueError: if one of `options` is neither None nor `"none"`.
+            ValueError: if one of the `options`, given by name, is neither None nor `"none"`.
         """
         for option in options:
             value = getattr(self, option)
@@ -70,118 +70,131 @@ class Request:
                 raise ValueError(f"{option} must be None for {self.name!r}; got {value!r}. Leave it out.")
 
 
-class Parts(NamedTuple):
-    """Rows and row numbers by split."""
+class RowsBySplit(NamedTuple):
+    """Rows, and their numbers in the original data, for "train", "valid" and "test"."""
 
     rows: dict[str, Rows]
     indices: dict[str, list[int]]
 
 
-def hold_out(training: Rows, test: Rows) -> Parts:
-    """Cut valid, the last min(5000, N // 12) rows, from the training file of a set with its own test file."""
-    count = len(training)
-    cut = count - min(5000, count // 12)
-    rows = {"train": training.subset(slice(0, cut)), "valid": training.subset(slice(cut, count)), "test": test}
-    return Parts(rows, {"train": list(range(cut)), "valid": list(range(cut, count)), "test": list(range(len(test)))})
+def hold_out(training: Rows, test: Rows) -> RowsBySplit:
+    """Split data that have a test set: the last min(5000, N // 12) rows of the training set are for validation."""
+    num_rows = len(training)
+    cut = num_rows - min(5000, num_rows // 12)
+    rows = {"train": training.subset(slice(0, cut)), "valid": training.subset(slice(cut, num_rows)), "test": test}
+    indices = {"train": list(range(cut)), "valid": list(range(cut, num_rows)), "test": list(range(len(test)))}
+    return RowsBySplit(rows, indices)
 
 
-def shuffle(rows: Rows, seed: int, num_valid: int, num_test: int) -> Parts:
-    """Split rows by a random permutation that depends on `seed` only."""
+def split_randomly(rows: Rows, seed: int, num_valid: int, num_test: int) -> RowsBySplit:
+    """Split rows by a random permutation that depends on `seed` and the number of rows alone."""
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))
     test, valid, train = order.split([num_test, num_valid, len(rows) - num_test - num_valid])
-    picked = {"train": train, "valid": valid, "test": test}
-    parts = {split: rows.subset(index) for split, index in picked.items()}
-    return Parts(parts, {split: index.tolist() for split, index in picked.items()})
+    chosen = {"train": train, "valid": valid, "test": test}
+    by_split = {split: rows.subset(index) for split, index in chosen.items()}
+    return RowsBySplit(by_split, {split: index.tolist() for split, index in chosen.items()})
 
 
-def enough(count: int, request: Request) -> None:
+def check_enough_rows(num_rows: int, request: Request) -> None:
     """Raise if there are too few rows to split.
 
     Raises:
         ValueError: if there are fewer than 10 rows.
     """
-    if count < 10:
-        raise ValueError(f"{request.name} must hold at least 10 rows to split; got {count}. Add rows.")
+    if num_rows < 10:
+        raise ValueError(f"{request.name} must hold at least 10 rows to split; got {num_rows}. Add rows.")
 
 
-def tenths(rows: Rows, request: Request) -> Parts:
-    """Split the rows of a user's file 80/10/10.
+def split_80_10_10(rows: Rows, request: Request) -> RowsBySplit:
+    """Split the rows of a user's file randomly: 80 % for training, 10 % for validation, 10 % for the test.
 
     Raises:
         ValueError: if there are fewer than 10 rows.
     """
-    enough(len(rows), request)
-    return shuffle(rows, request.seed, len(rows) // 10, len(rows) // 10)
+    check_enough_rows(len(rows), request)
+    return split_randomly(rows, request.seed, len(rows) // 10, len(rows) // 10)
 
 
-def describe(request: Request, parts: Parts, likelihood: str, options: dict[str, Any], unit: str) -> Splits:
-    """Put rows and what is known about them together."""
-    train, valid, test = (parts.rows[split] for split in ("train", "valid", "test"))
-    return Splits(request.name, train, valid, test, train.event_shape, likelihood, options, unit, parts.indices)
+def as_splits(request: Request, data: RowsBySplit, likelihood: str, options: dict[str, Any], unit: str) -> Splits:
+    """The result of `load`: the rows with a likelihood that suits them, its options, and the unit of a cell."""
+    train, valid, test = (data.rows[split] for split in ("train", "valid", "test"))
+    return Splits(request.name, train, valid, test, train.event_shape, likelihood, options, unit, data.indices)
 
 
-def images(request: Request, parts: Parts, default: str = "dynamic", peak: int = 255) -> Splits:
-    """Show images, uint8 levels 0..peak of shape (N, C, H, W), as `request.binarize` asks.
+def images_as_splits(request: Request, data: RowsBySplit, default: str = "dynamic", peak: int = 255) -> Splits:
+    """The result of `load` for images, binarized as the request asks.
+
+    Args:
+        request: the arguments of `load`.
+        data: images (N, C, H, W) of integer levels from 0 to `peak`.
+        default: how images of one channel are binarized if the request does not say so.
+        peak: the highest level.
 
     Raises:
-        ValueError: if colour images are to be binarised.
+        ValueError: if colour images are to be binarized.
     """
-    colour = parts.rows["train"].event_shape[0] > 1
-    mode = request.binarize or ("none" if colour else default)
+    in_colour = data.rows["train"].event_shape[0] > 1
+    mode = request.binarize or ("none" if in_colour else default)
     if mode == "none":
-        rows = {split: _levels(part, scale, peak) for split, part in parts.rows.items()}
-        unit = "colour level 0..1" if colour else "grey level 0..1"
-        return describe(request, Parts(rows, parts.indices), "Normal", {"scale": "shared"}, unit)
-    if colour:
+        rows = {split: _with_transform(part, scale, peak) for split, part in data.rows.items()}
+        unit = "colour level 0..1" if in_colour else "grey level 0..1"
+        return as_splits(request, RowsBySplit(rows, data.indices), "Normal", {"scale": "shared"}, unit)
+    if in_colour:
         raise ValueError(f"binarize must be 'none' for colour images; got {mode!r}. Leave it out, or use grey images.")
-    rows = {split: _once(part, peak, _STREAMS[split]) for split, part in parts.rows.items()}
+    rows = {split: _binarized_once(part, peak, _BINARIZATION_SEEDS[split]) for split, part in data.rows.items()}
     if mode == "dynamic":
-        rows["train"] = _levels(parts.rows["train"], draw, peak)
-    return describe(request, Parts(rows, parts.indices), "Bernoulli", {}, "pixel on/off")
+        rows["train"] = _with_transform(data.rows["train"], draw, peak)
+    return as_splits(request, RowsBySplit(rows, data.indices), "Bernoulli", {}, "pixel on/off")
+
+
+# A run that is resumed compares the names of these two functions with those in its checkpoint: do not rename them.
 
 
 def scale(x: Tensor, peak: int) -> Tensor:
-    """Levels 0..peak to [0, 1]."""
+    """Map levels from 0 to `peak` to [0, 1]."""
     return x / peak
 
 
 def draw(x: Tensor, peak: int) -> Tensor:
-    """A fresh binarisation of levels 0..peak, from torch's global stream."""
+    """Binarize levels from 0 to `peak` at random, with torch's global random state."""
     return torch.bernoulli(x / peak)
 
 
-def _levels(rows: Rows, show: Any, peak: int) -> Rows:
-    return rows.with_transform(partial(show, peak=peak))
+def _with_transform(rows: Rows, transform: Any, peak: int) -> Rows:
+    return rows.with_transform(partial(transform, peak=peak))
 
 
-def _once(rows: Rows, peak: int, seed: int) -> Rows:
-    """Binarise with P(1) = level / peak exactly: numpy's stream is the same on every machine, and local."""
+def _binarized_once(rows: Rows, peak: int, seed: int) -> Rows:
+    """Binarize rows for good, with P(1) = level / peak exactly.
+
+    A NumPy generator of its own draws the same numbers on every machine and leaves global random states alone.
+    """
     shape = (len(rows), *rows.event_shape)
-    levels = np.random.RandomState(seed).randint(0, peak, shape, dtype=np.uint8)  # thresholds, then what is drawn
+    thresholds = np.random.RandomState(seed).randint(0, peak, shape, dtype=np.uint8)
     start = 0
-    for part in rows.pieces():
-        drawn = levels[start : start + len(part)]
-        drawn[:] = drawn < part.numpy()
-        start += len(part)
-    return Rows(torch.from_numpy(levels), rows.fields)
+    for levels in rows.pieces():
+        drawn = thresholds[start : start + len(levels)]
+        drawn[:] = drawn < levels.numpy()  # in place, to need no second array of this size
+        start += len(levels)
+    return Rows(torch.from_numpy(thresholds), rows.fields)
 
 
-class UnsuitedError(ValueError):
-    """What is wrong with a file that is whole; told as it is."""
+class UnsuitableDataError(ValueError):
+    """An undamaged file that cannot be used; its message says why, so `reading` leaves it as it is."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Make one error that names the file of whatever a reader raises for a damaged one.
+    """A context in which a file is read: the many errors that readers raise for damaged files become one that names it.
 
     Raises:
         ValueError: if the file cannot be read.
         MemoryError: if it does not fit into memory.
-        OSError: if the system does not let it be read.
+        OSError: if the system does not allow it to be read.
     """
     try:
         yield
-    except (ImportError, UnsuitedError):
+    except (ImportError, UnsuitableDataError):
         raise
     except MemoryError as error:
         raise MemoryError(
@@ -193,5 +206,5 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"{path} must be a whole {path.suffix} file of plain numbers or pixels;"
-            f" got {type(error).__name__}: {str(error)[:500]}. Write it anew, or remove it."
+            f" got {type(error).__name__}: {str(error)[:500]}. Write it again, or remove it."
         ) from error

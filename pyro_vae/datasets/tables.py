@@ -1,4 +1,4 @@
-"""Tables in .parquet files: read whole, or group of rows by group while training."""
+"""Tables in .parquet files: read as a whole, or one group of rows at a time while a model trains."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from pyro_vae.arguments import as_path, positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.datasets.bombs import refuse_bomb
+from pyro_vae.datasets.decompression import refuse_bomb
 from pyro_vae.datasets.splits import reading
 
 __all__ = ["ParquetBatches", "parquet", "read"]
 
-INDEX = "__index_level_0__"  # the row names, as DataFrame.to_parquet writes them
+INDEX = "__index_level_0__"  # the column of row names, as DataFrame.to_parquet writes them
 
 
 def parquet(
@@ -31,22 +31,24 @@ def parquet(
     fields: Sequence[str] = (),
     shuffle: bool = True,
 ) -> DataLoader[dict[str, Tensor]]:
-    """A loader of a .parquet file that holds one group of its rows in memory at a time, for `fit` and evaluation.
+    """A loader for `fit` and evaluation that reads a .parquet file one group of rows at a time, to save memory.
+
+    A .parquet file consists of groups of rows, whose size is chosen when it is written.
 
     Args:
         path: the file.
-        batch_size: rows per batch; the last one has the rest.
-        columns: names of the columns that are x; by default all that are not fields.
-        fields: names of columns that are fields; name them in `fit(fields=...)`, too.
-        shuffle: whether groups, and rows within a group, come in random order, which is drawn anew each time from
-            torch's global stream. Rows of different groups are not mixed: write a file in random order. Evaluation by
-            row takes shuffle=False.
+        batch_size: the number of rows in a batch; the last batch of an epoch may have fewer.
+        columns: names of the columns that make up x; by default all that are not fields.
+        fields: names of the columns that are fields; name them in `fit(fields=...)`, too.
+        shuffle: whether the groups, and the rows within each group, come in random order, drawn anew in each epoch from
+            torch's global random state. Rows of different groups are not mixed, so write the file in random order.
+            Evaluation of single rows needs shuffle=False.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, lacks a column, or a group of its rows unpacks to very much.
+        FileNotFoundError: if there is no file at this path.
+        ValueError: if the file is damaged, lacks a column, or has a group of rows that is a decompression bomb.
         TypeError: if a column does not hold numbers.
-        ImportError: if pyarrow is absent.
+        ImportError: if pyarrow is not installed.
 
     Example:
         >>> import pandas, tempfile
@@ -61,11 +63,11 @@ def parquet(
 
 
 class ParquetBatches(IterableDataset[dict[str, Tensor]]):
-    """Batches of a .parquet file; see `parquet`.
+    """The batches that come out of the loader that `parquet` returns.
 
     Attributes:
-        num_rows: N, as the file tells.
-        first_rows: the number of the first row of each group.
+        num_rows: N, as the file states it.
+        first_rows: for each group, the number of its first row.
     """
 
     def __init__(
@@ -81,11 +83,11 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
         if not path.is_file():
             raise FileNotFoundError(f"path must be a .parquet file; got {str(path)!r}. Correct the name.")
         with _open(path) as file, reading(path):
-            schema, about = file.schema_arrow, file.metadata
-            groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-        *self.first_rows, self.num_rows = itertools.accumulate(groups, initial=0)
-        self.columns, self.fields = _choose(path, schema, columns, fields)
-        _refuse(path, schema, max(groups, default=0), [*self.columns, *self.fields])
+            schema, metadata = file.schema_arrow, file.metadata
+            group_sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        *self.first_rows, self.num_rows = itertools.accumulate(group_sizes, initial=0)
+        self.columns, self.fields = _choose_columns(path, schema, columns, fields)
+        _refuse_bomb(path, schema, max(group_sizes, default=0), [*self.columns, *self.fields])
         if self.num_rows == 0:
             raise ValueError(f"{path} must hold at least one row; got none. Check the file.")
 
@@ -93,51 +95,51 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
         return -(-self.num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        generator = torch.Generator()  # all that an epoch draws of torch's stream is its seed, now
+        generator = torch.Generator()  # an epoch draws only its seed from torch's global state, as it begins
         if self.shuffle:
             generator.manual_seed(int(torch.randint(2**62, ())))
         return self._batches(generator)
 
     def _batches(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-        rest: dict[str, Tensor] = {}
+        rest: dict[str, Tensor] = {}  # rows at the end of the groups so far, too few for a batch
         for group in self._groups(generator):
-            whole = {name: torch.cat([rest[name], value]) if rest else value for name, value in group.items()}
-            count = len(whole["x"]) - len(whole["x"]) % self.batch_size
-            for start in range(0, count, self.batch_size):
-                yield {name: value[start : start + self.batch_size] for name, value in whole.items()}
-            rest = {name: value[count:].clone() for name, value in whole.items()}
+            ready = {name: torch.cat([rest[name], value]) if rest else value for name, value in group.items()}
+            end = len(ready["x"]) - len(ready["x"]) % self.batch_size
+            for start in range(0, end, self.batch_size):
+                yield {name: value[start : start + self.batch_size] for name, value in ready.items()}
+            rest = {name: value[end:].clone() for name, value in ready.items()}
         if rest and len(rest["x"]):
             yield rest
 
     def _groups(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
         with _open(self.path) as file:
-            count = file.num_row_groups
-            order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+            num_groups = file.num_row_groups
+            order = torch.randperm(num_groups, generator=generator) if self.shuffle else torch.arange(num_groups)
             for i in order.tolist():
                 with reading(self.path):
                     table = file.read_row_group(i, columns=[*self.columns, *self.fields], use_threads=False)
                 if table.num_rows == 0:
                     continue
-                rows = _rows(table, self.columns, self.fields, self.first_rows[i])
-                picked: Any = torch.randperm(len(rows), generator=generator) if self.shuffle else slice(None)
-                yield rows.take(picked, self.fields)
+                rows = _to_rows(table, self.columns, self.fields, self.first_rows[i])
+                index: Any = torch.randperm(len(rows), generator=generator) if self.shuffle else slice(None)
+                yield rows.take(index, self.fields)
 
 
 def read(path: Path, fields: Sequence[str]) -> Rows:
-    """A whole .parquet file.
+    """Read a .parquet file as a whole.
 
     Raises:
-        ValueError, TypeError, ImportError: as `parquet`.
+        ValueError, TypeError, ImportError: where `parquet` raises them.
     """
     with _open(path) as file:
         with reading(path):
-            schema, count = file.schema_arrow, file.metadata.num_rows
-        columns, fields = _choose(path, schema, None, fields)
-        _refuse(path, schema, count, [*columns, *fields])
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        columns, fields = _choose_columns(path, schema, None, fields)
+        _refuse_bomb(path, schema, num_rows, [*columns, *fields])
         names = [INDEX] if INDEX in schema.names else []
         with reading(path):
             table = file.read(columns=[*columns, *fields, *names], use_threads=False)
-    rows = _rows(table, columns, fields)
+    rows = _to_rows(table, columns, fields)
     rows.columns, rows.index = columns, table.column(INDEX).to_pylist() if names else None
     return rows
 
@@ -153,16 +155,16 @@ def _open(path: Path) -> Any:
         return arrow.ParquetFile(path, page_checksum_verification=True)
 
 
-def _choose(
+def _choose_columns(
     path: Path, schema: Any, columns: Sequence[str] | None, fields: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The names of the columns of x, and of the fields, all of them numbers."""
+    """The names of the columns of x and of the fields, after a check that they are there and hold numbers."""
     given, fields = [columns] if isinstance(columns, str) else columns, [fields] if isinstance(fields, str) else fields
     fields = [name for name in fields if name != "x"]
     chosen = [name for name in schema.names if name not in (*fields, INDEX)] if given is None else list(given)
     unknown = [name for name in (*chosen, *fields) if schema.names.count(name) != 1]
     if unknown or not chosen:
-        raise ValueError(f"columns must be in {path}, once; got {unknown or 'none'}. The columns are {schema.names}.")
+        raise ValueError(f"columns must be in {path}, once; got {unknown or 'none'}. Choose among {schema.names}.")
     text = [name for name in (*chosen, *fields) if not _is_number(schema.field(name).type)]
     if text:
         raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
@@ -175,22 +177,21 @@ def _is_number(kind: Any) -> bool:
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
-def _refuse(path: Path, schema: Any, count: int, columns: Sequence[str]) -> None:
-    size = sum(max(8, schema.field(name).type.bit_width) // 8 for name in columns)
-    refuse_bomb(path, count * size, path.stat().st_size)
+def _refuse_bomb(path: Path, schema: Any, num_rows: int, columns: Sequence[str]) -> None:
+    row_size = sum(max(8, schema.field(name).type.bit_width) // 8 for name in columns)  # bytes
+    refuse_bomb(path, num_rows * row_size, path.stat().st_size)
 
 
-def _rows(table: Any, columns: Sequence[str], fields: Sequence[str], first_row: int = 0) -> Rows:
-    cells = [_numbers(table, name) for name in columns]
-    kind = np.result_type(*cells) if cells else np.float64
-    x = np.empty((table.num_rows, len(cells)), kind)
+def _to_rows(table: Any, columns: Sequence[str], fields: Sequence[str], first_row: int = 0) -> Rows:
+    cells = [_column(table, name) for name in columns]
+    x = np.empty((table.num_rows, len(cells)), np.result_type(*cells) if cells else np.float64)
     for i, column in enumerate(cells):
         x[:, i] = column
-    named = {name: as_tensor(_numbers(table, name), name) for name in fields}
-    return Rows(as_tensor(x), named, columns=list(columns), first_row=first_row)
+    by_name = {name: as_tensor(_column(table, name), name) for name in fields}
+    return Rows(as_tensor(x), by_name, columns=list(columns), first_row=first_row)
 
 
-def _numbers(table: Any, name: str) -> np.ndarray:
-    """A column; a missing cell is NaN."""
+def _column(table: Any, name: str) -> np.ndarray:
+    """The numbers in a column; a missing cell is NaN."""
     column: np.ndarray = table.column(name).to_numpy()
     return np.asarray(column, np.float64) if column.dtype == object else column
