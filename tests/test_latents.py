@@ -439,7 +439,7 @@ BAD = {
     "concentration must be one number or 3 numbers; got 2": lambda: priors.LogisticNormal(3, (1.0, 2.0)),
     "concentration must be a positive number; got -1.0": lambda: priors.LogisticNormal(2, (1.0, -1.0)),
     "rank must be a positive integer": lambda: guides.LowRankNormal(0),
-    "event shape .D,. and no batch; got .. and .3,.": lambda: small_vae(prior=dist.Normal(torch.zeros(3), 1.0)),
+    "event shape .D,. and no batch shape; got .. and .3,.": lambda: small_vae(prior=dist.Normal(torch.zeros(3), 1.0)),
     "LogisticNormal, the probability simplex; got the real numbers from Normal. Choose guides.LogisticNormal, or": (
         lambda: small_vae(prior=priors.LogisticNormal(3))
     ),

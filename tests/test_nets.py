@@ -294,7 +294,7 @@ BAD = {
     "ResNet must map an image": lambda: nets.ResNet().build((4,), (5,)),
     "features must be a positive integer; got 0": lambda: nets.DeepSet(features=0),
     "pool must be one of ['mean', 'sum', 'max']; got 'median'": lambda: nets.DeepSet(pool="median"),
-    "DeepSet must see rows of shape (n, d); got (3,)": lambda: nets.DeepSet().build((3,), (4,)),
+    "DeepSet must have rows of shape (n, d); got (3,)": lambda: nets.DeepSet().build((3,), (4,)),
     "translation_scale must be a positive number; got 0": lambda: nets.Spatial(translation_scale=0),
     "Spatial must map a vector to an image": lambda: nets.Spatial().build((4,), (5,)),
     "Spatial must have at least 3 latents; got 2": lambda: nets.Spatial().build((2,), (1, 4, 4)),

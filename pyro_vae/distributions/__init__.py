@@ -1,4 +1,4 @@
-"""Distributions and transforms that neither Pyro nor torch has."""
+"""Distributions and transforms that Pyro and torch lack, or have with limits that matter here."""
 
 from pyro_vae.distributions.blocks import Blocks
 from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, OptimalNormal

@@ -1,4 +1,4 @@
-"""Columns of different kinds."""
+"""Vectors whose columns have different distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Blocks"]
 
 
 class Blocks(dist.TorchDistribution):
-    """Independent blocks of the columns of one vector, each with a distribution of its own.
+    """Vectors of independent blocks of columns, each block with a distribution of its own.
 
     Args:
         blocks: distributions with one-dimensional events, in the order of the columns.
@@ -32,15 +32,15 @@ class Blocks(dist.TorchDistribution):
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> Any:
-        return _Columns([block.support for block in self.blocks], self.sizes)
+        return _BlockConstraint([block.support for block in self.blocks], self.sizes)
 
     @property
     def mean(self) -> Tensor:
-        return _columns([block.mean for block in self.blocks], self.batch_shape)
+        return _join([block.mean for block in self.blocks], self.batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         draws = [block.sample(torch.Size(sample_shape)) for block in self.blocks]
-        return _columns(draws, torch.Size(sample_shape) + self.batch_shape)
+        return _join(draws, torch.Size(sample_shape) + self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         columns = value.split(self.sizes, -1)
@@ -48,8 +48,8 @@ class Blocks(dist.TorchDistribution):
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
 
-class _Columns(constraints.Constraint):  # type: ignore[misc]
-    """Vectors whose blocks of columns lie in constraints of their own."""
+class _BlockConstraint(constraints.Constraint):  # type: ignore[misc]
+    """The support of `Blocks`: each block of columns satisfies a constraint of its own."""
 
     event_dim = 1
 
@@ -63,7 +63,7 @@ class _Columns(constraints.Constraint):  # type: ignore[misc]
         return torch.stack([part.check(own) for part, own in zip(self.parts, columns, strict=True)]).all(0)
 
 
-def _columns(values: list[Tensor], shape: torch.Size) -> Tensor:
-    """Side by side, in the precision of those that are real."""
+def _join(values: list[Tensor], shape: torch.Size) -> Tensor:
+    """Put blocks side by side, with the dtype of the real ones among them."""
     dtype = max((value.dtype for value in values), key=lambda dtype: (dtype.is_floating_point, dtype.itemsize))
     return torch.cat([value.to(dtype).expand(*shape, -1) for value in values], -1)

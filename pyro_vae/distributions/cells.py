@@ -1,4 +1,4 @@
-"""Single real cells."""
+"""Distributions of single real numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Beta", "ContinuousBernoulli", "OptimalNormal"]
 
 
-class _Inside(constraints.interval):  # type: ignore[misc]
+class _OpenInterval(constraints.interval):  # type: ignore[misc]
     """An interval without its ends."""
 
     def __repr__(self) -> str:
@@ -23,9 +23,12 @@ class _Inside(constraints.interval):  # type: ignore[misc]
 
 
 class Beta(dist.Beta):
-    """On the open interval: draws that torch rounds to 0 or 1, where the density may be infinite, are moved inside."""
+    """Beta on the open interval (0, 1).
 
-    support = _Inside(0.0, 1.0)
+    Where rounding puts a draw at 0 or 1, at which the density may be infinite, the draw is moved inside.
+    """
+
+    support = _OpenInterval(0.0, 1.0)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         numbers = torch.finfo(self.concentration1.dtype)
@@ -35,7 +38,8 @@ class Beta(dist.Beta):
 class ContinuousBernoulli(dist.TorchDistribution):
     """Density proportional to exp(logits x) on [0, 1].
 
-    As torch's, but computed from the logits alone: those of float32 probabilities end at 16, and so would the density.
+    This is torch's distribution, computed from the logits alone: in float32, logits of probabilities cannot exceed 16,
+    and the density would be limited with them.
 
     References:
         *The Continuous Bernoulli: Fixing a Pervasive Error in Variational Autoencoders* (Loaiza-Ganem, Cunningham,
@@ -54,7 +58,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a power series replaces the quotients 0 / 0, its argument, and the size of the logits elsewhere."""
+        """Where a power series replaces a quotient near 0 / 0, the logits there, and their absolute values elsewhere."""
         near, size = self.logits.abs() < 0.1, self.logits.abs()
         return near, torch.where(near, self.logits, 0.0), torch.where(near, 1.0, size)
 
@@ -68,7 +72,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
     def mean(self) -> Tensor:
         near, small, size = self._parts()
         series = 0.5 + small / 12 - small**3 / 720 + small**5 / 30240 - small**7 / 1209600
-        rest = 1 / size - 1 / torch.expm1(size)  # the distance of the mean from the end that it is near
+        rest = 1 / size - 1 / torch.expm1(size)  # the distance of the mean from the nearer end
         return torch.where(near, series, torch.where(self.logits > 0, 1 - rest, rest))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -82,14 +86,14 @@ class ContinuousBernoulli(dist.TorchDistribution):
 
 
 class OptimalNormal(dist.Normal):
-    """Normal cells with one deviation for all: that which makes the values most probable, or a running average of it.
+    """Normal with one variance for all cells: the most probable one for the values at hand, or a running average of it.
 
     Args:
         loc: the means.
-        mean_square: the running average of the squared deviation, which draws use; changed in place by `log_prob`
-            where `fitted`.
-        fitted: whether `log_prob` takes the mean squared residual of the values it is given, over all dimensions;
-            else it takes the running average.
+        mean_square: the running average of the variance, a scalar. Draws use it; `log_prob` updates it in place if
+            `fitted`.
+        fitted: whether the variance in `log_prob` is the mean squared residual of its values, over all dimensions;
+            else it is the running average.
         momentum: the weight of the values at hand in the running average.
     """
 

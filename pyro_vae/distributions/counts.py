@@ -1,4 +1,4 @@
-"""Counts and categories."""
+"""Distributions of counts and categories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Categorical", "Multinomial", "ZeroInflated"]
 
 
 class Categorical(dist.Categorical):
-    """Categories 0 to C - 1, with the mean of these numbers: it has meaning where categories are ordered."""
+    """Categories 0 to C - 1, with the mean of these numbers, which has a meaning if the categories are ordered."""
 
     @property
     def mean(self) -> Tensor:
@@ -22,13 +22,13 @@ class Categorical(dist.Categorical):
 
 
 class Multinomial(dist.TorchDistribution):
-    """Counts of D kinds among a total that may differ from row to row.
+    """Counts of D kinds with a total that may differ from row to row, where torch's is the same for all.
 
-    The log-probability of a row is that given the row's own sum.
+    The log-probability of a row conditions on the row's own sum, not on `total_count`.
 
     Args:
-        total_count: (...), how many a draw has.
-        logits: (..., D).
+        total_count: the total of a draw, (...).
+        logits: unnormalized log-probabilities of the kinds, (..., D).
     """
 
     arg_constraints: ClassVar = {"total_count": constraints.nonnegative, "logits": constraints.real_vector}
@@ -48,7 +48,7 @@ class Multinomial(dist.TorchDistribution):
         return self.total_count.unsqueeze(-1) * self.logits.softmax(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws the total of the largest row, some at a time to bound memory, and counts the first of each row."""
+        """Draw the largest total of kinds for every row, in pieces to bound memory; each row counts its first ones."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             probs = self.logits.softmax(-1).expand(shape).reshape(-1, shape[-1])
@@ -61,14 +61,14 @@ class Multinomial(dist.TorchDistribution):
             return counts.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
-        return ways + (value * self.logits.log_softmax(-1)).sum(-1)
+        coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
+        return coefficient + (value * self.logits.log_softmax(-1)).sum(-1)
 
 
 class ZeroInflated(dist.TorchDistribution):
-    """Zero with probability sigmoid(gate_logits), else a count of the distribution given.
+    """Zero with probability sigmoid(gate_logits), else a count from `base_dist`.
 
-    As Pyro's, whose `.expand` fails once a draw or a mean was taken.
+    Pyro has this distribution, too, but its `.expand` fails after a draw was taken or a mean was asked for.
     """
 
     arg_constraints: ClassVar = {"gate_logits": constraints.real}

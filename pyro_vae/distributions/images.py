@@ -1,4 +1,4 @@
-"""Images."""
+"""Distributions of images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Autoregressive", "DiscretizedLogistic"]
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
-    """A mixture of logistic distributions rounded to the levels 0 to L - 1; the outer levels take the tails.
+    """A mixture of C logistic distributions, rounded to the levels 0 to L - 1; the outer levels include the tails.
 
     Args:
-        loc: (..., C), in levels.
-        scale: (..., C), in levels.
-        logits: (..., C), of the weights.
+        loc: locations of the components, (..., C), in levels.
+        scale: scales of the components, (..., C), in levels.
+        logits: logits of the weights, (..., C).
         levels: L.
 
     References:
@@ -51,7 +51,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The sum of P(x > k) over the levels k, one at a time to bound memory."""
+        """The sum of P(x > k) over the levels k, one term at a time to bound memory."""
         weights, total = self.logits.softmax(-1), torch.zeros_like(self.loc)
         for level in range(self.levels - 1):
             total = total + torch.sigmoid((self.loc - level - 0.5) / self.scale)
@@ -77,16 +77,17 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
 
 class Autoregressive(dist.TorchDistribution):
-    """Images x with density prod_i p(x_i | x_<i, context), pixels in the order of rows: log_prob takes one pass.
+    """Images x with density prod_i p(x_i | x_<i, context), with pixels ordered row by row.
 
-    Draws take as many passes as there are pixels.
+    The log-probability takes one run of the network, a draw takes one for each pixel.
 
     Args:
-        conditional: from images x (..., C, H, W), or None for no images, and a context (..., c, H, W) to a distribution
-            of images whose pixels are independent, and depend on x through the pixels before only.
-        context: (..., c, H, W); its leading dimensions are the batch.
+        conditional: a function from images x (..., C, H, W), or None at the start of a draw, and a context
+            (..., c, H, W) to a distribution of images with independent pixels, each of which depends on earlier pixels
+            of x only.
+        context: (..., c, H, W); its leading dimensions are the batch shape.
         event_shape: (C, H, W).
-        support: the constraint on one number of x.
+        support: the constraint on a single cell of x.
 
     References:
         *Pixel Recurrent Neural Networks* (van den Oord, Kalchbrenner, Kavukcuoglu, 2016), arXiv 1601.06759

@@ -1,4 +1,4 @@
-"""Mixtures."""
+"""Mixtures of distributions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["MixtureOfDiagNormals"]
 
 
 class MixtureOfDiagNormals(dist.MixtureOfDiagNormals):
-    """Pyro's, which fails where several draws are wanted of a batch."""
+    """Pyro's distribution of this name, with several draws from a batch, for which Pyro's raises an error."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureOfDiagNormals:
         shape = torch.Size(batch_shape)

@@ -1,4 +1,4 @@
-"""Proportions."""
+"""Transforms to proportions."""
 
 from __future__ import annotations
 

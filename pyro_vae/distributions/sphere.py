@@ -1,4 +1,4 @@
-"""Directions."""
+"""Distributions of directions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["PowerSpherical"]
 class PowerSpherical(dist.TorchDistribution):
     """Unit vectors z in D dimensions with density proportional to (1 + loc . z) ** concentration.
 
-    Much like von Mises-Fisher, and uniform at concentration 0; but draws need no rejection, and all is in closed form.
+    It resembles the von Mises-Fisher distribution and is uniform at concentration 0, but draws need no rejection, and
+    density, entropy and mean have closed forms.
 
     Args:
         loc: the mean direction, (..., D), of length 1.
-        concentration: (...), not negative.
+        concentration: (...), at least 0.
 
     References:
         *The Power Spherical Distribution* (De Cao, Aziz, 2020), arXiv 2006.04437
@@ -43,7 +44,7 @@ class PowerSpherical(dist.TorchDistribution):
 
     @property
     def _beta(self) -> tuple[Tensor, float]:
-        """t = 2 Beta(a, b) - 1 is the coordinate of a draw along the mean direction."""
+        """The parameters a and b for which 2 Beta(a, b) - 1 is the coordinate of a draw along the mean direction."""
         b = (self.event_shape[0] - 1) / 2
         return b + self.concentration, b
 
@@ -53,7 +54,7 @@ class PowerSpherical(dist.TorchDistribution):
         return self.loc * ((a - b) / (a + b)).unsqueeze(-1)
 
     def log_normalizer(self) -> Tensor:
-        """The logarithm of the integral of the density without its constant."""
+        """The logarithm of the integral of (1 + loc . z) ** concentration over the sphere."""
         a, b = self._beta
         return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
 
@@ -80,7 +81,7 @@ class PowerSpherical(dist.TorchDistribution):
 
 @torch.distributions.register_kl(PowerSpherical, PowerSpherical)
 def _kl_to_uniform(p: PowerSpherical, q: PowerSpherical) -> Tensor:
-    """In closed form where q is uniform."""
+    """KL(p || q), which has a closed form if q is uniform."""
     if (q.concentration != 0).any():
         raise NotImplementedError
     return q.log_normalizer() - p.entropy()

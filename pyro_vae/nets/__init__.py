@@ -1,7 +1,7 @@
-"""Networks from tensor to tensor, and recipes for them that know no sizes yet.
+"""Neural networks, and recipes: descriptions of networks that do not state the sizes of input and output.
 
-A recipe is a frozen dataclass with `build(in_shape, out_shape) -> nn.Module`; `VAE` fills the sizes in. Any
-`nn.Module` that maps (B, *in_shape) to (B, *out_shape) serves as well.
+A recipe is a frozen dataclass with a method `build(in_shape, out_shape) -> nn.Module`, which `VAE` calls with the sizes
+that its parts need. Any `nn.Module` that maps (B, *in_shape) to (B, *out_shape) can be used in place of a recipe.
 """
 
 from pyro_vae.nets.base import Recipe, Rowwise, Shape, build

@@ -1,4 +1,4 @@
-"""What nets have in common: size-free recipes, and modules that see rows only."""
+"""The base of recipes, modules that act on single rows, and checks of arguments that recipes share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = [
     "Recipe",
     "Rowwise",
     "Shape",
+    "as_widths",
     "build",
     "check_activation",
-    "choice",
+    "check_choice",
     "halvings",
-    "widths",
 ]
 
 Shape = tuple[int, ...]
@@ -36,15 +36,18 @@ ACTIVATIONS = {
 
 
 class Recipe(ABC):
-    """A network without its sizes. To add one: a frozen dataclass of plain values with a `build` method."""
+    """A network whose sizes of input and output are not stated yet.
+
+    To add one, write a frozen dataclass of plain values with a `build` method.
+    """
 
     @abstractmethod
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        """A module from (B, *in_shape) to (B, *out_shape)."""
+        """A new module that maps (B, *in_shape) to (B, *out_shape)."""
 
 
 class ImageRecipe(Recipe):
-    """A network from images (C, H, W) to a vector, or back."""
+    """A network from images (C, H, W) to a vector, or from a vector to images."""
 
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         if len(in_shape) == 3 and len(out_shape) == 1:
@@ -58,20 +61,21 @@ class ImageRecipe(Recipe):
 
     @abstractmethod
     def encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        """From images to a vector."""
+        """A new module from images to a vector."""
 
     @abstractmethod
     def decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
-        """From a vector to images."""
+        """A new module from a vector to images."""
 
 
 class Rowwise(nn.Module):
-    """A module that sees rows only: all leading dimensions become one and come back.
+    """A module applied to each row, whatever dimensions come before: these are merged into one and restored.
 
-    Thus nets that take dimension 0 for the batch (convolutions, BatchNorm) work under particle plates.
+    Nets that take dimension 0 for the batch, such as convolutions and batch normalization, so work with a dimension of
+    particles in front.
 
     Args:
-        module: maps (B, *E) to (B, ...).
+        module: a module from (B, *E) to (B, *out).
         event_dim: the number of dimensions of E.
 
     Shapes:
@@ -91,17 +95,17 @@ class Rowwise(nn.Module):
 
 
 def build(net: Recipe | nn.Module, in_shape: Shape, out_shape: Shape, role: str) -> Rowwise:
-    """Fill a recipe's sizes in, or check that a module has them.
+    """Build a recipe with these sizes, or check that a module has them.
 
     Args:
         net: a recipe or a module.
         in_shape: the shape of one row of input.
         out_shape: the shape of one row of output.
-        role: the name for error messages, e.g. "encoder".
+        role: the name of the net in error messages, e.g. "encoder".
 
     Raises:
-        ValueError: if the module maps to another shape.
-        TypeError: if `net` is neither.
+        ValueError: if the module does not take such rows, or maps them to another shape.
+        TypeError: if `net` is neither a recipe nor a module.
     """
     if isinstance(net, Recipe):
         return Rowwise(net.build(in_shape, out_shape), len(in_shape))
@@ -131,7 +135,8 @@ def _join(shape: Shape) -> str:
     return ", ".join(map(str, shape))
 
 
-def widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
+def as_widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return widths of layers as a tuple of integers; raise an error that names `what` unless all are positive."""
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"{what} must be a sequence of widths; got {sizes!r}. Pass e.g. {what}=(64,).")
     sizes = tuple(sizes)
@@ -140,17 +145,19 @@ def widths(what: str, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def choice(what: str, name: str | None, choices: Sequence[str | None]) -> None:
+def check_choice(what: str, name: str | None, choices: Sequence[str | None]) -> None:
+    """Raise a ValueError that names `what` unless `name` is one of the choices."""
     if not isinstance(name, str | None) or name not in choices:
         raise ValueError(f"{what} must be one of {list(choices)}; got {name!r}. Choose one of these.")
 
 
 def check_activation(name: str) -> None:
-    choice("activation", name, sorted(ACTIVATIONS))
+    """Raise a ValueError unless there is an activation of this name."""
+    check_choice("activation", name, sorted(ACTIVATIONS))
 
 
 def halvings(size: Shape, count: int) -> list[Shape]:
-    """Height and width before each of `count` strided layers and after the last: each halves them, rounding up."""
+    """Height and width before the first of `count` strided layers and after each: a layer halves both, rounding up."""
     sizes = [size]
     for _ in range(count):
         sizes.append(tuple((length + 1) // 2 for length in sizes[-1]))

@@ -1,4 +1,4 @@
-"""Convolutional nets."""
+"""Convolutional networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, check_activation, halvings, widths
+from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, as_widths, check_activation, halvings
 from pyro_vae.nets.mlp import MLP
 
 __all__ = ["Conv"]
@@ -15,13 +15,13 @@ __all__ = ["Conv"]
 
 @dataclass(frozen=True)
 class Conv(ImageRecipe):
-    """Convolutions of stride 2, then fully connected layers; as a decoder the mirror image.
+    """Convolutions of stride 2, then fully connected layers; as a decoder, the same layers in reverse order.
 
-    From images (C, H, W) to a vector it encodes; from a vector to images it decodes.
+    Built from images (C, H, W) to a vector it is an encoder; built from a vector to images it is a decoder.
 
     Args:
-        channels: feature maps of the layers, from the image inward.
-        hidden: widths of the fully connected layers between features and vector.
+        channels: numbers of feature maps of the convolutions, beginning at the image.
+        hidden: widths of the fully connected layers between the features and the vector.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
 
     Raises:
@@ -38,8 +38,8 @@ class Conv(ImageRecipe):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", widths("channels", self.channels))
-        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        object.__setattr__(self, "channels", as_widths("channels", self.channels))
+        object.__setattr__(self, "hidden", as_widths("hidden", self.hidden))
         check_activation(self.activation)
 
     def encoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Fully connected nets."""
+"""Fully connected networks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pyro_vae.arguments import is_number, true_or_false
-from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, check_activation, choice, widths
+from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, as_widths, check_activation, check_choice
 
 __all__ = ["MLP"]
 
 
 @dataclass(frozen=True)
 class MLP(Recipe):
-    """Fully connected layers; events of any shape are flattened and restored.
+    """A multilayer perceptron: fully connected layers; inputs and outputs may have any shape.
 
     Args:
-        hidden: widths of the hidden layers; none makes the map affine.
+        hidden: widths of the hidden layers; without any, the map is affine.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
-        dropout: the probability of dropping a hidden unit while training.
-        gated: whether a hidden layer is h * sigmoid(g) with affine h and g, which takes the place of the activation.
-        residual: whether each hidden layer's input is added to its output; through a linear map where widths differ.
-        normalization: "layer" or "batch": what stands before the activation.
+        dropout: the probability with which a hidden unit is set to zero in training.
+        gated: whether a hidden layer is h * sigmoid(g) with affine h and g, in place of the activation.
+        residual: whether the input of each hidden layer is added to its output, through a linear map if widths differ.
+        normalization: "layer" or "batch" normalization before the activation, or None.
 
     Raises:
         ValueError: if a width is not positive, a name is unknown or dropout lies outside [0, 1).
@@ -48,9 +48,9 @@ class MLP(Recipe):
     normalization: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        object.__setattr__(self, "hidden", as_widths("hidden", self.hidden))
         check_activation(self.activation)
-        choice("normalization", self.normalization, (None, "layer", "batch"))
+        check_choice("normalization", self.normalization, (None, "layer", "batch"))
         true_or_false("gated", self.gated)
         true_or_false("residual", self.residual)
         if not is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:

@@ -1,4 +1,4 @@
-"""Autoregressive convolutional nets."""
+"""Autoregressive convolutional networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["PixelCNN"]
 
 @dataclass(frozen=True)
 class PixelCNN(Recipe):
-    """From images to images of the same height and width, where each pixel sees the pixels before it only.
+    """From images to images of the same height and width, where a pixel of the output depends on earlier pixels only.
 
-    Pixels come row by row, from the left. All channels of a pixel are seen together by later pixels and not by each
-    other. Gated layers have two stacks: the vertical one sees the rows above, the horizontal one the pixels to the left
-    and, by a link, the vertical stack. So all pixels before are seen that are up to `layers` * (`kernel` // 2) rows and
-    columns away.
+    Pixels are ordered row by row, from left to right. The channels of a pixel do not depend on each other; later pixels
+    depend on all of them. Each gated layer has two stacks of features: the vertical one depends on the rows above, the
+    horizontal one on the pixels to the left and on the vertical stack. A pixel of the output so depends on all earlier
+    pixels that are at most `layers` * (`kernel` // 2) rows and columns away.
 
     Args:
-        channels: feature maps of each layer.
-        layers: how many gated layers.
-        kernel: the width of the convolutions, an odd number of at least 3.
+        channels: the number of feature maps of each layer.
+        layers: the number of gated layers.
+        kernel: the width of the convolutions in pixels, an odd number of at least 3.
 
     Raises:
         ValueError: if sizes are not positive, the kernel is even or 1, or images differ in height or width.
@@ -52,11 +52,13 @@ class PixelCNN(Recipe):
             raise ValueError(f"kernel must be odd and at least 3; got {self.kernel}. Pass e.g. kernel=5.")
 
     def build(self, in_shape: Shape, out_shape: Shape, context_channels: int = 0) -> nn.Module:
-        """A module from (B, *in_shape) to (B, *out_shape).
+        """A new module that maps (B, *in_shape) to (B, *out_shape).
 
         Args:
-            context_channels: how many of the input's channels, the last ones, are context, which is added at every
-                layer and which a pixel sees at its own place and around it.
+            in_shape: (C, H, W) of the input.
+            out_shape: (C', H, W) of the output.
+            context_channels: the number of input channels, the last ones, that are context. It is added in every
+                layer; a pixel of the output depends on the context at its own place and around it.
         """
         if len(in_shape) != 3 or len(out_shape) != 3 or in_shape[1:] != out_shape[1:]:
             raise ValueError(
@@ -89,7 +91,7 @@ class _Net(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Convolutions that see rows no lower, and columns no further to the right, than their own place."""
+    """A vertical convolution that reads no row below its place, and a horizontal one that reads no later pixel."""
 
     def __init__(self, channels: int, reach: int, context_maps: int) -> None:
         super().__init__()
@@ -109,6 +111,6 @@ class _Layer(nn.Module):
         return _gate(vertical), left + self.output(_gate(horizontal))
 
 
-def _gate(numbers: Tensor) -> Tensor:
-    value, gate = numbers.chunk(2, 1)
+def _gate(features: Tensor) -> Tensor:
+    value, gate = features.chunk(2, 1)
     return torch.tanh(value) * torch.sigmoid(gate)

@@ -1,4 +1,4 @@
-"""Residual convolutional nets."""
+"""Residual convolutional networks."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, check_activation, choice, halvings, widths
+from pyro_vae.nets.base import ACTIVATIONS, ImageRecipe, Shape, as_widths, check_activation, check_choice, halvings
 from pyro_vae.nets.mlp import MLP
 
 __all__ = ["ResNet"]
 
-GROUP = 16  # channels that are normalised together, as Wu and He recommend
+CHANNELS_PER_GROUP = 16  # of group normalization, as Wu and He recommend
 
 
 @dataclass(frozen=True)
 class ResNet(ImageRecipe):
-    """Stages of pre-activation residual blocks, then fully connected layers; as a decoder the mirror image.
+    """Stages of pre-activation residual blocks, then fully connected layers; as a decoder, in reverse order.
 
-    From images (C, H, W) to a vector it encodes: each stage begins by a convolution of stride 2. From a vector to
-    images it decodes: each stage ends by doubling the image, pixels repeated, and a convolution.
+    Built from images (C, H, W) to a vector it is an encoder, and each stage begins with a convolution of stride 2.
+    Built from a vector to images it is a decoder, and each stage ends by doubling the size of the image, with repeated
+    pixels, and a convolution.
 
     Args:
-        channels: feature maps of the stages, from the image inward.
-        blocks: residual blocks per stage.
-        hidden: widths of the fully connected layers between features and vector.
+        channels: numbers of feature maps of the stages, beginning at the image.
+        blocks: the number of residual blocks in a stage.
+        hidden: widths of the fully connected layers between the features and the vector.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
-        normalization: "group" (groups of 16 channels; one group where 16 doesn't divide them) or None.
+        normalization: "group" for group normalization (in groups of 16 channels; one group if their number is not a
+            multiple of 16), or None.
 
     Raises:
         ValueError: if sizes are not positive, a name is unknown or neither side is an image.
@@ -50,11 +52,11 @@ class ResNet(ImageRecipe):
     normalization: str | None = "group"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", widths("channels", self.channels))
-        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        object.__setattr__(self, "channels", as_widths("channels", self.channels))
+        object.__setattr__(self, "hidden", as_widths("hidden", self.hidden))
         positive_integer("blocks", self.blocks)
         check_activation(self.activation)
-        choice("normalization", self.normalization, (None, "group"))
+        check_choice("normalization", self.normalization, (None, "group"))
         if not self.channels:
             raise ValueError("channels must be at least one width; got (). Use MLP for no stages.")
 
@@ -65,7 +67,9 @@ class ResNet(ImageRecipe):
             layers += [nn.Conv2d(maps, size, 3, stride=2, padding=1), *self._blocks(size)]
             maps = size
         features = (maps, *halvings(in_shape[1:], len(self.channels))[-1])
-        return nn.Sequential(*layers, *self._active(maps), MLP(self.hidden, self.activation).build(features, out_shape))
+        return nn.Sequential(
+            *layers, *self._activation(maps), MLP(self.hidden, self.activation).build(features, out_shape)
+        )
 
     def decoder(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         sizes = halvings(out_shape[1:], len(self.channels))
@@ -75,17 +79,17 @@ class ResNet(ImageRecipe):
         for size, larger in zip(reversed(outputs), reversed(sizes[:-1]), strict=True):
             layers += [*self._blocks(maps), nn.Upsample(larger), nn.Conv2d(maps, size, 3, padding=1)]
             maps = size
-        return nn.Sequential(*layers, *self._active(maps), nn.Conv2d(maps, out_shape[0], 3, padding=1))
+        return nn.Sequential(*layers, *self._activation(maps), nn.Conv2d(maps, out_shape[0], 3, padding=1))
 
     def _blocks(self, maps: int) -> list[nn.Module]:
         def half() -> list[nn.Module]:
-            return [*self._active(maps), nn.Conv2d(maps, maps, 3, padding=1)]
+            return [*self._activation(maps), nn.Conv2d(maps, maps, 3, padding=1)]
 
         return [_Block(*half(), *half()) for _ in range(self.blocks)]
 
-    def _active(self, maps: int) -> list[nn.Module]:
-        """What stands before a convolution."""
-        groups = maps // GROUP if maps % GROUP == 0 else 1
+    def _activation(self, maps: int) -> list[nn.Module]:
+        """Normalization and activation, the layers before a convolution."""
+        groups = maps // CHANNELS_PER_GROUP if maps % CHANNELS_PER_GROUP == 0 else 1
         return [*([nn.GroupNorm(groups, maps)] if self.normalization else []), ACTIVATIONS[self.activation]()]
 
 

@@ -1,4 +1,4 @@
-"""Decoders of images in which things turn, move and grow."""
+"""Decoders of images whose content is rotated, shifted and scaled by latents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_number, true_or_false
-from pyro_vae.nets.base import Recipe, Shape, check_activation, widths
+from pyro_vae.nets.base import Recipe, Shape, as_widths, check_activation
 from pyro_vae.nets.mlp import MLP
 
 __all__ = ["Spatial"]
@@ -18,26 +18,28 @@ __all__ = ["Spatial"]
 
 @dataclass(frozen=True)
 class Spatial(Recipe):
-    """An MLP from a pixel's coordinates and the content to its value, where latents turn, move and scale coordinates.
+    """A decoder of images in which some latents rotate, shift and scale what the other latents, the content, describe.
 
-    A pixel at p shows what the content has at R(-angle) (p - shift) / exp(log scale). Coordinates are 0 at the centre
-    of the image, x to the right and y upward, in units of half the image's width, so that pixels are 2 / W apart; the
-    angle is counterclockwise. The first latents are, as far as switched on and in this order, angle, shift (x, y) and
-    log scale, each times its unit; all others are content.
+    An MLP maps the coordinates of a pixel and the content to the pixel's value. For a pixel at p, the coordinates are
+    R(-angle) (p - shift) / exp(log scale). They are 0 at the centre of the image, with x to the right and y upward, in
+    units of half the image's width, so that neighbouring pixels are 2 / W apart; the angle is counterclockwise.
+
+    The first latents are the angle, the shift (x, y) and the log scale, in this order and as far as they are used, each
+    multiplied by its unit; all other latents are content.
 
     Args:
         rotation: whether the first latent is the angle.
-        translation: whether the next two are the shift.
-        scale: whether the next one is the log scale.
+        translation: whether the next two latents are the shift.
+        scale: whether the next latent is the log scale.
         hidden: widths of the hidden layers.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
-        rotation_scale: the angle that 1 stands for, in radians; with pi a standard normal is all but uniform.
-        translation_scale: the shift that 1 stands for.
-        log_scale_scale: the log scale that 1 stands for.
+        rotation_scale: unit of the angle, in radians; with pi, a standard normal latent is nearly a uniform angle.
+        translation_scale: unit of the shift, in half widths of the image.
+        log_scale_scale: unit of the log scale.
 
     Raises:
         ValueError: if a width or unit is not positive, the activation is unknown, the output is not an image or there
-            are fewer latents than are switched on.
+            are fewer latents than are needed for angle, shift and scale.
 
     References:
         *Explicitly disentangling image content from translation and rotation with spatial-VAE* (Bepler et al., 2019),
@@ -58,7 +60,7 @@ class Spatial(Recipe):
     log_scale_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        object.__setattr__(self, "hidden", as_widths("hidden", self.hidden))
         check_activation(self.activation)
         for what in ("rotation", "translation", "scale"):
             true_or_false(what, getattr(self, what))
@@ -70,19 +72,19 @@ class Spatial(Recipe):
             raise ValueError(
                 f"Spatial must map a vector to an image (C, H, W); got {in_shape} to {out_shape}. Use MLP for others."
             )
-        count = self.rotation + 2 * self.translation + self.scale
-        if in_shape[0] < count:
-            raise ValueError(f"Spatial must have at least {count} latents; got {in_shape[0]}. Raise latent_dim.")
-        return _SpatialDecoder(self, in_shape[0] - count, out_shape)
+        num_spatial = self.rotation + 2 * self.translation + self.scale
+        if in_shape[0] < num_spatial:
+            raise ValueError(f"Spatial must have at least {num_spatial} latents; got {in_shape[0]}. Raise latent_dim.")
+        return _SpatialDecoder(self, in_shape[0] - num_spatial, out_shape)
 
 
 class _SpatialDecoder(nn.Module):
     grid: Tensor
 
-    def __init__(self, recipe: Spatial, content: int, out_shape: Shape) -> None:
+    def __init__(self, recipe: Spatial, num_content: int, out_shape: Shape) -> None:
         super().__init__()
         self.recipe, self.out_shape = recipe, out_shape
-        self.net = MLP(recipe.hidden, recipe.activation).build((2 + content,), out_shape[:1])
+        self.net = MLP(recipe.hidden, recipe.activation).build((2 + num_content,), out_shape[:1])
         height, width = out_shape[1:]
         up, right = (height - 1) / 2 - torch.arange(height), torch.arange(width) - (width - 1) / 2
         y, x = torch.meshgrid(up, right, indexing="ij")
@@ -95,14 +97,14 @@ class _SpatialDecoder(nn.Module):
         return cells.transpose(1, 2).reshape(-1, *self.out_shape)
 
     def coordinates(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """From latents (B, D) to where the pixels lie in the content's own frame, (B, H * W, 2), and the content."""
-        turns, moves, scales, content = self._split(z)
-        x, y = (self.grid - moves.unsqueeze(1)).unbind(-1)
-        cos, sin = turns.cos(), turns.sin()
-        return torch.stack((cos * x + sin * y, cos * y - sin * x), -1) * (-scales).exp().unsqueeze(-1), content
+        """Split latents (B, D) into the coordinates of the pixels, (B, H * W, 2), and the content, both for the MLP."""
+        angles, shifts, log_scales, content = self._split(z)
+        x, y = (self.grid - shifts.unsqueeze(1)).unbind(-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack((cos * x + sin * y, cos * y - sin * x), -1) * (-log_scales).exp().unsqueeze(-1), content
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Angles (B, 1), shifts (B, 2), log scales (B, 1) and content; zeros for what is switched off."""
+        """Angles (B, 1), shifts (B, 2), log scales (B, 1) and content; zeros for what is not used."""
         recipe, parts = self.recipe, []
         for used, size, unit in (
             (recipe.rotation, 1, recipe.rotation_scale),

@@ -1,7 +1,7 @@
-"""Priors p(z): parts whose `forward` returns the distribution of one row's latent.
+"""Priors p(z): parts whose `forward` returns the distribution of the latent of one row.
 
-To add one: subclass `Prior`, keep `latent_dim`, return a distribution with event shape (latent_dim,) and empty
-batch shape, and add one line to `tests/cases.py`.
+To add one, write a subclass of `Prior` that sets `latent_dim` and returns a distribution with event shape (latent_dim,)
+and empty batch shape, and add a line to `tests/cases.py`.
 """
 
 from pyro_vae.priors.base import Prior

@@ -1,4 +1,4 @@
-"""Priors fitted to the aggregate posterior, the average of q(z | x) over data, after training."""
+"""Priors fitted, after training, to the aggregate posterior: the average of q(z | x) over the data."""
 
 from __future__ import annotations
 
@@ -17,46 +17,49 @@ __all__ = ["fit_flow", "fit_mixture"]
 
 
 def fit_mixture(z: Tensor, *, num_components: int = 10, seed: int = 0) -> priors.Mixture:
-    """A mixture of normals with diagonal covariance by expectation maximisation.
+    """Fit a mixture of normals with diagonal covariance by expectation maximization.
 
     Args:
         z: draws of the latents, (N, D).
         num_components: C, at most N.
-        seed: of the start.
+        seed: seed of the starting values.
+
+    Raises:
+        ValueError: if there are more components than draws.
     """
     from sklearn.mixture import GaussianMixture
 
     prior = priors.Mixture(z.shape[-1], num_components)
     if prior.num_components > len(z):
-        raise ValueError(f"num_components must be at most {len(z)} draws; got {num_components}. Draw more.")
-    found = GaussianMixture(num_components, covariance_type="diag", random_state=seed % 2**32).fit(
+        raise ValueError(f"num_components must be at most the {len(z)} draws; got {num_components}. Draw more.")
+    fitted = GaussianMixture(num_components, covariance_type="diag", random_state=seed % 2**32).fit(
         z.double().cpu().numpy()
     )
     with torch.no_grad():
-        prior.logits.copy_(torch.as_tensor(found.weights_).log())
-        prior.loc.copy_(torch.as_tensor(found.means_))
-        prior.raw_scale.copy_(as_unbounded(torch.as_tensor(found.covariances_).sqrt()))
+        prior.logits.copy_(torch.as_tensor(fitted.weights_).log())
+        prior.loc.copy_(torch.as_tensor(fitted.means_))
+        prior.raw_scale.copy_(as_unbounded(torch.as_tensor(fitted.covariances_).sqrt()))
     return prior.to(z)
 
 
 def fit_flow(
     z: Tensor, *, epochs: int = 50, learning_rate: float = 2e-3, batch_size: int = 256, seed: int = 0, **flow: Any
 ) -> priors.Flow:
-    """A normalizing flow by maximum likelihood.
+    """Fit a normalizing flow by maximum likelihood.
 
     Args:
         z: draws of the latents, (N, D).
         epochs: passes over the draws.
-        learning_rate: of Adam, falling to zero along a cosine.
+        learning_rate: the first learning rate of Adam, which falls to zero along a cosine.
         batch_size: draws per step.
-        seed: of their order.
+        seed: seed of the order of the draws.
         **flow: arguments of `priors.Flow`, such as `kind` and `layers`.
     """
     positive_integer("epochs", epochs)
     positive_integer("batch_size", batch_size)
     positive_number("learning_rate", learning_rate)
     prior = priors.Flow(z.shape[-1], **({"kind": "spline_coupling"} | flow)).to(z)
-    with torch.no_grad():  # noise of the draws' location and spread
+    with torch.no_grad():  # the noise takes the location and the spread of the draws
         prior.loc.copy_(z.mean(0))
         prior.scale.copy_(z.std(0).clamp_min(1e-3))
     optimizer = torch.optim.Adam(prior.parameters(), lr=learning_rate)
@@ -64,9 +67,9 @@ def fit_flow(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     with seeded(seed), isolated(), torch.enable_grad():
         for _ in range(epochs):
-            for rows in torch.randperm(len(z), device=z.device).split(batch_size):
+            for batch in torch.randperm(len(z), device=z.device).split(batch_size):
                 optimizer.zero_grad()
-                (-prior().log_prob(z[rows]).mean()).backward()
+                (-prior().log_prob(z[batch]).mean()).backward()
                 optimizer.step()
                 schedule.step()
     return prior

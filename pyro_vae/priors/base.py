@@ -1,4 +1,4 @@
-"""What priors have in common."""
+"""The base class of priors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ __all__ = ["Prior"]
 
 
 class Prior(Part):
-    """Base of the priors.
+    """Base class of priors.
 
     Attributes:
-        latent_dim: D, the size of one row's latent.
+        latent_dim: D, the size of the latent of one row.
     """
 
     latent_dim: int
 
     @abstractmethod
     def forward(self, **batch: Any) -> dist.TorchDistribution:
-        """p(z), or p(z | fields) where the batch brings fields: batch shape () or (B,), event shape (D,).
+        """The distribution p(z), with empty batch shape, or p(z | fields), with batch shape (B,); event shape (D,).
 
-        Besides the fields, `posterior` is passed: the map from what the encoder sees to q(z | x).
+        Args:
+            **batch: the fields of the batch, and `posterior`: the function from inputs of the encoder to q(z | x).
         """
 
     def initialize(self, features: Tensor) -> None:
-        """Start from what the encoder sees of the data, (N, *feature_shape)."""
+        """Set initial values from the encoder's inputs for the data, (N, *feature_shape); by default there are none."""

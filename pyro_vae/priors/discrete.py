@@ -1,4 +1,4 @@
-"""Discrete latents; they need a gradient estimator for draws without derivatives, such as "rloo" or "vimco"."""
+"""Priors of discrete latents, which need a gradient estimator for draws without derivatives, e.g. "rloo" or "vimco"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = ["Bernoulli", "Categorical"]
 
 
 class _Logits(Prior):
+    """Base class of priors with fixed or learned logits."""
+
     logits: Tensor
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
@@ -27,7 +29,7 @@ class _Logits(Prior):
 
 
 class Bernoulli(_Logits):
-    """D independent binary latents, fair or with learned probabilities; goes with `guides.Bernoulli`.
+    """D independent binary latents with probabilities 1/2, or learned ones; to be used with `guides.Bernoulli`.
 
     Args:
         latent_dim: D.
@@ -45,13 +47,13 @@ class Bernoulli(_Logits):
 
 
 class Categorical(_Logits):
-    """One latent with D values, as a unit vector; equally likely or with learned weights.
+    """One latent with D values, coded as a unit vector, with equal or learned probabilities.
 
-    Goes with `guides.Categorical`. With one decoder layer it is a finite mixture model.
+    To be used with `guides.Categorical`. With a decoder of one layer, the model is a finite mixture.
 
     Args:
         latent_dim: D, the number of values.
-        learn: whether the weights are trained with the model.
+        learn: whether the probabilities are trained with the model.
 
     Raises:
         ValueError: if `latent_dim` is not a positive integer.

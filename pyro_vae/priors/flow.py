@@ -17,16 +17,16 @@ __all__ = ["Flow"]
 
 
 class Flow(Prior):
-    """Standard normal noise through learned invertible maps.
+    """Standard normal noise transformed by learned invertible maps.
 
-    The maps run from z to the noise, so that the density of a given z takes one pass; drawing from an autoregressive
-    flow takes D.
+    The nets map z to the noise, so that the density at a given z takes one run of each net; a draw from an
+    autoregressive flow takes D runs.
 
     Args:
         latent_dim: D, at least 2.
         kind: "affine_coupling", "affine_autoregressive", "spline_coupling" or "spline_autoregressive".
-        layers: how many maps.
-        hidden: widths of the net inside each map.
+        layers: the number of maps.
+        hidden: widths of the hidden layers of the net in each map.
 
     Raises:
         ValueError: if the kind is unknown or a size is out of range.

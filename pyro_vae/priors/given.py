@@ -1,4 +1,4 @@
-"""Any distribution as a prior."""
+"""A distribution given by the user as a prior."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ __all__ = ["Distribution"]
 
 
 class Distribution(Prior):
-    """A distribution that you made, with events (D,) and no batch; nothing of it is trained.
+    """A fixed distribution of your own, with event shape (D,) and no batch shape.
 
-    `VAE` makes this part where `prior` is a distribution. The distribution moves to the device and the precision of
-    the model. It is not saved: pass it to `pv.load` as `prior=`.
+    `VAE` makes this part if its `prior` is a distribution. The distribution moves to the device and takes the precision
+    of the model. It is not saved: pass it to `pv.load` as `prior=`.
 
     Args:
         distribution: a `pyro.distributions` object.
 
     Raises:
+        TypeError: if it is not a distribution.
         ValueError: if its event shape is not (D,) or it has a batch shape.
 
     Example:
@@ -41,7 +42,7 @@ class Distribution(Prior):
             raise TypeError(f"prior must be a distribution; got {distribution!r}. Pass a pyro.distributions object.")
         if len(distribution.event_shape) != 1 or distribution.batch_shape:
             raise ValueError(
-                f"prior must have the event shape (D,) and no batch; got {tuple(distribution.event_shape)} and"
+                f"prior must have event shape (D,) and no batch shape; got {tuple(distribution.event_shape)} and"
                 f" {tuple(distribution.batch_shape)}. Declare the event with .to_event(1)."
             )
         self.latent_dim, self.distribution = distribution.event_shape[0], distribution
@@ -52,7 +53,7 @@ class Distribution(Prior):
 
 
 def _moved(value: Any, like: Tensor, seen: dict[int, Any] | None = None) -> Any:
-    """A copy of a distribution, or of what it consists of, with the device and precision of another tensor."""
+    """A copy of a distribution, or of one of its parts, with the device and precision of the tensor `like`."""
     seen = {} if seen is None else seen
     if id(value) in seen:
         return seen[id(value)]
@@ -62,7 +63,9 @@ def _moved(value: Any, like: Tensor, seen: dict[int, Any] | None = None) -> Any:
         return type(value)(_moved(part, like, seen) for part in value)
     if isinstance(value, torch.distributions.Distribution | Transform):
         seen[id(value)] = moved = copy.copy(value)
-        for name, part in vars(value).items():  # a weak reference is that of a transform to its inverse, made anew
+        for name, part in vars(
+            value
+        ).items():  # a weak reference points to the inverse of a transform, which is made again
             vars(moved)[name] = None if isinstance(part, weakref.ref) else _moved(part, like, seen)
         return moved
     return value

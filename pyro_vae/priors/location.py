@@ -1,4 +1,4 @@
-"""Independent latents, each with a location and a scale."""
+"""Priors of independent latents, each with a location and a scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Laplace", "Normal", "StudentT"]
 
 
 class _LocationScale(Prior):
-    """Base of these: location 0 and scale 1, or both learned for each latent."""
+    """Base class of these: location 0 and scale 1, or a learned location and scale for each latent."""
 
     loc: Tensor
     scale: Tensor
@@ -42,11 +42,11 @@ class _LocationScale(Prior):
 
 
 class Normal(_LocationScale):
-    """Independent normal latents: z ~ N(0, I), or with learned means and scales.
+    """Independent normal latents: z ~ N(0, I), or with learned means and standard deviations.
 
     Args:
         latent_dim: D.
-        learn: whether mean and scale of each latent are trained with the model.
+        learn: whether the mean and the standard deviation of each latent are trained with the model.
 
     Raises:
         ValueError: if `latent_dim` is not a positive integer.
@@ -64,13 +64,13 @@ class Normal(_LocationScale):
 
 
 class Laplace(_LocationScale):
-    """Independent Laplace latents: sharper at the centre and with heavier tails than the normal, so sparser codes.
+    """Independent Laplace latents: more mass near 0 and heavier tails than the normal, which favours sparse codes.
 
-    Unlike the normal it is not the same in every rotation of the latent space.
+    Unlike the normal, it is not invariant under rotations of the latent space.
 
     Args:
         latent_dim: D.
-        learn: whether location and scale of each latent are trained with the model.
+        learn: whether the location and the scale of each latent are trained with the model.
 
     Raises:
         ValueError: if `latent_dim` is not a positive integer.
@@ -88,15 +88,15 @@ class Laplace(_LocationScale):
 
 
 class StudentT(_LocationScale):
-    """Independent Student-t latents: room for rows that lie far out.
+    """Independent Student-t latents, whose heavy tails leave room for rows that lie far from the others.
 
     Args:
         latent_dim: D.
         df: degrees of freedom; the variance is finite above 2.
-        learn: whether location and scale of each latent are trained with the model.
+        learn: whether the location and the scale of each latent are trained with the model.
 
     Raises:
-        ValueError: if `latent_dim` is not a positive integer or `df` not positive.
+        ValueError: if `latent_dim` is not a positive integer or `df` is not positive.
 
     References:
         *Variational Auto-Encoders with Student's t-Prior* (Abiri, Ohlsson, 2019), arXiv 2004.02581

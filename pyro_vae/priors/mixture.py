@@ -1,4 +1,4 @@
-"""Mixtures: of normals with learned places, and of the guide at learned pseudo-inputs."""
+"""Mixtures as priors: of normals, and of the guide's distributions at learned pseudo-inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ __all__ = ["Mixture", "VampPrior"]
 
 
 class Mixture(Prior):
-    """A mixture of C normals with learned weights, means and diagonal scales; it starts as the standard normal does.
+    """A mixture of C normals with learned weights, means and standard deviations of each latent.
+
+    At the start the weights are equal, the standard deviations are 1 and the means are standard normal draws.
 
     Args:
         latent_dim: D.
@@ -51,18 +53,19 @@ class Mixture(Prior):
 
 
 class VampPrior(Prior):
-    """The guide averaged over C pseudo-inputs: p(z) = sum_c weight_c q(z | u_c).
+    """A weighted average of the guide at C pseudo-inputs u_c: p(z) = sum_c weight_c q(z | u_c).
 
-    The prior that is best for the ELBO is the aggregate posterior, the average of q(z | x) over the data; this one
-    is near it at the cost of C rows. Pseudo-inputs live where the encoder looks, `likelihood.features(x)`, and start
-    as random rows of the data. Draws take components in proportion to their weights. Goes with every guide.
+    The prior with the highest ELBO is the aggregate posterior, the average of q(z | x) over the data; this prior
+    approximates it at the cost of running the encoder on C more rows. Pseudo-inputs are inputs of the encoder,
+    `likelihood.features(x)`, and start at random rows of the data. Any guide can be used.
 
     Args:
         latent_dim: D.
-        event_shape: the shape of one pseudo-input: the likelihood's `feature_shape`, mostly the shape of a row of x.
+        event_shape: the shape of one pseudo-input: the `feature_shape` of the likelihood, for most likelihoods the
+            shape of a row of x.
         num_components: C.
-        learn: whether the pseudo-inputs are trained; else they stay the rows that they start as.
-        learn_weights: whether the weights are trained too; else they are equal.
+        learn: whether the pseudo-inputs are trained; otherwise they stay at the rows where they started.
+        learn_weights: whether the weights are trained; otherwise they are equal.
 
     Raises:
         ValueError: if a size is not a positive integer.
@@ -102,7 +105,7 @@ class VampPrior(Prior):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), batch["posterior"](self.pseudo_inputs))
 
     def initialize(self, features: Tensor) -> None:
-        rows = torch.randint(len(features), (self.num_components,), device=features.device)
-        if len(features) >= self.num_components:
-            rows = torch.randperm(len(features), device=features.device)[: self.num_components]
-        self.pseudo_inputs.copy_(features[rows])
+        chosen = torch.randint(len(features), (self.num_components,), device=features.device)
+        if len(features) >= self.num_components:  # without replacement
+            chosen = torch.randperm(len(features), device=features.device)[: self.num_components]
+        self.pseudo_inputs.copy_(features[chosen])

@@ -1,4 +1,4 @@
-"""Latents that are proportions."""
+"""Priors of latents that are proportions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ __all__ = ["LogisticNormal"]
 
 
 class LogisticNormal(Prior):
-    """Proportions of D kinds, e.g. topics: the Laplace approximation of a Dirichlet by normal log-ratios.
+    """Proportions of D kinds, e.g. topics: the Laplace approximation of a Dirichlet distribution by normal log-ratios.
 
-    log(z_i / z_D) are jointly normal with means log(a_i / a_D), variances 1/a_i + 1/a_D and covariances 1/a_D: mean
-    and curvature of Dirichlet(a) at its mode in these coordinates. Goes with `guides.LogisticNormal`.
+    The log-ratios log(z_i / z_D) are jointly normal with means log(a_i / a_D), variances 1/a_i + 1/a_D and covariances
+    1/a_D, which match the mode and the curvature of Dirichlet(a) in these coordinates. To be used with
+    `guides.LogisticNormal`.
 
     Args:
         latent_dim: D, the number of kinds, at least 2.
-        concentration: a; a number or D numbers. Small ones favour rows of few kinds.
+        concentration: a, one number or D numbers. Small ones favour rows of few kinds.
         learn: whether the concentrations are trained with the model.
 
     Raises:

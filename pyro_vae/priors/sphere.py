@@ -1,4 +1,4 @@
-"""Latents that are directions."""
+"""Priors of latents that are directions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["PowerSpherical"]
 
 
 class PowerSpherical(Prior):
-    """Unit vectors in D dimensions: uniform, or about a learned direction; goes with `guides.PowerSpherical`.
+    """Unit vectors in D dimensions, uniform or around a learned direction; to be used with `guides.PowerSpherical`.
 
     Args:
         latent_dim: D, at least 2; the sphere has D - 1 dimensions.
-        learn: whether direction and concentration are trained with the model.
+        learn: whether the mean direction and the concentration are trained with the model.
 
     Raises:
         ValueError: if `latent_dim` is below 2.
@@ -37,10 +37,8 @@ class PowerSpherical(Prior):
 
     def __init__(self, latent_dim: int, learn: bool = False) -> None:
         super().__init__()
-        self.latent_dim, self.learn = (
-            positive_integer("latent_dim", latent_dim, at_least=2),
-            true_or_false("learn", learn),
-        )
+        self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
+        self.learn = true_or_false("learn", learn)
         if learn:
             self.raw_loc, self.raw_concentration = nn.Parameter(torch.ones(latent_dim)), nn.Parameter(torch.zeros(()))
         else:
