@@ -58,7 +58,7 @@ class ContinuousBernoulli(dist.TorchDistribution):
         return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a power series replaces a quotient near 0 / 0, the logits there, and their absolute values elsewhere."""
+        """Where a power series replaces a quotient near 0 / 0; the logits there; their absolute values elsewhere."""
         near, size = self.logits.abs() < 0.1, self.logits.abs()
         return near, torch.where(near, self.logits, 0.0), torch.where(near, 1.0, size)
 

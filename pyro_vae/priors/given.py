@@ -63,9 +63,8 @@ def _moved(value: Any, like: Tensor, seen: dict[int, Any] | None = None) -> Any:
         return type(value)(_moved(part, like, seen) for part in value)
     if isinstance(value, torch.distributions.Distribution | Transform):
         seen[id(value)] = moved = copy.copy(value)
-        for name, part in vars(
-            value
-        ).items():  # a weak reference points to the inverse of a transform, which is made again
+        for name, part in vars(value).items():
+            # a weak reference points to the inverse of a transform, which is made again when it is needed
             vars(moved)[name] = None if isinstance(part, weakref.ref) else _moved(part, like, seen)
         return moved
     return value
