@@ -47,7 +47,7 @@ def memory(args: argparse.Namespace) -> None:
         print(f"{path.stat().st_size / 1e9:.2f} GB, {args.seconds:.0f} s of training")
         for way in mapped.WAYS:
             found = mapped.run_apart(way, path, args.seconds)
-            print(f"  {way:24s} RssAnon rises by {found.peak / 1e6:6.0f} MB; {found.rows:,} rows seen", flush=True)
+            print(f"  {way:24s} RssAnon rises by {found.peak / 1e6:6.0f} MB; {found.num_rows:,} rows seen", flush=True)
 
 
 def soak(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Training on a mapped file in a fresh process, with anonymous memory watched."""
+"""Train on a memory-mapped file in a new process, and measure how much memory this takes beyond the file."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ CELLS = 256
 
 
 class Found(NamedTuple):
-    """How many bytes anonymous memory rose by, how many rows were seen, and the bound."""
+    """By how many bytes anonymous memory rose at most, how many rows training used, and the bound."""
 
     peak: int
-    rows: int
+    num_rows: int
     bound: float
 
 
 def write(path: Path, size: int) -> Path:
-    """A .npy file of so many bytes, written in pieces: float32 rows in which most numbers are zero."""
-    rows, piece, random = size // (4 * CELLS), 2**16, np.random.RandomState(0)
+    """Write a .npy file of `size` bytes in pieces: rows of float32 numbers, most of which are zero."""
+    num_rows, piece, random = size // (4 * CELLS), 2**16, np.random.RandomState(0)
     with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, CELLS)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, CELLS)}
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, rows, piece):
-            x = np.zeros((min(piece, rows - start), CELLS), np.float32)
+        for start in range(0, num_rows, piece):
+            x = np.zeros((min(piece, num_rows - start), CELLS), np.float32)
             x[:, :16] = random.randn(len(x), 16)
             file.write(x)
     return path
 
 
 def run_apart(way: str, path: Path, seconds: float, sample: int | None = None) -> Found:
-    """Train for at most an epoch and so long; `sample` is how many cells a model starts from, if not as usual."""
+    """Train in a new process until an epoch or the time is over.
+
+    Args:
+        way: one of `WAYS`: how the file is opened, and whether steps are compiled.
+        path: the file.
+        seconds: the longest time.
+        sample: how many cells initial values are computed from; None for the default.
+    """
     command = [sys.executable, __file__, way, str(path), str(seconds), *([] if sample is None else [str(sample)])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -47,7 +54,7 @@ def run_apart(way: str, path: Path, seconds: float, sample: int | None = None) -
 
 
 def anonymous() -> int:
-    """Bytes of memory of this process that belong to no file."""
+    """Bytes of memory of this process that are not pages of a file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) * 1024
 
@@ -73,7 +80,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
 
     torch.set_num_threads(1)
     compiled = "compiled" in way
-    train(torch.randn(5000, CELLS), compile=compiled)  # what is loaded once
+    train(torch.randn(5000, CELLS), compile=compiled)  # loads libraries
     peak = before = anonymous()
     done = False
 
@@ -87,7 +94,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
     watcher.start()
     seen, end = 0, time.monotonic() + seconds
 
-    def rate(*at: int) -> float:  # asked for at every step: ends what takes too long
+    def rate(*at: int) -> float:  # called at every step; ends a run that takes too long
         nonlocal seen
         seen += 4096
         if time.monotonic() > end and seen > 2 * 4096:
@@ -102,7 +109,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
         done = True
         watcher.join()
     bound = history.epochs[-1]["train_bound"] if history.epochs else float("nan")
-    print(json.dumps({"peak": peak - before, "rows": seen, "bound": bound}))
+    print(json.dumps({"peak": peak - before, "num_rows": seen, "bound": bound}))
 
 
 if __name__ == "__main__":

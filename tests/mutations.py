@@ -1,10 +1,13 @@
-"""Files with seeded damage, read in a fresh process that watches itself: what comes of each.
+"""Read randomly damaged files, and hostile files, in a new process, and record the outcome, time and memory of each.
 
-    python tests/mutations.py models 100 0 FOLDER                # what `run_apart` runs
+    python tests/mutations.py models 100 0 FOLDER                # the command that `run_apart` runs
 
-A trial is one of four kinds. "checked": a model file, which must load to the same numbers or be refused. "signed": a
-model file whose description was changed and its checksum made right, which may load to another model. "data": may be
-ordinary other numbers, which must be finite, well-formed rows. "hostile": made by hand; must be refused.
+There are four kinds of trial:
+
+- "checked": a damaged model file, which must load to the same numbers or be refused.
+- "signed": a model file whose description was changed and whose checksum was corrected; it may load to another model.
+- "data": a damaged data file; it may load to other numbers, but these must be finite rows of the right shape.
+- "hostile": a file that was made to do harm, which must be refused.
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ from typing import Any, NamedTuple
 
 FORM = re.compile(r"(?s).+ (must|are to|is to) .+; got .+\..*")
 SECONDS, MEMORY = 5.0, 10**9
-UNBOUNDED = re.compile("(?i)can't allocate|unable to allocate|malloc of size|out of memory|std::bad_alloc")
+OUT_OF_MEMORY = re.compile("(?i)can't allocate|unable to allocate|malloc of size|out of memory|std::bad_alloc")
 
 
 class Trial(NamedTuple):
-    """One file: what was done, what came of it, how long it took, and what is wrong with that, if anything."""
+    """One file: what was done to it, the outcome of reading it, the seconds that took, and the problem, if any."""
 
     name: str
     kind: str
@@ -42,7 +45,7 @@ class Trial(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All trials, how many bytes the resident memory rose by, and whether code from a file was run."""
+    """All trials, by how many bytes resident memory rose at most, and whether code from a file was run."""
 
     trials: list[Trial]
     peak: int
@@ -50,10 +53,16 @@ class Found(NamedTuple):
 
 
 def run_apart(what: str, count: int, seed: int, limit: float = 3600.0) -> Found:
-    """Make so many damaged files of a kind, "models" or "data", beside those made by hand, and read them.
+    """Read hostile files, then damaged ones, in a new process.
+
+    Args:
+        what: "models" or "data".
+        count: the number of damaged files.
+        seed: seed of the damage.
+        limit: seconds after which the process is stopped.
 
     Raises:
-        RuntimeError: if the process ends otherwise than by itself.
+        RuntimeError: if the process crashes.
     """
     import tempfile
 
@@ -61,18 +70,18 @@ def run_apart(what: str, count: int, seed: int, limit: float = 3600.0) -> Found:
         command = [sys.executable, __file__, what, str(count), str(seed), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
         if done.returncode != 0:
-            raise RuntimeError(f"the process must end by itself; got {done.returncode}: {done.stderr[-2000:]}")
+            raise RuntimeError(f"the process must not crash; got exit status {done.returncode}: {done.stderr[-2000:]}")
         answer = json.loads(done.stdout.splitlines()[-1])
         return Found([Trial(*trial) for trial in answer["trials"]], answer["peak"], canary(Path(folder)).exists())
 
 
 def canary(folder: Path) -> Path:
-    """The file that exists once code from a file was run."""
+    """The file that is made if code from a file is run."""
     return folder / "canary"
 
 
 class Canary:
-    """An object whose unpickling makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -81,7 +90,7 @@ class Canary:
         return open, (str(canary(Path(self.folder))), "w")
 
 
-# Damage: bytes and a stream of random numbers -> bytes
+# Damage: functions from bytes and a random number generator to bytes
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:
@@ -92,7 +101,7 @@ def flip(data: bytes, draw: random.Random) -> bytes:
 
 
 def _place(data: bytes | bytearray, draw: random.Random) -> int:
-    """Anywhere; half of the time among the first bytes, where headers are."""
+    """A random position; with probability one half among the first bytes, where headers are."""
     return draw.randrange(min(len(data), 400) if draw.random() < 0.5 else len(data))
 
 
@@ -133,7 +142,7 @@ STRANGE: tuple[Any, ...] = (
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to all values within plain values."""
+    """The paths, as tuples of keys, to all values within nested dictionaries and lists."""
     yield path
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in inside:
@@ -141,7 +150,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def edited(config: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A description with one or two values changed, dropped or renamed."""
+    """A description in which one or two values were changed, deleted or renamed."""
     config = json.loads(json.dumps(config))
     for _ in range(draw.choice((1, 1, 2))):
         *way, last = draw.choice([path for path in leaves(config) if path])
@@ -160,11 +169,11 @@ def edited(config: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     return config
 
 
-# Files to damage, and files made by hand
+# Files to damage, and hostile files
 
 
 def models(folder: Path) -> dict[str, Path]:
-    """Saved models of different parts."""
+    """Save models of different parts, and return their files by name."""
     import pyro_vae as pv
 
     small, image = pv.nets.MLP((8,)), pv.nets.Conv(channels=(2, 3), hidden=(4,))
@@ -194,7 +203,7 @@ def models(folder: Path) -> dict[str, Path]:
 
 
 def hostile_models(folder: Path, good: Path) -> Iterator[tuple[str, bytes]]:
-    """Files made by hand that must be refused."""
+    """Names and bytes of model files that must be refused."""
     import torch
     from safetensors.torch import save
 
@@ -244,7 +253,7 @@ def hostile_models(folder: Path, good: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def signed(text: str, tensors: dict[str, Any]) -> bytes:
-    """A model file of this description with the right checksum."""
+    """A model file with this description and a correct checksum."""
     from safetensors.torch import save
 
     from pyro_vae.saving import files
@@ -253,7 +262,7 @@ def signed(text: str, tensors: dict[str, Any]) -> bytes:
 
 
 def data_files(folder: Path) -> dict[str, Path]:
-    """Small files of numbers, and folders of images, by their suffix."""
+    """Write small files of numbers and folders of images, and return them by suffix."""
     import numpy as np
     import pandas
     from PIL import Image
@@ -276,7 +285,7 @@ def data_files(folder: Path) -> dict[str, Path]:
 
 
 def hostile_data(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, suffix and bytes of files made by hand that must be refused."""
+    """Names, suffixes and bytes of data files that must be refused."""
     import numpy as np
 
     pickled = pickle.dumps(Canary(str(folder)))
@@ -314,7 +323,7 @@ def hostile_data(folder: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _png(width: int, height: int) -> bytes:
-    """An image of zeros of so many pixels, a few thousand times smaller as a file."""
+    """An image whose pixels are all zero; the file is some thousand times smaller than the pixels."""
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -330,7 +339,13 @@ def _png(width: int, height: int) -> bytes:
 
 
 def attempt(name: str, kind: str, read: Callable[[], str]) -> Trial:
-    """Read one file; `read` returns what it is, "the same", "other numbers" or what is wrong with it."""
+    """Read one file.
+
+    Args:
+        name: what was done to the file.
+        kind: the kind of trial.
+        read: reads it; returns "the same" or "other numbers", compared with the undamaged file, or a problem.
+    """
     start, problem = time.perf_counter(), ""
     try:
         with warnings.catch_warnings():
@@ -350,19 +365,19 @@ def attempt(name: str, kind: str, read: Callable[[], str]) -> Trial:
 
 
 def _wrong_with(error: Exception) -> str:
-    """What is wrong with an error: not one of ours, or it came from memory that was asked for in vain."""
+    """The problem with an error, if any: it has not our form, or the process ran out of memory before it."""
     if not isinstance(error, ValueError | TypeError | OSError) or not FORM.match(str(error)):
         return f"{type(error).__name__}: {str(error)[:300]}"
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or UNBOUNDED.search(str(cause)):
-            return f"memory was asked for in vain: {type(cause).__name__}: {str(cause)[:300]}"
+        if isinstance(cause, MemoryError) or OUT_OF_MEMORY.search(str(cause)):
+            return f"memory ran out: {type(cause).__name__}: {str(cause)[:300]}"
         cause = cause.__cause__ or cause.__context__
     return ""
 
 
 def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Model files made by hand, then so many damaged ones."""
+    """Read undamaged model files, hostile ones, then `count` damaged ones."""
     import torch
 
     import pyro_vae as pv
@@ -378,7 +393,7 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
         same = state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
         return "the same" if same else "other numbers"
 
-    for name in saved:  # what is loaded once
+    for name in saved:  # undamaged, first: this loads libraries
         path.write_bytes(wholes[name][0])
         yield attempt(name, "checked", lambda name=name: read(name))  # type: ignore[misc]
     for title, data in hostile_models(folder, saved["plain"]):
@@ -410,7 +425,7 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
 
 
 def try_data(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Data files made by hand, then so many damaged ones."""
+    """Read hostile data files, then `count` damaged ones."""
     import torch
 
     from pyro_vae import datasets
@@ -445,7 +460,7 @@ def try_data(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
 
 
 def status(name: str) -> int:
-    """A line of this process's memory, in bytes."""
+    """A figure of this process's memory, in bytes, from the line of this name in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) * 1024
 
@@ -456,7 +471,7 @@ def main(what: str, count: str, seed: str, place: str) -> None:
     torch.set_num_threads(1)
     folder, trials, before = Path(place), [], 0
     for trial in (try_models if what == "models" else try_data)(folder, int(count), random.Random(int(seed))):
-        if not before:  # from what is loaded once
+        if not before:  # after the first trial, which loads libraries
             before, room = status("VmHWM"), status("VmSize") + 4 * MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (room, room))
         trials.append(trial)

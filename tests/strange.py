@@ -1,4 +1,4 @@
-"""Strange arrays and options, and what must hold of a call that is given one."""
+"""Unusual arrays and options, and checks of what a call does with them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-Door = tuple[Callable[..., Any], dict[str, Any]]
+Call = tuple[Callable[..., Any], dict[str, Any]]  # a function and arguments that work
 
-FORM = re.compile(r"must .*[;:] got .*\.|got an unexpected keyword argument", re.DOTALL)  # the latter is Python's own
+FORM = re.compile(r"must .*[;:] got .*\.|got an unexpected keyword argument", re.DOTALL)  # the latter comes from Python
 EXPECTED = (ValueError, TypeError, NotImplementedError, FileNotFoundError)
-UNKNOWN = {"khat", "rhat", "bias", "ess"}  # NaN where draws are too few to tell, besides errors
+MAY_BE_NAN = {"khat", "rhat", "bias", "ess"}  # where there are too few draws; errors may be NaN, too
 
 
 def _with(value: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Put a value into a cell."""
+    """A function that puts a value into the first cell of an array."""
 
     def put(x: np.ndarray) -> np.ndarray:
         x = x.astype(np.float64) if not float(value).is_integer() or abs(value) > 2**62 else x.copy()
@@ -96,7 +96,7 @@ OPTIONS: list[Any] = [
 
 @dataclasses.dataclass(frozen=True)
 class Strange:
-    """An array that is strange in up to four ways, and an ordinary one of the same numbers."""
+    """An array that is unusual in up to four ways: a value, the shape, the dtype and the form."""
 
     value: str = "same"
     shape: str = "same"
@@ -104,13 +104,14 @@ class Strange:
     form: str = "array"
 
     def made(self, base: np.ndarray) -> tuple[Any, np.ndarray | None]:
+        """The unusual array, and an ordinary one of the same numbers; None if it does not hold real numbers."""
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             x = SHAPES[self.shape](VALUES[self.value](base))
             x = np.asarray(x if self.dtype == "same" else x.astype(self.dtype))
             try:
                 strange = FORMS[self.form](x)
-            except (TypeError, ValueError, RuntimeError):  # there is no such thing
+            except (TypeError, ValueError, RuntimeError):  # this form does not exist for this array
                 strange = x
             numbers = np.asarray(x if isinstance(strange, Tensor) else strange)
             plain = None
@@ -120,7 +121,7 @@ class Strange:
 
 
 def arrays() -> st.SearchStrategy[Strange]:
-    """Strange in one way or in several."""
+    """Arrays that are unusual in up to four ways."""
     ways = {"value": VALUES, "shape": SHAPES, "dtype": DTYPES, "form": FORMS}
     return st.fixed_dictionaries({}, optional={way: st.sampled_from(list(some)) for way, some in ways.items()}).map(
         lambda chosen: Strange(**chosen)
@@ -131,9 +132,9 @@ def options() -> st.SearchStrategy[Any]:
     return st.one_of(st.sampled_from(OPTIONS), st.integers(-3, 5), st.floats(), st.text(max_size=3))
 
 
-def settable(door: Door) -> list[str]:
-    """The names of all arguments of a function, and of one that it does not know where it takes any."""
-    function, arguments = door
+def argument_names(call: Call) -> list[str]:
+    """The names of all arguments of a function, and unknown ones if it takes any keyword."""
+    function, arguments = call
     parameters = inspect.signature(function).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     others = ["unknown", "fields"] if any(p.kind == p.VAR_KEYWORD for p in parameters) else []
@@ -141,7 +142,7 @@ def settable(door: Door) -> list[str]:
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers in a result, each with the name of where it is."""
+    """The arrays and numbers in a result, each with the name of the attribute or key that holds it."""
     if isinstance(value, nn.Module):
         value = value.state_dict()
     elif isinstance(value, torch.distributions.Distribution):
@@ -175,18 +176,20 @@ def outcome(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 def check_error(error: Exception) -> None:
+    """Fail unless an error is of an expected class and says what must be given."""
     assert isinstance(error, EXPECTED) and FORM.search(str(error)), f"{type(error).__name__}: {error}"
 
 
 def check_finite(result: list[tuple[str, np.ndarray]], *, huge: bool) -> None:
-    """Numbers are finite; of huge ones the logarithm of a density may be minus infinity."""
+    """Fail unless all numbers are finite; of huge data, the logarithm of a density may be infinite."""
     for name, value in result:
-        if value.dtype.kind == "f" and name not in UNKNOWN and "error" not in name:
+        if value.dtype.kind == "f" and name not in MAY_BE_NAN and "error" not in name:
             assert not np.isnan(value).any(), (name, value)
             assert huge or np.isfinite(value).all(), (name, value)
 
 
 def check_same(result: list[tuple[str, np.ndarray]], expected: Any) -> None:
+    """Fail unless a result is that for the ordinary array of the same numbers."""
     assert not isinstance(expected, Exception), f"the plain array raises {expected!r}"
     assert len(result) == len(expected)
     for (name, value), (_, other) in zip(result, expected, strict=True):
@@ -197,7 +200,7 @@ def check_same(result: list[tuple[str, np.ndarray]], expected: Any) -> None:
 
 
 class Unchanged:
-    """Fails where a model, an array or a global state is not as it was."""
+    """A record of a model, arrays and global state; `check` fails if any of them has changed since."""
 
     def __init__(self, model: nn.Module | None, *inputs: Any) -> None:
         self.model, self.inputs = model, inputs

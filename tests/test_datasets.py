@@ -1,4 +1,4 @@
-"""Data sets: the embedded one, torchvision's formats written small, and the user's own files."""
+"""Data sets: the embedded one, small files in the formats that torchvision reads, and the user's own files."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_digits_are_counts_with_labels() -> None:
     assert labels.dtype == torch.int64 and labels.unique().tolist() == list(range(10))
 
 
-def test_digits_split_is_a_reproducible_permutation() -> None:
+def test_digits_are_split_by_a_permutation_that_depends_on_the_seed() -> None:
     from sklearn.datasets import load_digits
 
     first, again, other = load("digits"), load("digits"), load("digits", seed=1)
@@ -172,13 +172,13 @@ def test_digits_split_is_a_reproducible_permutation() -> None:
         np.testing.assert_array_equal(rows.field("label"), raw.target[first.indices[split]])
 
 
-def test_digits_can_be_binarised() -> None:
+def test_digits_can_be_binarized() -> None:
     data = load("digits", binarize="dynamic")
     assert data.likelihood == "Bernoulli" and all(is_binary(drawn(rows)) for rows in splits_of(data))
     assert drawn(data.train).mean().item() == pytest.approx(data.train.x.float().mean().item() / 16, abs=0.01)
 
 
-def test_names_are_described() -> None:
+def test_every_name_has_a_description_of_one_line() -> None:
     assert set(names()) == {"digits", "omniglot", *MNIST_LIKE, *COLOUR}
     assert all(description and "\n" not in description for description in names().values())
 
@@ -187,7 +187,7 @@ def test_names_are_described() -> None:
 
 
 @pytest.mark.parametrize("name", MNIST_LIKE)
-def test_mnist_like(name: str, tmp_path: Path) -> None:
+def test_sets_in_the_format_of_mnist_are_read(name: str, tmp_path: Path) -> None:
     write_mnist(tmp_path, MNIST_LIKE[name])
     data = load(name, data_dir=tmp_path, binarize="none", download=False)
     assert [len(rows) for rows in splits_of(data)] == [33, 3, 8]
@@ -213,7 +213,7 @@ def test_compressed_mnist_files_are_unpacked(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])
-def test_colour_sets(name: str, tmp_path: Path, unchecked: None) -> None:
+def test_colour_images_are_read_as_levels(name: str, tmp_path: Path, unchecked: None) -> None:
     WRITERS[name](tmp_path)
     data = load(name, data_dir=tmp_path, download=False)
     assert [len(rows) for rows in splits_of(data)] == [33, 3, 8] and data.event_shape == (3, 32, 32)
@@ -223,7 +223,7 @@ def test_colour_sets(name: str, tmp_path: Path, unchecked: None) -> None:
     torch.testing.assert_close(drawn(data.test), torch.from_numpy(COLOURS[NUM_TRAIN:]) / 255)
 
 
-def test_celeba_is_cropped_and_resized(tmp_path: Path, unchecked: None) -> None:
+def test_celeba_is_cut_and_resized(tmp_path: Path, unchecked: None) -> None:
     write_celeba(tmp_path)
     data = load("celeba", data_dir=tmp_path, download=False)
     assert [len(rows) for rows in splits_of(data)] == [8, 2, 2] and data.event_shape == (3, 64, 64)
@@ -234,7 +234,7 @@ def test_celeba_is_cropped_and_resized(tmp_path: Path, unchecked: None) -> None:
     assert load("celeba", data_dir=tmp_path, image_size=16).event_shape == (3, 16, 16)
 
 
-def test_omniglot_has_ink_as_one_in_order_of_path(tmp_path: Path, unchecked: None) -> None:
+def test_omniglot_has_ink_as_one_and_rows_in_order_of_path(tmp_path: Path, unchecked: None) -> None:
     write_omniglot(tmp_path)
     data = load("omniglot", data_dir=tmp_path, binarize="none", download=False)
     assert [len(rows) for rows in splits_of(data)] == [22, 2, 12] and data.event_shape == (1, 28, 28)
@@ -245,7 +245,7 @@ def test_omniglot_has_ink_as_one_in_order_of_path(tmp_path: Path, unchecked: Non
     assert small.event_shape == (1, 14, 14) and small.likelihood == "Bernoulli"
 
 
-def test_dynamic_binarisation_is_fresh_for_train_only(tmp_path: Path) -> None:
+def test_dynamic_binarization_redraws_training_rows_only(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     data, again = load("mnist", data_dir=tmp_path), load("mnist", data_dir=tmp_path, seed=5)
     assert (data.likelihood, data.likelihood_options, data.unit) == ("Bernoulli", {}, "pixel on/off")
@@ -257,7 +257,7 @@ def test_dynamic_binarisation_is_fresh_for_train_only(tmp_path: Path) -> None:
     assert next(iter(Batches(data.train, like=torch.empty(0, dtype=torch.float64))))["x"].dtype == torch.float64
 
 
-def test_dynamic_binarisation_has_the_grey_level_as_mean(tmp_path: Path) -> None:
+def test_dynamic_binarization_has_the_grey_level_as_mean(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     torch.manual_seed(0)
     train = load("mnist", data_dir=tmp_path).train
@@ -266,7 +266,7 @@ def test_dynamic_binarisation_has_the_grey_level_as_mean(tmp_path: Path) -> None
     assert ((mean - level).abs() <= 5 * (level * (1 - level) / 400).sqrt()).all()
 
 
-def test_what_is_binarised_once_has_the_grey_level_as_probability(tmp_path: Path) -> None:
+def test_static_binarization_has_the_grey_level_as_probability(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     grey = load("mnist", data_dir=tmp_path, binarize="none")
     data, again = (load("mnist", data_dir=tmp_path, binarize="static") for _ in range(2))
@@ -278,7 +278,7 @@ def test_what_is_binarised_once_has_the_grey_level_as_probability(tmp_path: Path
         assert (x - level).mean().abs() < 5 * error and ((x - level) * level).mean().abs() < 5 * error
 
 
-def test_grey_levels_lie_in_the_unit_interval(tmp_path: Path) -> None:
+def test_grey_levels_without_binarization_lie_in_the_unit_interval(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     data = load("mnist", data_dir=tmp_path, binarize="none")
     assert (data.likelihood, data.likelihood_options) == ("Normal", {"scale": "shared"})
@@ -289,7 +289,7 @@ def test_grey_levels_lie_in_the_unit_interval(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("binarize", [None, "static", "none"])
 @pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_global_generators_are_untouched(name: str, binarize: Any, tmp_path: Path) -> None:
+def test_loading_leaves_global_random_states_alone(name: str, binarize: Any, tmp_path: Path) -> None:
     write_mnist(tmp_path)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
     load(name, data_dir=tmp_path, binarize=binarize)
@@ -298,7 +298,7 @@ def test_global_generators_are_untouched(name: str, binarize: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", COLOUR)
-def test_colour_is_not_binarised(name: str, tmp_path: Path, unchecked: None) -> None:
+def test_binarizing_colour_images_is_refused(name: str, tmp_path: Path, unchecked: None) -> None:
     WRITERS[name](tmp_path)
     with pytest.raises(ValueError, match="binarize must be 'none' for colour images; got 'static'"):
         load(name, data_dir=tmp_path, binarize="static")
@@ -306,7 +306,9 @@ def test_colour_is_not_binarised(name: str, tmp_path: Path, unchecked: None) -> 
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("download", [True, False])
-def test_absent_files_are_named(name: str, download: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_files_are_named_in_the_error(
+    name: str, download: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.datasets import CelebA
 
     def fail(self: Any) -> None:
@@ -325,7 +327,7 @@ def test_absent_files_are_named(name: str, download: bool, tmp_path: Path, monke
         assert str(tmp_path / MNIST_LIKE[name] / "raw") in message
 
 
-def test_damaged_files_are_named(tmp_path: Path, unchecked: None) -> None:
+def test_damaged_files_are_named_in_the_error(tmp_path: Path, unchecked: None) -> None:
     write_mnist(tmp_path)
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:100])
@@ -339,7 +341,7 @@ def test_damaged_files_are_named(tmp_path: Path, unchecked: None) -> None:
         load("celeba", data_dir=tmp_path)
 
 
-def test_data_dir_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_has_the_documented_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     with pytest.raises(FileNotFoundError) as caught:
         load("mnist", download=False)
@@ -366,7 +368,7 @@ def test_torchvision_must_match_torch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(load("digits").train) == 1257
 
 
-def test_real_mnist(data_dir: Path) -> None:
+def test_mnist_has_the_published_sizes_and_mean(data_dir: Path) -> None:
     data = load("mnist", data_dir=data_dir, download=False)
     assert [len(rows) for rows in splits_of(data)] == [55_000, 5_000, 10_000]
     assert data.train.x.float().mean().item() / 255 == pytest.approx(0.1307, abs=2e-4)
@@ -377,7 +379,7 @@ def test_real_mnist(data_dir: Path) -> None:
 # The user's own files
 
 
-def test_npy(tmp_path: Path) -> None:
+def test_a_npy_file_is_split_randomly(tmp_path: Path) -> None:
     values = np.random.RandomState(0).randn(50, 3)
     np.save(tmp_path / "a.npy", values)
     data = load(tmp_path / "a.npy")
@@ -397,12 +399,12 @@ def test_zeros_and_ones_suggest_bernoulli(dtype: Any, tmp_path: Path) -> None:
     assert load(tmp_path / "a.npy").likelihood == "Normal"
 
 
-def test_one_number_per_row(tmp_path: Path) -> None:
+def test_an_array_of_one_dimension_has_one_number_per_row(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(20.0))
     assert load(tmp_path / "a.npy").event_shape == (1,)
 
 
-def test_npz_takes_x_and_fields(tmp_path: Path) -> None:
+def test_a_npz_file_has_x_and_fields(tmp_path: Path) -> None:
     x = np.random.RandomState(0).randn(20, 2, 4).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=x, label=np.arange(20), mean=np.zeros(4))
     data = load(tmp_path / "a.npz", fields=("x", "label"))
@@ -412,7 +414,7 @@ def test_npz_takes_x_and_fields(tmp_path: Path) -> None:
     assert load(tmp_path / "b.npz").event_shape == (2, 4)
 
 
-def test_csv_keeps_names(tmp_path: Path) -> None:
+def test_a_csv_file_keeps_names_of_columns_and_rows(tmp_path: Path) -> None:
     import pandas
 
     frame = pandas.DataFrame({"a": np.arange(30.0), "b": 1.5, "label": np.arange(30) % 3}, index=range(100, 130))
@@ -425,10 +427,10 @@ def test_csv_keeps_names(tmp_path: Path) -> None:
     assert named.event_shape == (2,) and named.test.index == [100 + i for i in named.indices["test"]]
 
 
-def test_folder_of_grey_images(tmp_path: Path) -> None:
+def test_a_folder_of_grey_images_has_its_subfolders_as_labels(tmp_path: Path) -> None:
     for i in range(20):
         write_image(tmp_path / "ab"[i % 2] / f"{i:02d}.png", np.full((6, 5), 10 * i, np.uint8))
-    (tmp_path / "a" / "._00.png").write_bytes(b"what some systems leave")
+    (tmp_path / "a" / "._00.png").write_bytes(b"a hidden file, as some systems make")
     data = load(tmp_path)
     assert data.event_shape == (1, 6, 5) and [len(rows) for rows in splits_of(data)] == [16, 2, 2]
     assert (data.likelihood, data.likelihood_options) == ("Normal", {"scale": "shared"})
@@ -440,7 +442,7 @@ def test_folder_of_grey_images(tmp_path: Path) -> None:
     assert binary.event_shape == (1, 4, 4) and binary.likelihood == "Bernoulli" and is_binary(drawn(binary.train))
 
 
-def test_folder_of_colour_images(tmp_path: Path) -> None:
+def test_a_folder_may_hold_images_of_several_formats_and_colours(tmp_path: Path) -> None:
     for i, suffix in enumerate(["png", "jpg", "jpeg", "bmp", "webp"] * 3):
         write_image(tmp_path / f"{i:02d}.{suffix.upper()}", np.full((4, 4, 3), (10 * i, 0, 200), np.uint8))
     write_image(tmp_path / "20.png", np.full((4, 4), 100, np.uint8))
@@ -451,7 +453,7 @@ def test_folder_of_colour_images(tmp_path: Path) -> None:
         load(tmp_path, binarize="dynamic")
 
 
-def test_folder_must_hold_whole_images_of_one_size(tmp_path: Path) -> None:
+def test_a_folder_must_hold_undamaged_images_of_one_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold images \(.bmp.*got none"):
         load(tmp_path)
     for i in range(12):
@@ -470,7 +472,7 @@ def test_folder_must_hold_whole_images_of_one_size(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-def test_damaged_number_files_are_named(tmp_path: Path) -> None:
+def test_a_damaged_file_of_numbers_is_named_in_the_error(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}] * 20), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", x=np.array([{}] * 20))
     np.save(tmp_path / "cut.npy", np.zeros((20, 3)))
@@ -489,7 +491,7 @@ def test_damaged_number_files_are_named(tmp_path: Path) -> None:
             load(tmp_path / name)
 
 
-def test_number_files_must_suit(tmp_path: Path) -> None:
+def test_a_file_must_hold_enough_rows_of_finite_numbers_and_take_its_options(tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.zeros((9, 2)))
     with pytest.raises(ValueError, match=r"few.npy must hold at least 10 rows to split; got 9"):
         load(tmp_path / "few.npy")
@@ -510,7 +512,7 @@ def test_number_files_must_suit(tmp_path: Path) -> None:
         load(tmp_path / "good.npy", fields=("label",))
 
 
-def test_npz_must_hold_x_and_usable_fields(tmp_path: Path) -> None:
+def test_a_npz_file_must_hold_x_and_usable_fields(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.zeros((20, 2)), b=np.zeros(20))
     with pytest.raises(ValueError, match=r"two.npz must hold an array 'x', or only one; got \['a', 'b'\]"):
         load(tmp_path / "two.npz")
@@ -522,7 +524,7 @@ def test_npz_must_hold_x_and_usable_fields(tmp_path: Path) -> None:
         load(tmp_path / "rows.npz")
 
 
-def test_csv_must_suit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_csv_file_must_hold_numbers_in_known_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,name\n" + "1,x\n" * 20)
     with pytest.raises(TypeError, match=r"columns must be numbers; got text .*\['name'\]"):
@@ -541,7 +543,7 @@ def test_csv_must_suit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # Arguments
 
 
-def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_are_refused_and_names_precede_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"name must be one of \['digits', 'mnist'.*\.npy.*got 'minst', which does not exist"
     ):
@@ -567,18 +569,18 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"fields": ("letter",)}, r"fields must name fields of the data \(\['label'\]\); got 'letter'"),
     ],
 )
-def test_options_must_suit(options: dict[str, Any], message: str) -> None:
+def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load("digits", **options)
 
 
 @pytest.mark.parametrize("name", [*MNIST_LIKE, "cifar10", "svhn"])
-def test_sets_of_one_size_are_not_resized(name: str, tmp_path: Path) -> None:
+def test_data_sets_of_one_size_refuse_image_size(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"image_size must be None for '{name}'; got 32. Leave it out"):
         load(name, data_dir=tmp_path, image_size=32)
 
 
-def test_importing_imports_nothing_heavy() -> None:
+def test_importing_datasets_loads_no_heavy_libraries() -> None:
     heavy = ("torchvision", "sklearn", "pandas", "PIL", "matplotlib")
     code = f"import pyro_vae.datasets, sys; print([name for name in {heavy} if name in sys.modules])"
     root = str(Path(pyro_vae.datasets.__file__).parents[2])

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each is read as it was written or refused with one of our errors; nothing else happens."""
+"""A damaged or hostile file is read as it was written or refused with a clear error, and has no other effect."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MODELS = int(os.environ.get("PYRO_VAE_MODEL_MUTATIONS", "100"))
 DATA = int(os.environ.get("PYRO_VAE_DATA_MUTATIONS", "50"))
 
 
-# Damage by chance
+# Random damage
 
 
 @pytest.mark.parametrize(("what", "count"), [("models", MODELS), ("data", DATA)])
-def test_no_damage_does_harm(what: str, count: int) -> None:
+def test_damaged_files_load_unchanged_or_raise_a_clear_error(what: str, count: int) -> None:
     found = mutations.run_apart(what, count, seed=1)
     assert [trial for trial in found.trials if trial.problem] == []
     assert len(found.trials) > count and found.peak < mutations.MEMORY and not found.code_run
 
 
-def test_the_checks_on_damage_can_fail(tmp_path: Path) -> None:
+def test_the_checks_of_damaged_files_can_fail(tmp_path: Path) -> None:
     def raise_(error: Exception) -> str:
         raise error
 
@@ -53,7 +53,7 @@ def test_the_checks_on_damage_can_fail(tmp_path: Path) -> None:
         "loads: other numbers": lambda: "other numbers",
         "KeyError: 'x'": lambda: raise_(KeyError("x")),
         "ValueError: no form": lambda: raise_(ValueError("no form")),
-        "memory was asked for in vain: MemoryError: ": hide_memory,
+        "memory ran out: MemoryError: ": hide_memory,
     }
     assert [mutations.attempt("", "checked", read).problem for read in reads.values()] == list(reads)
     assert mutations.attempt("", "hostile", lambda: "the same").problem == "loads: the same"
@@ -65,7 +65,7 @@ def test_the_checks_on_damage_can_fail(tmp_path: Path) -> None:
 # Model files
 
 
-def test_a_file_of_the_first_format_loads_and_its_checksum_counts_if_there(tmp_path: Path) -> None:
+def test_a_file_of_format_1_loads_without_a_checksum_and_not_with_a_wrong_one(tmp_path: Path) -> None:
     small_vae().save(tmp_path)
     tensors, config = files.load_tensors(tmp_path / "model.safetensors")
     assert config["format"] == files.FORMAT == 2
@@ -78,7 +78,7 @@ def test_a_file_of_the_first_format_loads_and_its_checksum_counts_if_there(tmp_p
             pv.load(tmp_path / "other.safetensors")
 
 
-def test_loaded_tensors_have_memory_of_their_own(tmp_path: Path) -> None:
+def test_loaded_tensors_do_not_change_with_their_file(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     files.save_tensors(file, {"a": torch.arange(3.0), "b": torch.tensor(True), "c": torch.zeros(0, 2)}, {"n": np.nan})
     tensors, config = files.load_tensors(file)
@@ -89,7 +89,7 @@ def test_loaded_tensors_have_memory_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_what_cannot_be_written_leaves_the_earlier_file(
+def test_a_failed_save_leaves_the_earlier_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
     def fail(*args: Any) -> None:
@@ -99,19 +99,19 @@ def test_what_cannot_be_written_leaves_the_earlier_file(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(files.os, call, fail)
     message = rf"path must be a file that can be written; got {os.strerror(number)} for '.*'\. Make room, or"
-    with pytest.raises(type(OSError(number, "")), match=message) as told:
+    with pytest.raises(type(OSError(number, "")), match=message) as raised:
         small_vae().save(tmp_path)
-    assert told.value.errno == number
+    assert raised.value.errno == number
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_more_than_can_be_read_is_not_written(tmp_path: Path) -> None:
+def test_a_description_too_large_to_be_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config must have at most 4000000 values .*; got 5000002 values"):
         files.save_tensors(tmp_path / "a.safetensors", {}, {"a": [[]] * 2_500_000})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sizes_are_bounded_by_the_file() -> None:
+def test_tensors_are_limited_in_proportion_to_the_file() -> None:
     weights = [torch.zeros(1000)]
     with TensorBudget(weights, spare=0):
         assert torch.zeros(100, 100).shape == (100, 100)
@@ -127,14 +127,14 @@ def test_sizes_are_bounded_by_the_file() -> None:
         lambda: [torch.zeros(()) for _ in range(10**4)],
     ):
         with (
-            pytest.raises((ValueError, TypeError, OverflowError, RuntimeError)) as told,
+            pytest.raises((ValueError, TypeError, OverflowError, RuntimeError)) as raised,
             TensorBudget(weights, spare=0),
         ):
             make()
-        assert isinstance(told.value, TypeError | OverflowError) or "must suit the 1000 numbers" in str(told.value)
+        assert isinstance(raised.value, TypeError | OverflowError) or "must suit the 1000 numbers" in str(raised.value)
 
 
-def test_large_models_and_your_own_modules_load(tmp_path: Path) -> None:
+def test_large_models_and_models_with_modules_of_the_user_load(tmp_path: Path) -> None:
     net = pv.nets.Conv(channels=(4,) * 6, hidden=(4,))
     large = pv.VAE(
         likelihood=pv.likelihoods.DiscretizedLogistic((3, 256, 256), num_components=3),
@@ -149,7 +149,7 @@ def test_large_models_and_your_own_modules_load(tmp_path: Path) -> None:
     pv.load(tmp_path / "yours", decoder=decoder, encoder=BatchNormNet((6, 6)))
 
 
-def test_a_description_that_was_made_up_is_told_with_the_file(tmp_path: Path) -> None:
+def test_an_error_from_a_made_up_description_names_the_file(tmp_path: Path) -> None:
     small_vae().save(tmp_path)
     tensors, config = files.load_tensors(tmp_path / "model.safetensors")
     for role, value in (("prior", {"class": "priors.Normal", "arguments": {"x": 1}}), ("encoder", [[]]), ("seed", {})):
@@ -159,11 +159,11 @@ def test_a_description_that_was_made_up_is_told_with_the_file(tmp_path: Path) ->
             pv.load(tmp_path / "made.safetensors")
 
 
-# Run folders
+# Folders of runs
 
 
 @pytest.mark.parametrize("text", ["", "[", "[" * 10**5, "[]", "3", "null", '{"data": 3}', '{"data": {}}', "\0"])
-def test_a_strange_configuration_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_config_file_without_a_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="must name the data of the run; got nothing that can be read. Train again"):
         runs.read_splits(tmp_path, None)
@@ -171,7 +171,7 @@ def test_a_strange_configuration_is_refused(tmp_path: Path, text: str) -> None:
         runs.read_options(tmp_path)
 
 
-def test_strange_values_of_a_configuration_are_refused(tmp_path: Path) -> None:
+def test_a_config_file_with_impossible_values_is_refused(tmp_path: Path) -> None:
     good = {"name": "digits", "path": None, "data_dir": None, "binarize": None, "sha256": {}, "indices": {}}
     for key in good:
         for value in (3, [], ["a"], {"a": 1}, True, "\0", "/dev/zero", "/dev/zero/x.npy", None):
@@ -190,7 +190,7 @@ def test_strange_values_of_a_configuration_are_refused(tmp_path: Path) -> None:
 # Data files
 
 
-def test_headers_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
+def test_headers_of_arrays_are_checked_before_memory_is_allocated(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     for shape in ((10**12, 3), (20, 4), (19, 3), (-20, -3)):
         with path.open("wb") as file:
@@ -200,7 +200,7 @@ def test_headers_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
             pv.datasets.load(path)
 
 
-def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_are_memory_mapped_and_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.RandomState(0).randn(30, 4)
     for name, array in {"c": x, "f": np.asfortranarray(x), "swapped": x.astype(">f8")}.items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -214,7 +214,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert data.train.stored()["x"][0] is data.test.stored()["x"][0]
 
 
-def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompression, "ALWAYS_ALLOWED", 10**5)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 100)))
     with pytest.raises(ValueError, match=r"a.npz must unpack to at most 1 GB, or 100 times its size; got \d+ bytes"):
@@ -228,7 +228,7 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         pv.datasets.load(tmp_path / "images")
 
 
-def test_an_image_of_very_many_pixels_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(12):
         Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / f"{i}.png")
     pv.datasets.load(tmp_path)
@@ -248,11 +248,11 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=pytest.mark.slow) if "np.load" in way else way for way in mapped.WAYS]
 )
-def test_training_on_a_mapped_file_takes_little_memory(large_file: Path, way: str) -> None:
+def test_training_on_a_memory_mapped_file_takes_little_memory(large_file: Path, way: str) -> None:
     found = mapped.run_apart(way, large_file, seconds=60.0, sample=2**21)
-    assert found.peak < 200_000_000 and found.rows > 0
+    assert found.peak < 200_000_000 and found.num_rows > 0
 
 
-def test_the_check_on_memory_can_fail(large_file: Path) -> None:
+def test_the_check_of_memory_can_fail(large_file: Path) -> None:
     found = mapped.run_apart("pv.datasets.load", large_file, seconds=1.0, sample=2**30)
     assert found.peak > 200_000_000

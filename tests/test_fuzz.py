@@ -1,7 +1,8 @@
-"""Strange inputs at every public door: a well-formed result, or an error that says what must be given; never a change.
+"""Every public function, given an unusual argument, returns a well-formed result or raises a clear error.
 
-The tables have a line for each function: what is called, and arguments that work. Arrays among these are replaced by
-strange arrays, all others, also those left out, by strange options. PYRO_VAE_FUZZ_EXAMPLES=1000 tries more.
+It never changes the model, its arguments or a global state. The tables have an entry for each function: what is called,
+and arguments that work. One argument is then replaced: an array by an unusual array, any other, also one that is left
+out, by an unusual option. PYRO_VAE_FUZZ_EXAMPLES=1000 tries more examples than the default.
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strange import OTHER, Door, Strange, Unchanged, arrays, check_error, check_finite, check_same, outcome, settable
+from strange import (
+    OTHER,
+    Call,
+    Strange,
+    Unchanged,
+    argument_names,
+    arrays,
+    check_error,
+    check_finite,
+    check_same,
+    outcome,
+)
 from strange import options as strange_options
 
 import pyro_vae as pv
@@ -47,8 +59,8 @@ def make(kind: str) -> pv.VAE:
     return pv.VAE(likelihood=KINDS[kind][0](), prior=pv.priors.Normal(2), encoder=net, decoder=net, seed=0).double()
 
 
-def of_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]) -> dict[str, Door]:
-    """Everything that takes a model."""
+def calls_with_a_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]) -> dict[str, Call]:
+    """The functions that take a model."""
     z, few = np.zeros((6, 2)), {"num_particles": 2, "seed": 0}
     ais = evaluation.AIS(num_steps=2, leapfrog_steps=1)
     return {
@@ -93,9 +105,9 @@ def of_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]) -> dict[
 
 
 @functools.cache
-def doors_of_model(kind: str) -> tuple[pv.VAE, dict[str, Door]]:
+def shared_calls_with_a_model(kind: str) -> tuple[pv.VAE, dict[str, Call]]:
     vae = make(kind)
-    return vae, of_model(vae, *KINDS[kind][1:])
+    return vae, calls_with_a_model(vae, *KINDS[kind][1:])
 
 
 @functools.cache
@@ -105,7 +117,7 @@ def saved() -> str:
     return path
 
 
-def of_arrays() -> dict[str, Door]:
+def calls_without_a_model() -> dict[str, Call]:
     pd, each = pv.disentanglement, {"codes": CODES, "factors": FACTORS}
     unit = torch.as_tensor(REAL)
     return {
@@ -170,8 +182,8 @@ def of_arrays() -> dict[str, Door]:
     }
 
 
-# Classes and functions that are doors by themselves, with arguments for those that have no default, by name.
-ROOMS = ("priors", "guides", "likelihoods", "nets", "elbos", "schedules", "statistics", "bounds")
+# Modules whose classes and functions are all called, and values for arguments without a default, by name.
+MODULES = ("priors", "guides", "likelihoods", "nets", "elbos", "schedules", "statistics", "bounds")
 NEEDED: dict[str, Any] = {
     **{"latent_dim": 2, "event_shape": 3, "total_count": 5, "num_categories": 3, "value": 1.0, "start": 0.0},
     **{"stop": 1.0, "steps": 3, "level": 0.5, "first": 0, "second": 1, "beta": 0.5, "groups": 2, "alpha": 0.5},
@@ -181,24 +193,24 @@ NEEDED: dict[str, Any] = {
 }
 
 
-def of_rooms() -> dict[str, Door]:
-    doors = {}
-    for room in ROOMS:
-        for name in getattr(pv, room).__all__:
-            thing = getattr(getattr(pv, room), name)
-            if callable(thing) and not inspect.isabstract(thing) and f"{room}.{name}" not in EXEMPT:
-                names = [p.name for p in inspect.signature(thing).parameters.values() if p.default is p.empty]
-                doors[f"{room}.{name}"] = thing, {name: NEEDED[name] for name in names if name in NEEDED}
-    return doors
+def calls_of_modules() -> dict[str, Call]:
+    calls = {}
+    for module in MODULES:
+        for name in getattr(pv, module).__all__:
+            function = getattr(getattr(pv, module), name)
+            if callable(function) and not inspect.isabstract(function) and f"{module}.{name}" not in EXEMPT:
+                names = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+                calls[f"{module}.{name}"] = function, {name: NEEDED[name] for name in names if name in NEEDED}
+    return calls
 
 
-LAX = ("plots.", "statistics.", "bounds.", "Rows with")  # NaN and infinity pass through
+MAY_RETURN_NAN = ("plots.", "statistics.", "bounds.", "Rows with")  # what these are given, they may return
 
 EXEMPT = {
     "History": "made by fit",
     "LatentVariableModel": "the base of the user's own classes; VAE has its methods",
     "log_weights": "the record of two plain Pyro programs, which are given their arguments as they are",
-    **{f"{room}.{name}": "a base" for room, name in (("priors", "Prior"), ("guides", "Guide"))},
+    **{f"{module}.{name}": "a base" for module, name in (("priors", "Prior"), ("guides", "Guide"))},
     "likelihoods.Likelihood": "a base",
     **{f"VAE.{name}": "the program" for name in ("model", "guide")},
     **{
@@ -218,92 +230,92 @@ EXEMPT = {
 }
 
 
-def all_doors() -> dict[str, Callable[[], tuple[pv.VAE | None, Door]]]:
-    """By name: the model, if there is one, and the door."""
+def all_calls() -> dict[str, Callable[[], tuple[pv.VAE | None, Call]]]:
+    """Functions by name that return a model, if the call has one, and the call."""
     found: dict[str, Any] = {}
     for kind in KINDS:
-        for name in of_model(make(kind), *KINDS[kind][1:]):
-            found[f"{name} of {kind}"] = lambda kind=kind, name=name: _of(kind, name)
-    for name, door in (of_arrays() | of_rooms()).items():
-        found[name] = lambda door=door: (None, door)
+        for name in calls_with_a_model(make(kind), *KINDS[kind][1:]):
+            found[f"{name} of {kind}"] = lambda kind=kind, name=name: _call_with_a_model(kind, name)
+    for name, call in (calls_without_a_model() | calls_of_modules()).items():
+        found[name] = lambda call=call: (None, call)
     return found
 
 
-def _of(kind: str, name: str) -> tuple[pv.VAE, Door]:
-    if name == "VAE.fit":  # changes it
+def _call_with_a_model(kind: str, name: str) -> tuple[pv.VAE, Call]:
+    if name == "VAE.fit":  # this changes the model, so it is not shared
         vae = make(kind)
-        return vae, of_model(vae, *KINDS[kind][1:])[name]
-    vae, doors = doors_of_model(kind)
-    return vae, doors[name]
+        return vae, calls_with_a_model(vae, *KINDS[kind][1:])[name]
+    vae, calls = shared_calls_with_a_model(kind)
+    return vae, calls[name]
 
 
-DOORS = all_doors()
+CALLS = all_calls()
 
 
-def knock(name: str, argument: str, strange: Any) -> None:
-    """Call with one strange argument."""
-    model, (function, arguments) = DOORS[name]()
+def check_call(name: str, argument: str, strange: Any) -> None:
+    """Make a call with one argument replaced, and check the result or the error, and that nothing else changed."""
+    model, (function, arguments) = CALLS[name]()
     value, expected = strange, None
     if isinstance(strange, Strange):
         value, plain = strange.made(arguments[argument])
         if plain is not None:
             plain = torch.as_tensor(plain) if name.startswith("bounds.") else plain
             expected = outcome(function, arguments | {argument: plain})
-            model, (function, arguments) = DOORS[name]()
+            model, (function, arguments) = CALLS[name]()
     before = Unchanged(model, value)
     result = outcome(function, arguments | {argument: value})
     if isinstance(result, Exception):
         check_error(result)
-    elif not name.startswith(LAX):
+    elif not name.startswith(MAY_RETURN_NAN):
         check_finite(result, huge=isinstance(strange, Strange) and strange.value.startswith("1e+"))
     if isinstance(strange, Strange) and not isinstance(result, Exception):
-        assert expected is not None, f"these are no numbers, but are taken: {value!r}"
+        assert expected is not None, f"an array that does not hold numbers was accepted: {value!r}"
         check_same(result, expected)
     if isinstance(result, Exception) or not name.startswith("VAE.fit of"):
         before.check(except_for="random" if argument == "seed" and value is None else "")
 
 
 def skip(name: str, argument: str, value: Any) -> bool:
-    """Whether this asks for what takes long: a compiled step, a long run, the network, counts that no machine holds."""
+    """Whether this would take long: a compiled step, a long run, the network, or counts that exceed the memory."""
     if isinstance(value, Strange):
-        return name.startswith("bounds.") and value.form == "meta"  # whose bound is one without data, too
+        return name.startswith("bounds.") and value.form == "meta"  # the bound of a meta tensor is one, too
     if argument in ("method", "download") or (argument == "compile" and value is not False and value != "a"):
         return True
     return argument != "seed" and isinstance(value, int | float) and 20 < abs(value) < np.inf
 
 
 def is_array(name: str, argument: str) -> bool:
-    return isinstance(DOORS[name]()[1][1].get(argument), np.ndarray)
+    return isinstance(CALLS[name]()[1][1].get(argument), np.ndarray)
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """A folder of its own, where strange names make files."""
+def in_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """Run in a new folder, where unusual names may make files."""
     monkeypatch.chdir(tmp_path)
     return capsys
 
 
-def often(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
-    """Check for many examples, the same each time."""
+def check_examples(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Run a check on many examples, the same ones each time."""
     some = settings(
         max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     some(given(strategy)(check))()
 
 
-@pytest.mark.parametrize("name", [name for name in DOORS if settable(DOORS[name]()[1])])
-def test_strange_inputs(name: str, elsewhere: Any) -> None:
-    arguments = st.sampled_from(settable(DOORS[name]()[1]))
+@pytest.mark.parametrize("name", [name for name in CALLS if argument_names(CALLS[name]()[1])])
+def test_an_unusual_argument_gives_a_result_or_a_clear_error_and_changes_nothing(name: str, in_new_folder: Any) -> None:
+    arguments = st.sampled_from(argument_names(CALLS[name]()[1]))
     strange = arguments.flatmap(
         lambda argument: st.tuples(
             st.just(argument), (arrays() | st.sampled_from(OTHER)) if is_array(name, argument) else strange_options()
         )
     )
-    often(strange.filter(lambda one: not skip(name, *one)), lambda one: knock(name, *one))
+    check_examples(strange.filter(lambda one: not skip(name, *one)), lambda one: check_call(name, *one))
 
 
 def command_lines() -> st.SearchStrategy[list[str]]:
-    """A command with data or a run that do not exist, so that it ends early, and one option with a strange value."""
+    """A command with data or a run that do not exist, so that it ends early, and one option with an unusual value."""
     (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
     lines = [
         [command, *(["nowhere.npy"] if command != "datasets" else []), name]
@@ -321,28 +333,28 @@ ARGPARSE = "argument .*|the following arguments are required.*|unrecognized argu
 LINE = re.compile(rf"pyro-vae: error: (.*must .*; got .*\.|{ARGPARSE})")
 
 
-def test_strange_command_lines(elsewhere: Any) -> None:
+def test_an_unusual_command_line_gives_a_clear_error(in_new_folder: Any) -> None:
     def check(line: list[str]) -> None:
         assert main(line) == 2
-        printed = elsewhere.readouterr().err
+        printed = in_new_folder.readouterr().err
         assert LINE.fullmatch(printed.strip()), printed
 
-    often(command_lines(), check)
+    check_examples(command_lines(), check)
 
 
-def functions(room: Any) -> list[str]:
-    return [name for name in room.__all__ if inspect.isfunction(getattr(room, name))]
+def functions(module: Any) -> list[str]:
+    return [name for name in module.__all__ if inspect.isfunction(getattr(module, name))]
 
 
-def test_every_public_name_is_a_door() -> None:
+def test_every_public_function_is_called_here_or_exempt() -> None:
     names = [name for name in pv.__all__ if not inspect.ismodule(getattr(pv, name))]
-    rooms = {name: getattr(pv, name) for name in pv.__all__ if inspect.ismodule(getattr(pv, name))}
-    names += [f"{room}.{name}" for room, module in rooms.items() for name in functions(module)]
+    modules = {name: getattr(pv, name) for name in pv.__all__ if inspect.ismodule(getattr(pv, name))}
+    names += [f"{path}.{name}" for path, module in modules.items() for name in functions(module)]
     names += [
-        f"{room}.{name}" for room in ROOMS for name in rooms[room].__all__ if callable(getattr(rooms[room], name))
+        f"{path}.{name}" for path in MODULES for name in modules[path].__all__ if callable(getattr(modules[path], name))
     ]
     names += [f"VAE.{name}" for name, value in inspect.getmembers(pv.VAE, inspect.isfunction) if is_ours(name, value)]
-    known = {name.split(" ")[0] for name in DOORS} | {"check"}  # which is checks.check
+    known = {name.split(" ")[0] for name in CALLS} | {"check"}  # which is checks.check
     assert sorted(set(names) - known - set(EXEMPT)) == []
     assert sorted(set(EXEMPT) & known) == []
 

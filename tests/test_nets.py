@@ -1,4 +1,4 @@
-"""Nets map what they say, depend on what they may, and turn, move and mix as they promise."""
+"""Nets have the stated shapes, formulas and symmetries, and outputs depend on the stated inputs only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_vae.saving import description
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)
-def test_nets_map_shapes_and_take_any_leading_dimensions(case) -> None:
+def test_nets_have_the_stated_shapes_with_any_leading_dimensions(case) -> None:
     make, in_shape, out_shape = case
     net = nets.build(make(), in_shape, out_shape, "encoder").double().eval()
     x = torch.randn(3, 5, *in_shape, dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_nets_map_shapes_and_take_any_leading_dimensions(case) -> None:
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)
-def test_a_recipe_comes_back_from_plain_values(case) -> None:
+def test_a_recipe_is_rebuilt_from_its_description(case) -> None:
     recipe = case[0]()
     again = description.rebuild(json.loads(json.dumps(description.describe(recipe))))
     assert again == recipe
@@ -45,7 +45,7 @@ def test_every_recipe_has_a_case() -> None:
     assert made == {name for name in nets.__all__ if isinstance(getattr(nets, name), type)} - {"Recipe", "Rowwise"}
 
 
-def test_a_users_module_serves_as_a_net() -> None:
+def test_a_module_of_the_user_can_be_a_net() -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 6))
     vae = small_vae(encoder=encoder)
     assert vae.encoder.module is encoder
@@ -57,7 +57,7 @@ def test_a_users_module_serves_as_a_net() -> None:
         small_vae(encoder=nets.MLP)
 
 
-def test_the_plain_mlp_is_what_it_always_was() -> None:
+def test_the_default_mlp_has_these_layers_and_initial_parameters() -> None:
     recipe = nets.MLP(hidden=(7, 6), activation="tanh", dropout=0.2)
     torch.manual_seed(3)
     net = recipe.build((2, 3), (4,))
@@ -111,7 +111,7 @@ def test_a_residual_block_adds_to_its_input() -> None:
 
 
 @pytest.mark.parametrize("pool", ["mean", "sum", "max"])
-def test_a_deep_set_does_not_see_the_order(pool: str) -> None:
+def test_a_deep_set_does_not_depend_on_the_order_of_elements(pool: str) -> None:
     net = nets.DeepSet(features=5, pool=pool).build((7, 2), (4,)).double()
     x = torch.randn(3, 7, 2, dtype=torch.float64)
     np.testing.assert_allclose(net(x).detach(), net(x[:, torch.randperm(7)]).detach(), atol=1e-12)
@@ -123,7 +123,7 @@ def spatial(**options) -> nn.Module:
     return nets.Spatial(hidden=(16, 16), translation_scale=0.25, **options).build((6,), (2, 8, 8)).double()
 
 
-def test_a_quarter_turn_turns_the_image() -> None:
+def test_an_angle_of_a_quarter_turn_rotates_the_image() -> None:
     net, content = spatial(), torch.randn(3, 3, dtype=torch.float64)
     at = lambda angle: net(torch.cat((torch.full((3, 1), angle), torch.zeros(3, 2), content), -1)).detach()  # noqa: E731
     for turns in (1, 2, 3):
@@ -138,7 +138,7 @@ def test_a_translation_by_whole_pixels_shifts_the_image() -> None:
     np.testing.assert_allclose(moved[..., :-1, 2:], straight[..., 1:, :-2], atol=1e-6)  # 2 to the right and 1 up
 
 
-def test_latents_transform_the_coordinates() -> None:
+def test_angle_scale_and_shift_follow_the_formula() -> None:
     net, z = spatial(scale=True), torch.randn(3, 6, dtype=torch.float64)
     seen, content = net.coordinates(z)
     assert torch.equal(content, z[:, 4:])
@@ -148,7 +148,7 @@ def test_latents_transform_the_coordinates() -> None:
         np.testing.assert_allclose(size * seen[row] @ turn.T + 0.25 * z[row, 1:3], net.grid, atol=1e-12)
 
 
-def test_what_is_switched_off_is_content() -> None:
+def test_latents_that_are_not_angle_scale_or_shift_are_content() -> None:
     net, z = spatial(rotation=False, scale=True), torch.randn(3, 6, dtype=torch.float64)
     seen, content = net.coordinates(z)
     assert torch.equal(content, z[:, 3:])
@@ -159,7 +159,7 @@ def test_what_is_switched_off_is_content() -> None:
 
 
 @pytest.mark.parametrize(("layers", "kernel"), [(4, 3), (2, 5), (1, 9)])
-def test_a_pixel_sees_exactly_the_pixels_before(layers: int, kernel: int) -> None:
+def test_a_pixel_depends_on_all_earlier_pixels_and_no_others(layers: int, kernel: int) -> None:
     height, width = 4, 5
     recipe = nets.PixelCNN(channels=6, layers=layers, kernel=kernel)
     net = recipe.build((2, height, width), (3, height, width)).double()
@@ -170,7 +170,7 @@ def test_a_pixel_sees_exactly_the_pixels_before(layers: int, kernel: int) -> Non
     assert not sees[~before].any()
 
 
-def test_a_short_pixelcnn_sees_no_pixel_to_come_and_no_further_than_it_says() -> None:
+def test_a_pixelcnn_of_one_layer_reaches_as_far_as_stated() -> None:
     net = nets.PixelCNN(channels=6, layers=1, kernel=3).build((1, 6, 6), (1, 6, 6)).double()
     x = torch.randn(1, 1, 6, 6, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(net(x)[0, 0, 3, 3], x)
@@ -178,7 +178,7 @@ def test_a_short_pixelcnn_sees_no_pixel_to_come_and_no_further_than_it_says() ->
     assert seen == {(i, j) for i in (1, 2) for j in (2, 3, 4)} | {(3, 1), (3, 2)}
 
 
-def test_context_reaches_a_pixel_from_its_own_place() -> None:
+def test_a_pixel_depends_on_the_context_at_its_own_place() -> None:
     net = nets.PixelCNN(channels=6, layers=2, kernel=3).build((1 + 2, 4, 4), (1, 4, 4), context_channels=2).double()
     jacobian = torch.func.jacrev(net)(torch.randn(1, 3, 4, 4, dtype=torch.float64))[0, 0, :, :, 0]
     own = jacobian.permute(2, 0, 1, 3, 4).reshape(3, 16, 16).diagonal(dim1=1, dim2=2)
@@ -206,16 +206,17 @@ def test_probabilities_of_all_images_sum_to_one() -> None:
     np.testing.assert_allclose(total.detach(), 0.0, atol=1e-12)
 
 
-def test_draws_agree_with_the_density() -> None:
+def test_frequencies_of_draws_agree_with_the_density() -> None:
     p = autoregressive()(3 * torch.randn(2, 2, 2, dtype=torch.float64))
     draws = p.sample((20_000,)).reshape(-1, 4)
     counts = torch.bincount((draws @ torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)).long(), minlength=16)
     probabilities = p.log_prob(IMAGES).exp().detach()
     assert 20_000 * probabilities.min() > 5
-    assert scipy.stats.chisquare(counts, 20_000 * probabilities).pvalue > 1e-3  # the failure rate; the seed is fixed
+    pvalue = scipy.stats.chisquare(counts, 20_000 * probabilities).pvalue
+    assert pvalue > 1e-3  # the rate of false alarms; the seed is fixed
 
 
-def test_an_autoregressive_distribution_keeps_pyros_promises() -> None:
+def test_an_autoregressive_distribution_has_the_shapes_that_pyro_expects() -> None:
     likelihood = autoregressive((1, 3, 4))
     p = likelihood(torch.randn(5, 2, 3, 4, dtype=torch.float64))
     assert (p.batch_shape, p.event_shape) == ((5,), (1, 3, 4))
@@ -241,7 +242,7 @@ def test_an_autoregressive_distribution_keeps_pyros_promises() -> None:
     ],
     ids=lambda inner: f"{type(inner).__name__} {getattr(inner, 'scale', '')}",
 )
-def test_any_likelihood_of_cells_may_be_wrapped(inner) -> None:
+def test_any_likelihood_of_single_cells_can_be_made_autoregressive(inner) -> None:
     likelihood = likelihoods.Autoregressive(inner, nets.PixelCNN(4, 1, 3), context_channels=2).double()
     x = likelihood(torch.randn(30, *likelihood.output_shape, dtype=torch.float64)).sample()
     likelihood.check(x)
@@ -257,11 +258,11 @@ def test_any_likelihood_of_cells_may_be_wrapped(inner) -> None:
     np.testing.assert_allclose(p.log_prob(x).detach(), marginal.log_prob(x).detach(), rtol=1e-12)
 
 
-def test_neighbours_tell_what_latents_cannot(tmp_path) -> None:
-    """Rows of pixels that mostly repeat their left neighbour: two latents cannot hold them, one glance to the left can.
+def test_an_autoregressive_likelihood_learns_dependence_between_neighbours(tmp_path) -> None:
+    """Most pixels equal their left neighbour: two latents cannot represent that, but dependence on the neighbour can.
 
-    A pixel given its neighbour has -.9 log .9 - .1 log .1 = .33 nats, so that an image has 4 log 2 + 12 * .33 = 6.7;
-    that of independent pixels is 16 log 2 = 11.1.
+    The entropy of a pixel given its neighbour is -.9 log .9 - .1 log .1 = .33 nats, so that of an image is
+    4 log 2 + 12 * .33 = 6.7 nats; with independent pixels it would be 16 log 2 = 11.1.
     """
     flips = torch.cat((torch.full((400, 1, 4, 1), 0.5), torch.full((400, 1, 4, 3), 0.1)), -1).bernoulli()
     x = flips.cumsum(-1).remainder(2).double()
@@ -311,12 +312,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message: str) -> None:
+def test_errors_name_the_bad_argument(message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         BAD[message]()
 
 
-def test_wrapped_parts_of_the_wrong_kind_are_named() -> None:
+def test_errors_name_a_wrapped_part_of_the_wrong_kind() -> None:
     with pytest.raises(TypeError, match="likelihood must be a Likelihood part; got 'bce'"):
         likelihoods.Autoregressive("bce")
     with pytest.raises(TypeError, match="net must be a PixelCNN part; got MLP"):

@@ -1,4 +1,4 @@
-"""Saved models come back whole, and files that are not saved models are refused."""
+"""A loaded model is the model that was saved, and files that are not saved models are refused."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pyro_vae.saving import files
 
 
 @pytest.mark.parametrize("parts", each_once([PRIORS, GUIDES, LIKELIHOODS], fits))
-def test_every_part_comes_back(tmp_path, parts) -> None:
+def test_every_part_is_the_same_after_loading(tmp_path, parts) -> None:
     vae = combined_vae(*parts)
     x = draw_data(vae.likelihood, 20)
     elbo = elbos.ELBO(num_particles=2, gradient="rloo")
     vae.fit(x, elbo=elbo, epochs=1, seed=0, progress=False)
     vae.save(tmp_path / "model")
-    yours = {"prior": vae.prior.distribution} if parts[0] == "Distribution" else {}
-    again = pv.load(tmp_path / "model", **yours)
+    not_saved = {"prior": vae.prior.distribution} if parts[0] == "Distribution" else {}
+    again = pv.load(tmp_path / "model", **not_saved)
     assert not again.training
-    torch.testing.assert_close(  # to rounding: tensors that lie elsewhere in memory are summed in another order
+    torch.testing.assert_close(  # up to rounding: the order of a sum depends on where a tensor lies in memory
         again.log_likelihood(x, num_particles=5, seed=1).estimate,
         vae.log_likelihood(x, num_particles=5, seed=1).estimate,
         rtol=1e-12,
@@ -40,7 +40,7 @@ def test_every_part_comes_back(tmp_path, parts) -> None:
     again.fit(x, elbo=elbo, epochs=1, seed=0, progress=False)
 
 
-def test_recipes_come_back(tmp_path) -> None:
+def test_recipes_are_saved_and_loaded(tmp_path) -> None:
     recipe = nets.Conv(channels=(3, 4), hidden=(5,), activation="silu")
     vae = pv.VAE(
         likelihood=pv.likelihoods.Bernoulli((1, 8, 8)), prior=pv.priors.Normal(2), encoder=recipe, decoder=recipe
@@ -52,7 +52,7 @@ def test_recipes_come_back(tmp_path) -> None:
     assert set(config["versions"]) == {"pyro", "torch"}
 
 
-def test_the_users_own_modules_are_given_again(tmp_path) -> None:
+def test_modules_of_the_user_must_be_given_again(tmp_path) -> None:
     def make():
         return nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (2, 3)))
 
@@ -82,7 +82,7 @@ class Forgetful(pv.LatentVariableModel):
         self.weight = nn.Parameter(torch.randn(size))
 
 
-def test_the_users_own_class_is_given_again(tmp_path) -> None:
+def test_a_class_of_the_user_must_be_given_again(tmp_path) -> None:
     mine = Mine(3)
     mine.save(tmp_path)
     assert torch.equal(pv.load(tmp_path, Mine).weight, mine.weight)
@@ -102,7 +102,7 @@ def test_the_users_own_class_is_given_again(tmp_path) -> None:
         pv.load(tmp_path, Forgetful(4))
 
 
-def test_saving_over_a_model_replaces_it_and_leaves_no_litter(tmp_path) -> None:
+def test_saving_over_a_model_replaces_it_and_leaves_no_other_files(tmp_path) -> None:
     for seed in (1, 2):
         vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(4), prior=pv.priors.Normal(2), seed=seed)
         vae.save(tmp_path)
@@ -118,15 +118,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(files.os, "replace", fail)
     message = r"path must be a file that can be written; got No space left .*a.txt'\. Make"
-    with pytest.raises(OSError, match=message) as told:
+    with pytest.raises(OSError, match=message) as raised:
         files.write_text(tmp_path / "a.txt", "new")
-    assert told.value.errno == errno.ENOSPC
+    assert raised.value.errno == errno.ENOSPC
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def damaged(folder):
-    """File name -> what is written there -> the error."""
+def write_unusable_files(folder):
+    """Write a file of each name in the table below."""
     small_vae().save(folder / "good")
     whole = (folder / "good" / "model.safetensors").read_bytes()
     flipped = bytearray(whole)
@@ -163,8 +163,8 @@ def damaged(folder):
         ("module", "A saved part must be of a class of pyro_vae; got 'priors.torch'"),
     ],
 )
-def test_files_that_are_no_models_are_refused(tmp_path, name: str, message: str) -> None:
-    damaged(tmp_path)
+def test_files_that_are_not_saved_models_are_refused(tmp_path, name: str, message: str) -> None:
+    write_unusable_files(tmp_path)
     with pytest.raises(ValueError, match=message):
         pv.load(tmp_path / f"{name}.safetensors")
 
@@ -176,6 +176,6 @@ def test_a_model_is_not_saved_over_a_file(tmp_path) -> None:
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_missing_file_is_named(tmp_path) -> None:
+def test_the_error_for_a_missing_file_names_it(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path must be a saved model; got .*nowhere.* does not exist"):
         pv.load(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Tables in .parquet files, whole and group by group."""
+"""Tables in .parquet files, read as a whole and in groups of rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "x.parquet"
 
 
-def test_a_whole_table_is_as_a_csv(table: Path) -> None:
+def test_a_parquet_file_is_read_like_the_same_csv_file(table: Path) -> None:
     pandas.read_parquet(table).to_csv(table.with_suffix(".csv"), index=False)
     one, other = (load(table.with_suffix(suffix), fields=("label",)) for suffix in (".parquet", ".csv"))
     for a, b in ((one.train, other.train), (one.valid, other.valid), (one.test, other.test)):
@@ -36,7 +36,7 @@ def test_a_whole_table_is_as_a_csv(table: Path) -> None:
     assert one.likelihood == other.likelihood == "Bernoulli" and one.indices == other.indices
 
 
-def test_names_of_rows_come_along(tmp_path: Path) -> None:
+def test_names_of_rows_are_kept(tmp_path: Path) -> None:
     names = [f"row {i}" for i in range(20)]
     pandas.DataFrame({"a": np.arange(20.0), "b": 1.0}, index=names).to_parquet(tmp_path / "x.parquet")
     data = load(tmp_path / "x.parquet")
@@ -51,7 +51,7 @@ def read(loader: Any) -> tuple[list[int], torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_batches_cross_groups_and_have_each_row_once(table: Path, shuffle: bool) -> None:
+def test_batches_span_groups_and_contain_each_row_once(table: Path, shuffle: bool) -> None:
     loader = parquet(table, batch_size=30, fields=("label",), shuffle=shuffle)
     sizes, labels, x = read(loader)
     assert sizes == [30, 30, 30, 10] and len(loader) == 4
@@ -59,7 +59,7 @@ def test_batches_cross_groups_and_have_each_row_once(table: Path, shuffle: bool)
     assert torch.equal(x.long(), torch.from_numpy(X)[labels])
 
 
-def test_the_order_comes_from_torchs_stream_at_the_start(table: Path) -> None:
+def test_the_order_of_an_epoch_depends_on_the_random_state_at_its_start_alone(table: Path) -> None:
     loader = parquet(table, batch_size=30, fields="label")
     orders = []
     for seed, noise in ((0, False), (0, True), (1, False)):
@@ -72,7 +72,7 @@ def test_the_order_comes_from_torchs_stream_at_the_start(table: Path) -> None:
         orders.append(labels)
     assert orders[0] == orders[1] != orders[2]
     groups = [label // 23 for label in orders[0]]
-    assert len(set(groups[:23])) <= 2  # whole groups, one after the other
+    assert len(set(groups[:23])) <= 2  # group after group
 
 
 def test_columns_can_be_chosen(table: Path) -> None:
@@ -80,7 +80,7 @@ def test_columns_can_be_chosen(table: Path) -> None:
     assert batch.keys() == {"x", "label"} and torch.equal(batch["x"], torch.from_numpy(X[:, [2, 0]]).double())
 
 
-def test_a_model_trains_on_groups_and_answers_in_order(table: Path) -> None:
+def test_a_model_trains_and_is_evaluated_on_a_loader_of_groups(table: Path) -> None:
     vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
     loader = parquet(table, batch_size=30, fields="label")
     assert len(Batches(loader, like=vae.like)) == 4 and Batches(loader, like=vae.like).num_rows == 100
@@ -96,7 +96,7 @@ def test_a_model_trains_on_groups_and_answers_in_order(table: Path) -> None:
         vae.elbo(loader, seed=0)
 
 
-def test_tables_must_be_numbers(tmp_path: Path) -> None:
+def test_columns_must_exist_and_hold_numbers(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"a": np.arange(20.0), "text": "x", "when": pandas.Timestamp(0)})
     frame.to_parquet(tmp_path / "x.parquet")
     for call in (load, parquet):
@@ -112,7 +112,7 @@ def test_tables_must_be_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [[1.0, None] * 10, [1, None] * 10, [True, None] * 10, [np.inf] * 20])
-def test_missing_and_infinite_cells_are_told(tmp_path: Path, values: list[Any]) -> None:
+def test_missing_and_infinite_cells_are_refused_with_row_and_column(tmp_path: Path, values: list[Any]) -> None:
     pandas.DataFrame({"a": pandas.array(values)}).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"x must be finite; got (nan|inf) in row \d+, column 'a'"):
         load(tmp_path / "x.parquet")
@@ -120,7 +120,7 @@ def test_missing_and_infinite_cells_are_told(tmp_path: Path, values: list[Any]) 
         list(parquet(tmp_path / "x.parquet", shuffle=False))
 
 
-def test_the_row_of_a_missing_cell_is_that_of_the_file(tmp_path: Path) -> None:
+def test_the_row_in_an_error_is_counted_in_the_whole_file(tmp_path: Path) -> None:
     values = np.where(np.arange(100) == 77, np.nan, 1.0)
     pandas.DataFrame({"a": values}).to_parquet(tmp_path / "x.parquet", row_group_size=30)
     for call in (load, lambda path: list(parquet(path))):
@@ -128,7 +128,9 @@ def test_the_row_of_a_missing_cell_is_that_of_the_file(tmp_path: Path) -> None:
             call(tmp_path / "x.parquet")
 
 
-def test_bombs_and_damage_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_and_damage_are_refused(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pandas.DataFrame({"a": np.zeros(10**6)}).to_parquet(tmp_path / "bomb.parquet")
     with monkeypatch.context() as patch:
         patch.setattr("pyro_vae.datasets.decompression.ALWAYS_ALLOWED", 10**6)
