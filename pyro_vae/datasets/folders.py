@@ -17,7 +17,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets.decompression import refuse_bomb
 from pyro_vae.datasets.splits import Request, Splits, check_enough_rows, images_as_splits, reading, split_80_10_10
 
-_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # told from the content of a file; to read others, Pillow may run programs
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # as the content of a file shows; for others, Pillow may run programs
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 

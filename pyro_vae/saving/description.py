@@ -1,8 +1,11 @@
-"""Models and options as plain values: what a file needs to make a model again, and what tells two runs apart.
+"""Models and options as plain values: to make a saved model again, and to see whether two runs have the same options.
 
 Two functions turn an object into JSON values. `describe` is for a saved model: `rebuild` makes the same object of its
 result, so it refuses what it cannot describe. `comparable` is for an option of `fit`: its result is only compared with
 that of an earlier run or of another process, so it takes every object and leaves out what it cannot describe.
+
+A compiled step (`training.compiled.step`) asks another question: whether the objects that it was recorded with have
+changed since. It identifies them by their addresses, which mean nothing in a file or in another process.
 """
 
 from __future__ import annotations
