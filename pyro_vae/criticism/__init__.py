@@ -1,1 +1,6 @@
-"""Criticism of a fitted model: calibration, predictive checks, comparison, latents, and a report on all of them."""
+"""Judging a fitted model: against data, against another model, or against another algorithm.
+
+`checks` compares data with replicated data by `statistics`, `comparison` compares models, `calibration` compares the
+guide with the posterior, `latents` and `disentanglement` ask what the latents hold, `diagnosis` asks all of these at
+once, and `arviz` exports draws.
+"""

@@ -1,1 +1,1 @@
-"""The surroundings of a call: random state, Pyro's globals, the processor, processes."""
+"""What surrounds a call: `random` state, Pyro's globals (`isolation`), the `processor`, and other `processes`."""
