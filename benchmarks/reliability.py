@@ -4,7 +4,7 @@
     python benchmarks/reliability.py memory --gigabytes 4
     python benchmarks/reliability.py soak --minutes 30               # --compile for compiled steps
 
-- files: saved models and data files with seeded damage (tests/mutations.py); a count for each outcome, the slowest, and
+- files: saved models and data files with seeded damage (benchmarks/mutations.py); a count for each outcome, the slowest, and
   how far memory rose. Nothing may crash, hang, run code, or load other numbers where there is a checksum.
 - memory: an epoch, or as much of it as fits the time, on a mapped .npy, and on the same by `pv.datasets.load`; how far
   anonymous memory (RssAnon, sampled every 10 ms) rose above that after the imports. Each runs in a fresh process.
@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import mapped
 import mutations

@@ -16,7 +16,7 @@ import pytest
 import torch
 from cases import ELBOS, GUIDES, LIKELIHOODS, PRIORS, by_class, combined_vae, draw_data, fits
 from covering import all_rows, each_once, pairs, pairwise
-from test_capture import assert_same, both, recorded  # noqa: F401
+from test_compiled_step import assert_same, both, recorded  # noqa: F401
 
 from pyro_vae import elbos
 

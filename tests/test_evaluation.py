@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import LIKELIHOODS, BatchNormNet, combined_vae, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
-from test_training import resident
+from test_fitting import resident
 from torch import nn
 
 import pyro_vae as pv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import EVENT, draw_data
-from test_capture import assert_same, both, recorded  # noqa: F401
+from test_compiled_step import assert_same, both, recorded  # noqa: F401
 
 import pyro_vae as pv
 from pyro_vae import elbos, hierarchical, likelihoods, nets, priors

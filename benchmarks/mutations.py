@@ -1,6 +1,6 @@
 """Read randomly damaged files, and hostile files, in a new process, and record the outcome, time and memory of each.
 
-    python tests/mutations.py models 100 0 FOLDER                # the command that `run_apart` runs
+    python benchmarks/mutations.py models 100 0 FOLDER                # what `run_apart` runs
 
 There are four kinds of trial:
 

@@ -179,7 +179,7 @@ def test_the_last_two_are_kept_and_one_is_written_every_so_many_seconds(tmp_path
 
 
 def test_sigterm_writes_a_checkpoint_and_then_does_what_it_did_before(tmp_path: Path) -> None:
-    code = f"import test_keeping; test_keeping.fit({str(tmp_path)!r}, 9, number=15); print('went on')"
+    code = f"import test_checkpoints; test_checkpoints.fit({str(tmp_path)!r}, 9, number=15); print('went on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, ""), done.stderr
     assert checkpoints_of(tmp_path)[0].name in ("step-000000000010.safetensors", "step-000000000011.safetensors")
