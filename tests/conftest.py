@@ -1,4 +1,4 @@
-"""Guards that every test passes, and where the real data lie."""
+"""Checks around every test, and where the real data are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pyro
 import pytest
 import torch
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background leaves Ctrl-C ignored
-torch.set_num_threads(1)  # tests are small: threads would wait for each other more than they compute
+pytest.register_assert_rewrite("both_steps")  # its assertions show the values that they compare
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background ignores Ctrl-C
+torch.set_num_threads(1)  # tests are small: threads would spend more time waiting for each other than computing
 
 
 @pytest.fixture
 def plain_pyro() -> Iterator[None]:
-    """For tests that run programs by Pyro's own rules, under which parameters enter the global store."""
+    """Clear Pyro's global parameter store after a test that runs programs as Pyro does, which fills it."""
     yield
     pyro.get_param_store().clear()
 

@@ -14,9 +14,9 @@ from functools import partial
 
 import pytest
 import torch
+from both_steps import assert_same, both, recorded  # noqa: F401
 from cases import ELBOS, GUIDES, LIKELIHOODS, PRIORS, by_class, combined_vae, draw_data, fits
 from covering import all_rows, each_once, pairs, pairwise
-from test_compiled_step import assert_same, both, recorded  # noqa: F401
 
 from pyro_vae import elbos
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from both_steps import assert_same, both, recorded  # noqa: F401
 from cases import EVENT, draw_data
-from test_compiled_step import assert_same, both, recorded  # noqa: F401
 
 import pyro_vae as pv
 from pyro_vae import elbos, hierarchical, likelihoods, nets, priors

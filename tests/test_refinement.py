@@ -7,8 +7,8 @@ import math
 import pytest
 import scipy.stats
 import torch
+from both_steps import assert_same, both, recorded  # noqa: F401
 from cases import ELBOS, draw_data, small_vae
-from test_compiled_step import assert_same, both, recorded  # noqa: F401
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, nets, priors
