@@ -1,16 +1,17 @@
-"""Held-out log-likelihood and predictive draws timed side by side, per particle drawn, with peak memory.
+"""Time and memory of held-out log-likelihood and predictive draws, beside pythae and `pyro.infer.Predictive`.
 
-    python benchmarks/evaluation.py                        # rounds of 100 rows x 5,000 particles: minutes on 2 cores
-    python benchmarks/evaluation.py --rows 1000 --rounds 1 # a whole evaluation as in the literature
+    python benchmarks/evaluation.py                         # rounds of 100 rows x 5,000 particles: minutes on 2 cores
+    python benchmarks/evaluation.py --rows 1000 --rounds 1  # a whole evaluation as in the literature
 
-784-400-20 with a Bernoulli likelihood and random weights, random binary rows. Contenders take turns; ratios are
-formed within rounds.
+The model has sizes 784-400-20, a Bernoulli likelihood and random weights; the rows are random and binary. Contenders
+take turns, and ratios are formed within rounds.
 
-- ours: `vae.log_likelihood`.
-- pythae: `get_nll` of its VAE with the same nets, on a tenth of the rows, at its own batch size of 100 particles.
-- posterior predictive: `vae.posterior_predictive` beside `pyro.infer.Predictive`, 100 draws per row.
+- Log-likelihood: `vae.log_likelihood`, beside `get_nll` of pythae's VAE with the same nets, which runs on a tenth of
+  the rows, with its own batch size of 100 particles.
+- Posterior predictive: `vae.posterior_predictive`, beside `pyro.infer.Predictive`, 100 draws per row.
 
-Peak memory is the growth of anonymous memory during the call, sampled every 10 ms ("-" where /proc is absent).
+Times are microseconds per draw: per row and particle, or per predictive draw of a row. Peak memory is the rise of
+anonymous memory during the call, read every 10 ms (NaN where there is no /proc).
 """
 
 from __future__ import annotations
@@ -18,44 +19,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
+from measuring import measure
 from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor, nn
 
 import pyro_vae as pv
 
-
-def anonymous_memory() -> float:
-    """In MB."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), float("nan"))
-
-
-def measure(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds, and the growth of memory at its peak in MB."""
-    start, peak, done = anonymous_memory(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], anonymous_memory() - start)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begin = time.perf_counter()
-    call()
-    seconds = time.perf_counter() - begin
-    done.set()
-    watcher.join()
-    return seconds, peak[0]
+Contenders = dict[str, tuple[Callable[[], Any], int]]  # a call, and the number of draws that it makes
 
 
 def vae() -> pv.VAE:
@@ -66,7 +42,7 @@ def vae() -> pv.VAE:
 
 
 def pythae_vae() -> Any:
-    """pythae's VAE with the same nets; None where it is not installed."""
+    """pythae's VAE with the same nets; None where pythae is not installed."""
     try:
         models, nets, base = map(
             importlib.import_module, ("pythae.models", "pythae.models.nn", "pythae.models.base.base_utils")
@@ -77,11 +53,11 @@ def pythae_vae() -> Any:
     class Encoder(nets.BaseEncoder):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
-            self.hidden, self.loc, self.spread = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+            self.hidden, self.loc, self.log_variance = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
 
         def forward(self, x: Tensor) -> Any:
             h = self.hidden(x).relu()
-            return base.ModelOutput(embedding=self.loc(h), log_covariance=self.spread(h))
+            return base.ModelOutput(embedding=self.loc(h), log_covariance=self.log_variance(h))
 
     class Decoder(nets.BaseDecoder):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -95,32 +71,29 @@ def pythae_vae() -> Any:
     return models.VAE(config, encoder=Encoder(), decoder=Decoder())
 
 
-def likelihood_contenders(x: Tensor, particles: int) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Calls, and the number of particles that each draws."""
+def likelihood_contenders(x: Tensor, particles: int) -> Contenders:
     model, theirs = vae(), pythae_vae()
-
-    ours = (lambda: model.log_likelihood(x, num_particles=particles, seed=0), len(x) * particles)
-    calls: dict[str, tuple[Callable[[], Any], int]] = {"ours": ours}
+    calls: Contenders = {"ours": (lambda: model.log_likelihood(x, num_particles=particles, seed=0), len(x) * particles)}
     if theirs is not None:
         few = x[: max(1, len(x) // 10)]
         calls["pythae, get_nll"] = (lambda: theirs.get_nll(few, n_samples=particles), len(few) * particles)
     return calls
 
 
-def predictive_contenders(x: Tensor, draws: int) -> dict[str, tuple[Callable[[], Any], int]]:
+def predictive_contenders(x: Tensor, draws: int) -> Contenders:
     model = vae()
     few = x[: max(1, len(x) // 10)]
 
-    def pyros() -> None:
+    def predictive() -> None:
         Predictive(poutine.uncondition(model.model), guide=model.guide, num_samples=draws)(few)
         pyro.clear_param_store()
 
     ours = (lambda: model.posterior_predictive(x, num_samples=draws, seed=0), len(x) * draws)
-    return {"ours": ours, "pyro.infer.Predictive": (pyros, len(few) * draws)}
+    return {"ours": ours, "pyro.infer.Predictive": (predictive, len(few) * draws)}
 
 
-def compare(what: str, contenders: dict[str, tuple[Callable[[], Any], int]], rounds: int) -> None:
-    """Print a table: microseconds per draw, ratio to the first contender, peak memory."""
+def compare(title: str, contenders: Contenders, rounds: int) -> None:
+    """Print a table: microseconds per draw, ratios to the first contender (median and range of rounds), peak memory."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     peaks = dict.fromkeys(contenders, 0.0)
     for number in range(rounds):
@@ -130,13 +103,14 @@ def compare(what: str, contenders: dict[str, tuple[Callable[[], Any], int]], rou
             with torch.no_grad():
                 seconds, peak = measure(call)
             times[name].append(1e6 * seconds / count)
-            peaks[name] = max(peaks[name], peak)
+            peaks[name] = max(peaks[name], peak / 1e6)
     first = next(iter(contenders))
-    print(f"\n{what}\n\n| contender | us per draw | against {first} | peak memory, MB |\n| --- | --- | --- | --- |")
+    print(f"\n{title}\n\n| contender | microseconds per draw | relative to {first} | peak memory, MB |")
+    print("| --- | --- | --- | --- |")
     for name, values in times.items():
         ratios = [value / own for value, own in zip(values, times[first], strict=True)]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {name} | {statistics.median(values):.2f} | {spread} | {peaks[name]:.0f} |", flush=True)
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"| {name} | {statistics.median(values):.2f} | {ratio} | {peaks[name]:.0f} |", flush=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What importing the package costs beside importing Pyro: medians of interleaved fresh processes.
+"""Seconds that importing this package takes, beside importing Pyro alone; each import runs in a new process.
 
 python benchmarks/import_time.py
 """
@@ -18,12 +18,13 @@ def seconds(module: str) -> float:
 
 
 def main(runs: int = 15) -> None:
-    seconds("pyro_vae")  # fill the file cache
+    seconds("pyro_vae")  # fills the file cache
     pairs = [(seconds("pyro"), seconds("pyro_vae")) for _ in range(runs)]
     for name, column in zip(("pyro", "pyro_vae"), zip(*pairs, strict=True), strict=True):
-        print(f"import {name:9s} median {statistics.median(column):.3f} s, {min(column):.3f} to {max(column):.3f}")
+        median, low, high = statistics.median(column), min(column), max(column)
+        print(f"import {name:9s} median {median:.3f} s, range {low:.3f} to {high:.3f} s")
     ratios = [ours / pyros for pyros, ours in pairs]
-    print(f"ratio            median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
+    print(f"ratio            median {statistics.median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f}")
 
 
 if __name__ == "__main__":

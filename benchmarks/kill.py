@@ -1,10 +1,10 @@
-"""Kill training with SIGKILL at random moments, go on each time, and compare with a run that was never interrupted.
+"""Kill training with SIGKILL at random moments, resume it each time, and compare with a run that was never interrupted.
 
-    python benchmarks/kill.py --times 20            # steps by the interpreter
+    python benchmarks/kill.py --times 20            # uncompiled steps
     python benchmarks/kill.py --times 20 --compile  # compiled steps
 
-Checkpoints are written every hundredth of a second, so that kills fall into their writing too. Parameters,
-buffers, history (without its seconds) must be the same bit for bit; the exit code tells.
+Checkpoints are written every hundredth of a second, so that some kills interrupt the writing of one. Parameters,
+buffers and history (without its seconds) must be the same bit for bit; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPOCHS = {False: 40, True: 400}
 
 
 def train(run_dir: str, compile: bool) -> None:
-    """Train a small VAE, or what is left of it, with all that a checkpoint holds, and print a digest of the end."""
+    """Train a small VAE, or resume its training, and print a digest of its final parameters, buffers and history."""
     import torch
 
     import pyro_vae as pv
@@ -59,14 +59,14 @@ def train(run_dir: str, compile: bool) -> None:
     print(digest.hexdigest())
 
 
-def started(run_dir: Path, compile: bool) -> subprocess.Popen[str]:
+def start_training(run_dir: Path, compile: bool) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--train", str(run_dir), *(["--compile"] if compile else [])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def ended(process: subprocess.Popen[str]) -> str:
-    """The digest that a process printed; empty where it was killed."""
+def final_digest(process: subprocess.Popen[str]) -> str:
+    """The digest that a training process printed; empty if it was killed."""
     out, errors = process.communicate()
     if process.returncode not in (0, -9):
         sys.exit(f"training failed with {process.returncode}:\n{errors}")
@@ -74,7 +74,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def kill(process: subprocess.Popen[str], run_dir: Path, after: float) -> bool:
-    """Kill a process so long after its first checkpoint; returns whether it was still at work."""
+    """Kill a process `after` seconds after its next checkpoint; returns whether it was still running."""
     known = set(run_dir.glob("checkpoints/step-*"))
     while process.poll() is None and not set(run_dir.glob("checkpoints/step-*")) - known:
         time.sleep(0.002)
@@ -86,9 +86,9 @@ def kill(process: subprocess.Popen[str], run_dir: Path, after: float) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--times", type=int, default=20, help="number of kills")
+    parser.add_argument("--compile", action="store_true", help="train by compiled steps")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--train", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
@@ -97,21 +97,21 @@ def main() -> int:
     stream = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        whole = ended(started(Path(folder) / "whole", options.compile))
+        whole = final_digest(start_training(Path(folder) / "whole", options.compile))
         print(f"uninterrupted: {whole[:16]} in {time.perf_counter() - start:.1f} s", flush=True)
         kills = same = runs = unfinished = 0
         while kills < options.times:
             runs += 1
             run_dir, digest = Path(folder) / f"killed{runs}", ""
             while not digest:
-                process = started(run_dir, options.compile)
+                process = start_training(run_dir, options.compile)
                 if kills < options.times:
                     kills += kill(process, run_dir, stream.uniform(0.0, 0.5))
                     unfinished += bool(list(run_dir.glob("checkpoints/.step-*")))
-                digest = ended(process)
+                digest = final_digest(process)
             same += digest == whole
             print(
-                f"{kills} kills, {unfinished} of them within a checkpoint; run {runs} ended at {digest[:16]}",
+                f"{kills} kills, {unfinished} of them while a checkpoint was written; run {runs}: {digest[:16]}",
                 flush=True,
             )
     print(f"{same} of {runs} interrupted runs ended as the uninterrupted one, bit for bit")

@@ -1,14 +1,15 @@
-"""Working memory of evaluation: how far anonymous memory rises while large questions are asked.
+"""Working memory of evaluation: how far anonymous memory rises during large calls.
 
     python benchmarks/memory.py --data-dir DATA                   # as in the README: minutes to an hour on 2 cores
     python benchmarks/memory.py --rows 200 --particles 500 --draws 50
 
-784-400-20 with a Bernoulli likelihood and random weights, on MNIST test rows (random binary rows without --data-dir).
+The model has sizes 784-400-20, a Bernoulli likelihood and random weights. The rows are MNIST's test rows, or random and
+binary without --data-dir.
 
-- log-likelihood: rows x particles, with k-hat and smoothed values.
-- predictive: draws of every row, streamed to a file of bytes with `out=`; it is removed afterwards.
+- Log-likelihood: rows x particles, with k-hat and smoothed values.
+- Predictive: draws for every row, written by `out=` to a file of bytes, which is removed afterwards.
 
-Anonymous memory (RssAnon) is sampled every 10 ms; pages of the file are not part of it.
+Anonymous memory (RssAnon) is read every 10 ms; pages of the file are not part of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluation import measure, vae
+from evaluation import vae
+from measuring import measure
 
 import pyro_vae as pv
 
@@ -34,7 +36,7 @@ def rows_of(args: argparse.Namespace) -> torch.Tensor:
 
 def main(args: argparse.Namespace) -> None:
     model, x = vae(), rows_of(args)
-    model.log_likelihood(x[:20], num_particles=100, seed=0)  # what is loaded once
+    model.log_likelihood(x[:20], num_particles=100, seed=0)  # loads what is loaded once
     model.posterior_predictive(x[:20], num_samples=2, seed=0)
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         shape = args.draws, len(x), 784
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{'':60s} {'seconds':>9s} {'peak (MB)':>10s}")
         for name, call in calls.items():
             seconds, peak = measure(call)
-            print(f"{name:60s} {seconds:9.1f} {peak:10.1f}", flush=True)
+            print(f"{name:60s} {seconds:9.1f} {peak / 1e6:10.1f}", flush=True)
 
 
 if __name__ == "__main__":
@@ -59,5 +61,5 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--scratch", help="folder for the file of draws")
+    parser.add_argument("--scratch", help="folder for the file of draws; by default that of temporary files")
     main(parser.parse_args())

@@ -1,41 +1,41 @@
-"""Read randomly damaged files, and hostile files, in a new process, and record the outcome, time and memory of each.
+"""Files with seeded damage, read in a process of its own: what comes of each.
 
-    python benchmarks/mutations.py models 100 0 FOLDER                # what `run_apart` runs
+    python benchmarks/mutations.py models 100 0 FOLDER    # what `run_apart` runs: kind, number of files, seed, folder
 
 There are four kinds of trial:
 
-- "checked": a damaged model file, which must load to the same numbers or be refused.
-- "signed": a model file whose description was changed and whose checksum was corrected; it may load to another model.
-- "data": a damaged data file; it may load to other numbers, but these must be finite rows of the right shape.
-- "hostile": a file that was made to do harm, which must be refused.
+- "checked": a model file. It must load to the same numbers or be refused.
+- "signed": a model file with a changed description and a checksum to match. It may load to another model.
+- "data": a data file. It may load to other numbers, which must be finite, well-formed rows.
+- "hostile": a file made by hand. It must be refused.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
 import random
 import re
 import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hostile import canary, hostile_data, hostile_models, signed
+
 FORM = re.compile(r"(?s).+ (must|are to|is to) .+; got .+\..*")
 SECONDS, MEMORY = 5.0, 10**9
-OUT_OF_MEMORY = re.compile("(?i)can't allocate|unable to allocate|malloc of size|out of memory|std::bad_alloc")
+UNBOUNDED = re.compile("(?i)can't allocate|unable to allocate|malloc of size|out of memory|std::bad_alloc")
 
 
 class Trial(NamedTuple):
-    """One file: what was done to it, the outcome of reading it, the seconds that took, and the problem, if any."""
+    """One file: what was done to it, its kind, what came of it, seconds, and what is wrong with that, or nothing."""
 
     name: str
     kind: str
@@ -45,7 +45,7 @@ class Trial(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All trials, by how many bytes resident memory rose at most, and whether code from a file was run."""
+    """All trials, by how many bytes the resident memory rose, and whether code from a file was run."""
 
     trials: list[Trial]
     peak: int
@@ -53,44 +53,21 @@ class Found(NamedTuple):
 
 
 def run_apart(what: str, count: int, seed: int, limit: float = 3600.0) -> Found:
-    """Read hostile files, then damaged ones, in a new process.
-
-    Args:
-        what: "models" or "data".
-        count: the number of damaged files.
-        seed: seed of the damage.
-        limit: seconds after which the process is stopped.
+    """Read `count` damaged files of a kind, "models" or "data", and those made by hand, in a process of its own.
 
     Raises:
-        RuntimeError: if the process crashes.
+        RuntimeError: if that process crashes.
     """
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, what, str(count), str(seed), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
         if done.returncode != 0:
-            raise RuntimeError(f"the process must not crash; got exit status {done.returncode}: {done.stderr[-2000:]}")
+            raise RuntimeError(f"the process must not crash; got {done.returncode}: {done.stderr[-2000:]}")
         answer = json.loads(done.stdout.splitlines()[-1])
         return Found([Trial(*trial) for trial in answer["trials"]], answer["peak"], canary(Path(folder)).exists())
 
 
-def canary(folder: Path) -> Path:
-    """The file that is made if code from a file is run."""
-    return folder / "canary"
-
-
-class Canary:
-    """An object that makes a file when it is unpickled."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return open, (str(canary(Path(self.folder))), "w")
-
-
-# Damage: functions from bytes and a random number generator to bytes
+# Damage: functions of a file's bytes and a random stream
 
 
 def flip(data: bytes, draw: random.Random) -> bytes:
@@ -101,7 +78,7 @@ def flip(data: bytes, draw: random.Random) -> bytes:
 
 
 def _place(data: bytes | bytearray, draw: random.Random) -> int:
-    """A random position; with probability one half among the first bytes, where headers are."""
+    """A random place; half of the time among the first bytes, where headers are."""
     return draw.randrange(min(len(data), 400) if draw.random() < 0.5 else len(data))
 
 
@@ -142,7 +119,7 @@ STRANGE: tuple[Any, ...] = (
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths, as tuples of keys, to all values within nested dictionaries and lists."""
+    """The paths (keys and indices) to all values within nested lists and dictionaries."""
     yield path
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in inside:
@@ -150,7 +127,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def edited(config: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A description in which one or two values were changed, deleted or renamed."""
+    """A description with one or two values changed, dropped or renamed."""
     config = json.loads(json.dumps(config))
     for _ in range(draw.choice((1, 1, 2))):
         *way, last = draw.choice([path for path in leaves(config) if path])
@@ -169,11 +146,11 @@ def edited(config: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     return config
 
 
-# Files to damage, and hostile files
+# Files to damage
 
 
 def models(folder: Path) -> dict[str, Path]:
-    """Save models of different parts, and return their files by name."""
+    """Saved models of different parts."""
     import pyro_vae as pv
 
     small, image = pv.nets.MLP((8,)), pv.nets.Conv(channels=(2, 3), hidden=(4,))
@@ -182,7 +159,7 @@ def models(folder: Path) -> dict[str, Path]:
         "flow": {
             "likelihood": pv.likelihoods.Normal(5, scale="per_dimension"),
             "prior": pv.priors.Flow(3, kind="spline_autoregressive", hidden=(8,)),
-            "guide": pv.guides.Flow(hidden=(8,)),
+            "guide": pv.guides.Flow(3, hidden=(8,)),
         },
         "mixture": {
             "likelihood": pv.likelihoods.Product({"a": pv.likelihoods.Normal(2), "b": pv.likelihoods.Poisson(3)}),
@@ -202,67 +179,8 @@ def models(folder: Path) -> dict[str, Path]:
     return {name: folder / name / "model.safetensors" for name in [*table, "layers"]}
 
 
-def hostile_models(folder: Path, good: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of model files that must be refused."""
-    import torch
-    from safetensors.torch import save
-
-    from pyro_vae.saving import files
-
-    data = good.read_bytes()
-    tensors, config = files.load_tensors(good)
-    pickled = pickle.dumps(Canary(str(folder)))
-    zipped, archive = io.BytesIO(), io.BytesIO()
-    torch.save({"weight": Canary(str(folder))}, zipped)
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("data.pkl", pickled)
-    text = json.dumps(config)
-    yield from (("empty", b""), ("pickle", pickled), ("torch.save", zipped.getvalue()), ("zip", archive.getvalue()))
-    yield "header too long", struct.pack("<Q", 2**40) + data[8:]
-    yield "header of spaces", struct.pack("<Q", 10**6) + b" " * 10**6
-    yield "header nested deeply", struct.pack("<Q", 2 * 10**5) + b"[" * 10**5 + b"]" * 10**5
-    yield "no checksum", save(tensors, metadata={"pyro_vae": text})
-    yield "checksum of another", save(tensors, metadata={"pyro_vae": text, "sha256": "0" * 64})
-    for version in (0, -1, 3, 10**9, "2", None, 1.0, True):
-        other = json.dumps(config | {"format": version})
-        if version is True:
-            other = "[2]"
-        yield f"format {version}", signed(other, tensors)
-    for path in ("../../escape", "/etc/passwd", "a/../../b", "\0", "x" * 10000):
-        yield f"tensor {path[:20]!r}", signed(text, tensors | {path: torch.zeros(1)})
-    yield "text nested deeply", signed('{"format": 2, "model": ' + "[" * 10**5 + "]" * 10**5 + "}", tensors)
-    yield "text of many values", signed('{"format": 2, "model": [' + "[]," * (5 * 10**6) + "1]}", tensors)
-    yield "many tensors", save({str(i): torch.zeros(0) for i in range(100_001)}, metadata={"pyro_vae": text})
-    yield "a number of many digits", signed('{"format": 2, "model": ' + "9" * 10**5 + "}", tensors)
-    for role, value in (
-        ("encoder", {"class": "nets.MLP", "arguments": {"hidden": [10**9]}}),
-        ("encoder", {"class": "nets.MLP", "arguments": {"hidden": [1] * 10**5}}),
-        ("encoder", {"class": "nets.MLP", "arguments": {"hidden": [30000, 30000, 30000]}}),
-        ("encoder", {"class": "nets.ResNet", "arguments": {"blocks": 10**9}}),
-        ("prior", {"class": "priors.Normal", "arguments": {"latent_dim": 10**9}}),
-        ("prior", {"class": "priors.Normal", "arguments": {"latent_dim": 10**30}}),
-        ("prior", {"class": "priors.Flow", "arguments": {"latent_dim": 2, "layers": 10**9}}),
-        ("prior", {"class": "priors.Mixture", "arguments": {"latent_dim": 2, "num_components": 10**9}}),
-        ("guide", {"class": "guides.Flow", "arguments": {"latent_dim": 2, "layers": 10**9}}),
-        ("likelihood", {"class": "likelihoods.Bernoulli", "arguments": {"event_shape": [10**6, 10**6]}}),
-        ("likelihood", {"class": "likelihoods.MultivariateNormal", "arguments": {"event_shape": 10**5}}),
-        ("likelihood", {"class": "likelihoods.Categorical", "arguments": {"event_shape": 6, "num_categories": 10**9}}),
-    ):
-        made_up = config | {"arguments": config["arguments"] | {role: value}}
-        yield f"{role} {json.dumps(value)[:100]}", signed(json.dumps(made_up), tensors)
-
-
-def signed(text: str, tensors: dict[str, Any]) -> bytes:
-    """A model file with this description and a correct checksum."""
-    from safetensors.torch import save
-
-    from pyro_vae.saving import files
-
-    return save(tensors, metadata={"pyro_vae": text, "sha256": files._checksum(text, tensors)})
-
-
 def data_files(folder: Path) -> dict[str, Path]:
-    """Write small files of numbers and folders of images, and return them by suffix."""
+    """Small files of numbers and folders of images, by suffix."""
     import numpy as np
     import pandas
     from PIL import Image
@@ -284,68 +202,11 @@ def data_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def hostile_data(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Names, suffixes and bytes of data files that must be refused."""
-    import numpy as np
-
-    pickled = pickle.dumps(Canary(str(folder)))
-
-    def npy(shape: Any, body: bytes = b"\0" * 480, descr: Any = "<f4") -> bytes:
-        file = io.BytesIO()
-        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
-        return file.getvalue() + body
-
-    def zipped(body: bytes, times: int = 1) -> bytes:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
-            for _ in range(times):
-                member.write(body)
-        return file.getvalue()
-
-    for suffix in (".npy", ".npz", ".csv", ".parquet"):
-        yield "pickle", suffix, pickled
-        yield "empty", suffix, b""
-    yield "objects", ".npy", npy((1,), pickled, "|O")
-    yield "objects", ".npz", zipped(npy((1,), pickled, "|O"))
-    for shape in ((10**12, 3), (2**62, 4), (-40, -3), (41, 3), (39, 3), (40, 3, 10**9), (0,), (0, 10**12)):
-        yield f"shape {shape}", ".npy", npy(shape)
-        yield f"shape {shape}", ".npz", zipped(npy(shape))
-    yield "a bomb", ".npz", zipped(bytes(10**7), 150)
-    yield "no array", ".npz", zipped(b"text")
-    yield "not a zip", ".npz", npy((40, 3))
-    yield "infinite", ".csv", b"a,b\n" + b"1e999,2\n" * 20
-    yield "header alone", ".csv", b"a,b\n"
-    yield "very wide", ".csv", b",".join(str(i).encode() for i in range(20000)) + b"\n1\n"
-    yield "text", ".csv", b"a,b\n" + b"__import__('os'),2\n" * 20
-    yield "a bomb", ".png", _png(30000, 30000)
-    yield "a large image", ".png", _png(9400, 9400)
-    yield "a script", ".png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"
-
-
-def _png(width: int, height: int) -> bytes:
-    """An image whose pixels are all zero; the file is some thousand times smaller than the pixels."""
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
 # Trials
 
 
 def attempt(name: str, kind: str, read: Callable[[], str]) -> Trial:
-    """Read one file.
-
-    Args:
-        name: what was done to the file.
-        kind: the kind of trial.
-        read: reads it; returns "the same" or "other numbers", compared with the undamaged file, or a problem.
-    """
+    """Read one file; `read` returns "the same", "other numbers" or what is wrong with the file."""
     start, problem = time.perf_counter(), ""
     try:
         with warnings.catch_warnings():
@@ -365,19 +226,19 @@ def attempt(name: str, kind: str, read: Callable[[], str]) -> Trial:
 
 
 def _wrong_with(error: Exception) -> str:
-    """The problem with an error, if any: it has not our form, or the process ran out of memory before it."""
+    """What is wrong with an error: it is not one of ours, or it came from an allocation that failed."""
     if not isinstance(error, ValueError | TypeError | OSError) or not FORM.match(str(error)):
         return f"{type(error).__name__}: {str(error)[:300]}"
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or OUT_OF_MEMORY.search(str(cause)):
-            return f"memory ran out: {type(cause).__name__}: {str(cause)[:300]}"
+        if isinstance(cause, MemoryError) or UNBOUNDED.search(str(cause)):
+            return f"memory was asked for in vain: {type(cause).__name__}: {str(cause)[:300]}"
         cause = cause.__cause__ or cause.__context__
     return ""
 
 
 def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Read undamaged model files, hostile ones, then `count` damaged ones."""
+    """Try model files made by hand, then `count` damaged ones."""
     import torch
 
     import pyro_vae as pv
@@ -393,7 +254,7 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
         same = state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
         return "the same" if same else "other numbers"
 
-    for name in saved:  # undamaged, first: this loads libraries
+    for name in saved:  # loads what is loaded once
         path.write_bytes(wholes[name][0])
         yield attempt(name, "checked", lambda name=name: read(name))  # type: ignore[misc]
     for title, data in hostile_models(folder, saved["plain"]):
@@ -425,7 +286,7 @@ def try_models(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]
 
 
 def try_data(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Read hostile data files, then `count` damaged ones."""
+    """Try data files made by hand, then `count` damaged ones."""
     import torch
 
     from pyro_vae import datasets
@@ -460,7 +321,7 @@ def try_data(folder: Path, count: int, draw: random.Random) -> Iterator[Trial]:
 
 
 def status(name: str) -> int:
-    """A figure of this process's memory, in bytes, from the line of this name in /proc/self/status."""
+    """A line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) * 1024
 
@@ -471,7 +332,7 @@ def main(what: str, count: str, seed: str, place: str) -> None:
     torch.set_num_threads(1)
     folder, trials, before = Path(place), [], 0
     for trial in (try_models if what == "models" else try_data)(folder, int(count), random.Random(int(seed))):
-        if not before:  # after the first trial, which loads libraries
+        if not before:  # the first trial has loaded what is loaded once
             before, room = status("VmHWM"), status("VmSize") + 4 * MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (room, room))
         trials.append(trial)

@@ -1,24 +1,26 @@
-"""What parts are worth on MNIST: a learned prior, a flow guide or a second layer; a density for grey levels.
+"""How much parts gain on MNIST: a learned prior, a flow guide, a second stochastic layer, a density for grey levels.
 
     python benchmarks/parts.py --data-dir DATA     # a short budget: about half an hour on 2 cores
     python benchmarks/parts.py --data-dir DATA --epochs 1000 --warm-up 100 --hidden 300 300 --latents 40 \\
         --pseudo-inputs 500 --device cuda --workers 1     # about the papers' budget, for a GPU
 
-1. Binary images: each pixel drawn once with its grey level as probability, by `datasets.load(..., binarize="static")`,
-   whose draws are the same every time. The standard model (normal prior, mean-field guide) beside three that differ in
-   one part: VampPrior (pseudo-inputs start as data), IAF guide, two layers of latents with a guide from the bottom up.
-   Encoder and decoder are the same recipes in all four; so are batches, steps, learning rates and KL warm-up. Two
-   layers have as many latents next to the data and half as many above, with a net of one hidden layer in between each
-   way. Reported is log p(x) by importance samples; the difference is to the standard model of the same seed, with its
-   standard error over rows. Published (Tomczak, Welling, 2017): -88.6 with the standard prior, -85.57 with VampPrior.
-2. Grey levels in [0, 1]: a model trained on the continuous Bernoulli density, and one trained on the Bernoulli's
-   cross-entropy, whose p is read as the density's parameter, as is or through the inverse mean. Reported is the ELBO
-   under the density with logits within 9.21 for all three, the likelihood's default: without a limit the density at 0
-   has none. Published (Loaiza-Ganem, Cunningham, 2019): 1470; through the inverse mean 1416; as is 1139.
+1. Binary images: `datasets.load(..., binarize="static")` draws each pixel once, with its grey level as probability;
+   these draws are the same every time. The standard model (normal prior, mean-field guide) stands beside three models
+   that differ from it in one part: a VampPrior (its pseudo-inputs start as data), an IAF guide, and two layers of
+   latents with bottom-up inference. All four have the same recipes for encoder and decoder, the same batches, steps,
+   learning rates and KL warm-up. The model with two layers has the same number of latents next to the data and half as
+   many above, and nets of one hidden layer between them. Reported is log p(x) by importance sampling. The difference is
+   to the standard model of the same seed, +- its standard error over test rows. Published (Tomczak, Welling, 2017):
+   -88.6 with the standard prior, -85.57 with VampPrior.
+2. Grey levels in [0, 1]: one model is trained with the continuous Bernoulli density, another with the Bernoulli's
+   cross-entropy. The other model's p becomes the parameter of the density in two ways: as it is, and through the
+   inverse of the density's mean. Reported for all three is the ELBO under the density with logits limited to +- 9.21,
+   the likelihood's default; without a limit, the density at 0 is unbounded. Published (Loaiza-Ganem, Cunningham, 2019):
+   1470; through the inverse mean 1416; as it is 1139.
 
-Budget, sizes, and the scale of the continuous Bernoulli's logits were chosen by looking at seed 0. Seeds are 0, 1,
-...; of the test file the first rows are taken. Every worker has one thread. Minutes are those of training, with
-compiling, and of evaluation.
+Budget, sizes, and the scale of the continuous Bernoulli's logits were chosen by looking at seed 0. The seeds are 0, 1,
+...; evaluation takes the first rows of the test set. Every worker has one thread. The minutes printed are those of
+training (with compilation) and of evaluation.
 """
 
 from __future__ import annotations
@@ -44,13 +46,13 @@ from pyro_vae.likelihoods.proportions import inverse_mean
 SHAPE, BATCH, BOUND_PARTICLES = (1, 28, 28), 100, 16
 STANDARD, VAMP, FLOW, LAYERS = BINARY = ("standard", "VampPrior", "IAF guide", "two layers")
 CONTINUOUS, MASS = GREY = ("continuous Bernoulli", "Bernoulli")
-LIMIT = 9.21  # of logits, the likelihood's default
+LIMIT = 9.21  # largest absolute value of a logit: the likelihood's default
 
-Rows = list[tuple[str, Tensor, str]]  # name, estimate of each test row, cells of the table
+Results = list[tuple[str, Tensor, str]]  # name, estimate for each test row, further cells of the table
 
 
 class CrossEntropy(dist.Bernoulli):
-    """x log p + (1 - x) log(1 - p) for levels x from 0 to 1, which is no density."""
+    """x log p + (1 - x) log(1 - p) for x in [0, 1]: not a normalized density."""
 
     support = constraints.unit_interval
 
@@ -66,8 +68,8 @@ class Levels(pv.likelihoods.Bernoulli):
         return CrossEntropy(logits=self.offset + outputs).to_event(3)
 
 
-def binary(name: str, seed: int, options: argparse.Namespace) -> Rows:
-    """Train one of the four and estimate log p(x)."""
+def binary(name: str, seed: int, options: argparse.Namespace) -> Results:
+    """Train one of the four models of binary images and estimate log p(x)."""
     size, net = options.latents, pv.nets.MLP(hidden=tuple(options.hidden), gated=True)
     parts: dict[str, Any] = {"likelihood": pv.likelihoods.Bernoulli(SHAPE), "encoder": net, "decoder": net}
     if name == LAYERS:
@@ -89,8 +91,8 @@ def binary(name: str, seed: int, options: argparse.Namespace) -> Rows:
     return [(name, result.estimate.cpu(), cells)]
 
 
-def grey(name: str, seed: int, options: argparse.Namespace) -> Rows:
-    """Train one of the two and score each reading of it under the continuous density."""
+def grey(name: str, seed: int, options: argparse.Namespace) -> Results:
+    """Train one of the two models of grey levels; evaluate the ELBO under the density for each way to read logits."""
     net = pv.nets.MLP(hidden=tuple(options.hidden), gated=True)
     likelihood: Any = pv.likelihoods.ContinuousBernoulli(SHAPE, LIMIT) if name == CONTINUOUS else Levels(SHAPE)
     prior = pv.priors.Normal(options.latents)
@@ -100,26 +102,26 @@ def grey(name: str, seed: int, options: argparse.Namespace) -> Rows:
     test = data.test.subset(slice(0, options.test_rows))
     readings: dict[str, Callable[[Tensor], Tensor] | None] = {name: None}
     if name == MASS:
-        readings = {f"{MASS}, inverse mean": by_mean, f"{MASS}, as is": torch.clone}
-    rows: Rows = []
+        readings = {f"{MASS}, inverse mean": by_mean, f"{MASS}, as it is": torch.clone}
+    results: Results = []
     for label, reading in readings.items():
         if reading is not None:
             read = partial(density, likelihood.offset, reading)
             vae.likelihood = pv.likelihoods.Custom(SHAPE, read, support=constraints.unit_interval).to(options.device)
         result = vae.elbo(test, num_particles=BOUND_PARTICLES, seed=0)
         numbers = f"{result.mean().monte_carlo_error:.2f} | {float(result.kl.mean()):.1f}"
-        rows.append((label, result.bound.cpu(), f"{numbers} | {minutes}"))
-    return rows
+        results.append((label, result.bound.cpu(), f"{numbers} | {minutes}"))
+    return results
 
 
 def density(offset: Tensor, reading: Callable[[Tensor], Tensor], outputs: Tensor) -> dist.TorchDistribution:
-    """The continuous density at a reading of a Bernoulli's logits."""
+    """The continuous Bernoulli density whose logits are read from those of a Bernoulli."""
     logits = reading(offset + outputs).clamp(-LIMIT, LIMIT)
     return distributions.ContinuousBernoulli(logits).to_event(3)  # type: ignore[no-any-return]
 
 
 def by_mean(logits: Tensor) -> Tensor:
-    """Logits of the continuous Bernoulli distribution whose mean is the Bernoulli's, read off a table."""
+    """Logits of the continuous Bernoulli distribution with the Bernoulli's mean, interpolated in a table."""
     table = inverse_means().to(logits)
     place = (logits.clamp(-24.999, 24.999) + 25) * 1000
     return torch.lerp(table[place.long()], table[place.long() + 1], place.frac())
@@ -131,7 +133,7 @@ def inverse_means() -> Tensor:
 
 
 def train(vae: Any, rows: pv.Rows, seed: int, options: argparse.Namespace) -> str:
-    """Fit with KL warm-up and a falling learning rate, the same for all; returns minutes."""
+    """Fit with KL warm-up and a falling learning rate, the same for all models; returns the minutes that it took."""
     rows, start = rows.subset(slice(0, options.rows)), time.perf_counter()
     warm_up = pv.schedules.Linear(0.0, 1.0, steps=max(1, options.warm_up * len(rows) // BATCH))
     vae.fit(
@@ -148,15 +150,15 @@ def train(vae: Any, rows: pv.Rows, seed: int, options: argparse.Namespace) -> st
     return f"{(time.perf_counter() - start) / 60:.1f}"
 
 
-def table(jobs: list[list[Future[Rows]]], columns: list[str]) -> None:
-    """Print rows as they come, then averages over seeds; differences are to the first model of the same seed."""
+def table(jobs: list[list[Future[Results]]], columns: list[str]) -> None:
+    """Print a line for each model and seed, then means over seeds; differences are to the first model of a seed."""
     head = ["seed", "model", columns[0], "difference", *columns[1:]]
     print("", f"| {' | '.join(head)} |", "|" + " --- |" * len(head), sep="\n", flush=True)
     means: dict[str, list[float]] = {}
     gains: dict[str, list[float]] = {}
     for seed, futures in enumerate(jobs):
         first: Tensor | None = None
-        for name, estimate, cells in (row for future in futures for row in future.result()):
+        for name, estimate, cells in (result for future in futures for result in future.result()):
             first = estimate if first is None else first
             gain = estimate - first
             means.setdefault(name, []).append(float(estimate.mean()))
@@ -170,19 +172,19 @@ def table(jobs: list[list[Future[Rows]]], columns: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir", required=True, help="folder of MNIST")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--warm-up", type=int, default=2, help="epochs in which the KL's weight rises from 0 to 1")
-    parser.add_argument("--rows", type=int, default=55000, help="training rows")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--particles", type=int, default=5000)
-    parser.add_argument("--test-rows", type=int, default=1000)
+    parser.add_argument("--warm-up", type=int, default=2, help="epochs in which the weight of the KL rises from 0 to 1")
+    parser.add_argument("--rows", type=int, default=55000, help="number of training rows")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--particles", type=int, default=5000, help="particles per estimate of log p(x)")
+    parser.add_argument("--test-rows", type=int, default=1000, help="number of test rows")
     parser.add_argument("--models", nargs="+", choices=[*BINARY, *GREY], default=[*BINARY, *GREY])
     parser.add_argument("--hidden", type=int, nargs="+", default=[100, 100], help="widths of the gated layers")
     parser.add_argument("--latents", type=int, default=40)
     parser.add_argument("--pseudo-inputs", type=int, default=100)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes, each with one thread")
     options = parser.parse_args()
     seeds, context = range(options.seeds), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as pool:

@@ -3,10 +3,11 @@
     python benchmarks/quality.py
 
 1. Counts: the default VAE with a Binomial(16) likelihood beside a mixture of 20 products of binomials, fitted by EM.
-2. Real values: a VAE with a Normal likelihood beside probabilistic PCA of the same number of latents, both on the same
-   dequantised data (x + u) / 17 with u uniform.
+2. Real values: a VAE with a Normal likelihood beside probabilistic PCA with the same number of latents, both on the
+   same dequantized data (x + u) / 17 with u uniform.
 
-The difference of each test row's log-likelihood, in nats; its standard error is that of the mean over 360 rows.
+Log-likelihoods are in nats per row. The difference is the mean over the 360 test rows of the VAE's log-likelihood minus
+the other model's, and its standard error is that of this mean.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ COMPONENTS, LATENTS = 20, 10
 def mixture_of_binomials(
     train: Tensor, test: Tensor, total: int = 16, iterations: int = 200, restarts: int = 5
 ) -> Tensor:
-    """Test log-likelihood per row of a mixture of products of binomials: EM, Jeffreys smoothing, best of restarts."""
+    """Log-likelihood of each test row under a mixture of products of binomials.
+
+    It is fitted by EM with Jeffreys smoothing; of the restarts, the one with the best training likelihood counts.
+    """
     best, best_score = torch.zeros(()), -math.inf
     for restart in range(restarts):
         generator = torch.Generator().manual_seed(restart)
@@ -47,6 +51,7 @@ def mixture_of_binomials(
 
 
 def _log_joint(x: Tensor, probs: Tensor, weights: Tensor, total: int) -> Tensor:
+    """log p(x, component): (N, COMPONENTS)."""
     top = torch.tensor(float(total)).to(x)
     choose = (torch.lgamma(top + 1) - torch.lgamma(x + 1) - torch.lgamma(top - x + 1)).sum(1, keepdim=True)
     return choose + x @ probs.log().T + (total - x) @ (1 - probs).log().T + weights.log()
@@ -71,8 +76,8 @@ def counts(particles: int) -> None:
     report("VAE, defaults, Binomial(16)", result.estimate, f"mixture of {COMPONENTS} binomials", other, error)
 
 
-def dequantise(x: Tensor) -> Tensor:
-    """Integers 0..16 to real values in [0, 1) with the density of the counts: fresh noise at each draw."""
+def dequantize(x: Tensor) -> Tensor:
+    """(x + u) / 17 for counts x from 0 to 16, with new uniform noise u at each call."""
     return (x + torch.rand_like(x)) / 17
 
 
@@ -93,7 +98,7 @@ def real_values(particles: int) -> None:
             decoder=pv.nets.MLP(hidden=(512,)),
             seed=0,
         )
-        rows = pv.Rows(data.train.x, transform=dequantise)
+        rows = pv.Rows(data.train.x, transform=dequantize)
         vae.fit(rows, valid=fixed["valid"], epochs=400, patience=40, seed=0)
         result = vae.log_likelihood(fixed["test"], num_particles=particles, seed=0)
         name = f"VAE, Normal({scale}), {LATENTS} latents"
@@ -102,7 +107,7 @@ def real_values(particles: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-particles", type=int, default=5000)
+    parser.add_argument("--num-particles", type=int, default=5000, help="particles per estimate of log p(x)")
     options = parser.parse_args()
     counts(options.num_particles)
     real_values(options.num_particles)

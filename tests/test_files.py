@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import hostile
 import mapped
 import mutations
 import numpy as np
@@ -58,8 +59,8 @@ def test_the_checks_of_damaged_files_can_fail(tmp_path: Path) -> None:
     assert [mutations.attempt("", "checked", read).problem for read in reads.values()] == list(reads)
     assert mutations.attempt("", "hostile", lambda: "the same").problem == "loads: the same"
     assert mutations.attempt("", "checked", lambda: raise_(ValueError("x must be a; got b. Do c."))).problem == ""
-    pickle.loads(pickle.dumps(mutations.Canary(str(tmp_path)))).close()
-    assert mutations.canary(tmp_path).exists()
+    pickle.loads(pickle.dumps(hostile.Canary(str(tmp_path)))).close()
+    assert hostile.canary(tmp_path).exists()
 
 
 # Model files
