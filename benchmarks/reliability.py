@@ -48,9 +48,8 @@ def memory(args: argparse.Namespace) -> None:
         print(f"a file of {path.stat().st_size / 1e9:.2f} GB, at most {args.seconds:.0f} s of training")
         for way in mapped.WAYS:
             found = mapped.run_apart(way, path, args.seconds)
-            print(
-                f"  {way:24s} RssAnon rises by {found.peak / 1e6:6.0f} MB; rows trained on: {found.num_rows:,}", flush=True
-            )
+            rise = f"RssAnon rises by {found.peak / 1e6:6.0f} MB"
+            print(f"  {way:24s} {rise}; rows trained on: {found.num_rows:,}", flush=True)
 
 
 def soak(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import pyro
 import pytest
 import torch
 
-pytest.register_assert_rewrite("both_steps")  # its assertions show the values that they compare
+pytest.register_assert_rewrite("both_steps", "interrupted")  # so that their assertions show values
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background ignores Ctrl-C
 torch.set_num_threads(1)  # tests are small: threads would spend more time waiting for each other than computing
 

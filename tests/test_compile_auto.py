@@ -36,13 +36,12 @@ from torch.utils.data import DataLoader
 from pyro_vae import elbos
 from pyro_vae.data.batches import Batches
 from pyro_vae.training.compiled import graph as graphs
-from pyro_vae.training.compiled import step as capture
 from pyro_vae.training.eager import EagerStep
 
 
 @pytest.fixture
 def always_pays(monkeypatch) -> None:
-    monkeypatch.setattr(capture, "pays", lambda eager, epochs: True)
+    monkeypatch.setattr(fitting, "pays", lambda eager, epochs: True)
 
 
 class Counting(Pair):
@@ -81,7 +80,7 @@ UNCOMPILABLE = {
     "control flow": (Branching, elbos.ELBO, r"GuardOnDataDependentSymNode: \w+"),
     "an attribute": (Counting, elbos.ELBO, "the programs change attributes of the model as they run"),
     "an attribute that is a tensor": (Keeping, elbos.ELBO, "the programs change attributes of the model as they run"),
-    "two kinds of parameters": (two_kinds, elbos.ELBO, "parameters are of several kinds"),
+    "two kinds of parameters": (two_kinds, elbos.ELBO, "parameters have several dtypes or devices"),
     "an estimator of Pyro": (Pair, pyro.infer.TraceGraph_ELBO, "TraceGraph_ELBO runs as Pyro wrote it"),
     "enumeration": (
         Discrete,
@@ -100,7 +99,7 @@ def test_what_cannot_be_compiled_is_named_and_nothing_is_left_changed(name: str)
     make, elbo, reason = UNCOMPILABLE[name]
     model = make()
     before = snapshot(model)
-    with pytest.raises(RuntimeError, match=f"The step must be one that can be captured; got {reason}"):
+    with pytest.raises(RuntimeError, match=f"The step must be one that can be compiled; got {reason}"):
         model.fit(data_of(make), elbo=elbo(), **OPTIONS)
     assert_holds(model, before)
     assert all(owns_its_memory(parameter) and parameter.grad is None for parameter in model.parameters())
@@ -113,7 +112,7 @@ def test_a_fit_that_cannot_be_compiled_leaves_the_training_state() -> None:
     trained = train(Branching, REALS, compile=False)
     state = copy.deepcopy(trained)
     for model in (fresh, trained):
-        with pytest.raises(RuntimeError, match="must be one that can be captured"):
+        with pytest.raises(RuntimeError, match="must be one that can be compiled"):
             model.fit(REALS, **OPTIONS, learning_rate=0.5, optimizer=torch.optim.AdamW)
     assert fresh.training_state is None
     assert_equal(trained, state)
@@ -167,7 +166,7 @@ def test_what_a_graph_may_miss_equals_uncompiled_or_is_refused(make) -> None:
     try:
         compiled = train(make, REALS)
     except RuntimeError as error:
-        if "The step must be one that can be captured" not in str(error):
+        if "The step must be one that can be compiled" not in str(error):
             raise
         return
     assert_same(uncompiled, compiled)
@@ -187,7 +186,7 @@ def test_compiling_pays_where_steps_are_many_or_large() -> None:
     def pays(epochs: int, num_particles: int = 1, data=DATA) -> bool:
         batches = Batches(data, like=DATA, batch_size=10)
         estimator = elbos.IWAE(num_particles=num_particles)
-        return capture.pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
+        return pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
 
     assert not pays(epochs=4)
     assert pays(epochs=10_000)

@@ -34,7 +34,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 import pyro_vae as pv
 from pyro_vae import elbos
 
-LEFT = "Training goes on without compiled steps: model, estimator or optimizer were changed."
+LEFT = "Training continues without compiled steps: model, estimator or optimizer were changed."
 
 
 def train_two_in_turn() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import LIKELIHOODS, BatchNormNet, combined_vae, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
-from test_fitting import resident
+from measuring import anonymous_memory
 from torch import nn
 
 import pyro_vae as pv
@@ -509,18 +509,18 @@ def test_memory_does_not_grow_with_rows_or_particles(tmp_path: Path) -> None:
 
     def peak(call) -> float:
         """How far anonymous memory rises, in MB."""
-        start, highest, done = resident(), [0], threading.Event()
+        start, highest, done = anonymous_memory(), [0], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.005):
-                highest[0] = max(highest[0], resident() - start)
+                highest[0] = max(highest[0], anonymous_memory() - start)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         call()
         done.set()
         watcher.join()
-        return highest[0] / 1024
+        return highest[0] / 2**20
 
     vae.log_likelihood(x[:50], num_particles=300, seed=0)  # what is loaded once
     assert peak(lambda: vae.log_likelihood(x, num_particles=300, seed=0)) < 150

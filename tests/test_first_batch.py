@@ -1,4 +1,4 @@
-"""Bad data, options and programs are refused at the door, by name, and nothing is trained."""
+"""The checks before the first step: wrong data, options and programs are errors that name them, and nothing trains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ DATA = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_bad_data(name: str) -> None:
+def test_wrong_data_are_an_error_and_leave_the_model_unchanged(name: str) -> None:
     data, error, message = DATA[name]
     vae = small_vae()
     before = {key: value.clone() for key, value in vae.state_dict().items()}
@@ -66,7 +66,7 @@ def test_bad_data(name: str) -> None:
     assert len(vae.history) == 0
 
 
-def test_seventeen_in_binomial_sixteen() -> None:
+def test_a_count_above_the_total_is_an_error_with_its_row() -> None:
     vae = small_vae(likelihood=likelihoods.Binomial((2, 3), total_count=16))
     x = 16 * GOOD
     x[4, 1, 2] = 17
@@ -74,7 +74,7 @@ def test_seventeen_in_binomial_sixteen() -> None:
         vae.fit(x, epochs=1, progress=False)
 
 
-def test_bad_validation_rows_are_refused_before_training() -> None:
+def test_wrong_validation_rows_are_an_error_before_training() -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match="x must lie in"):
         vae.fit(GOOD, valid=GOOD + 0.5, epochs=1, progress=False)
@@ -96,14 +96,14 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("message", OPTIONS)
-def test_bad_options(message: str) -> None:
+def test_wrong_values_of_options_are_errors(message: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=message):
         vae.fit(GOOD, progress=False, **({"epochs": 1} | OPTIONS[message]))
     assert len(vae.history) == 0
 
 
-def test_options_of_the_wrong_kind() -> None:
+def test_options_of_a_wrong_type_are_errors() -> None:
     with pytest.raises(TypeError, match=r"valid must be rows, in any form that data takes; got 0.1"):
         small_vae().fit(GOOD, valid=0.1, epochs=1, progress=False)
     with pytest.raises(TypeError, match="learning_rate must be a number, a schedule or a function; got '1e-3'"):
@@ -116,7 +116,7 @@ def test_options_of_the_wrong_kind() -> None:
         small_vae().fit(GOOD, optimizer=lambda parameters, lr: None, epochs=1, progress=False)
 
 
-def test_fields_of_a_tuple_are_named_in_full() -> None:
+def test_fields_of_a_tuple_must_name_every_element() -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match=r"fields must name all 2 elements, 'x' among them; got \('label',\)"):
         vae.fit((GOOD, torch.arange(12)), fields=("label",), epochs=1, progress=False)
@@ -126,7 +126,7 @@ def test_fields_of_a_tuple_are_named_in_full() -> None:
         pv.Rows(GOOD, {"rows": torch.arange(12)})
 
 
-def test_frames_keep_their_names_and_give_columns_away_as_fields() -> None:
+def test_a_frame_keeps_its_names_and_named_columns_become_fields() -> None:
     frame = pd.DataFrame({"a": [1, 2], "group": [0, 1], "b": [3.5, 4.5]}, index=["r", "s"])
     rows = as_rows(frame, fields=("group",))
     assert rows.columns == ["a", "b"]
@@ -138,7 +138,7 @@ def test_frames_keep_their_names_and_give_columns_away_as_fields() -> None:
 
 
 class Program(LinearGaussian):
-    """The linear-Gaussian model with something wrong."""
+    """The linear-Gaussian model with one fault."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("fault", PROGRAMS)
-def test_bad_programs(fault: str) -> None:
+def test_programs_with_a_fault_are_errors_and_stay_unchanged(fault: str) -> None:
     program, x = Program(fault), LinearGaussian().draw(12)
     before = [parameter.detach().clone() for parameter in program.parameters()]
     with pytest.raises(ValueError, match=PROGRAMS[fault]):
@@ -195,7 +195,7 @@ def test_bad_programs(fault: str) -> None:
     assert all(parameter.grad is None for parameter in program.parameters())
 
 
-def test_a_start_from_the_data_is_taken_back_when_the_door_stays_shut() -> None:
+def test_initialization_from_the_data_is_undone_where_the_first_batch_fails() -> None:
     vae = small_vae()
     vae.spare = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="got none for spare"):
@@ -205,19 +205,19 @@ def test_a_start_from_the_data_is_taken_back_when_the_door_stays_shut() -> None:
     assert vae.training_state is None
 
 
-def test_a_missing_plate_is_refused() -> None:
+def test_a_guide_without_plate_is_an_error() -> None:
     program, x = Program("no plate"), LinearGaussian().draw(12)
     with pytest.raises(ValueError, match="z"):
         program.fit(x, epochs=1, progress=False)
 
 
-def test_a_model_without_parameters_cannot_be_fitted() -> None:
+def test_a_model_without_trainable_parameters_is_an_error() -> None:
     program = LinearGaussian().requires_grad_(False)
     with pytest.raises(ValueError, match="must have a trainable parameter; got none"):
         program.fit(program.draw(5), epochs=1, progress=False)
 
 
-def test_the_door_leaves_no_trace() -> None:
+def test_the_checks_change_no_random_state_statistic_or_gradient() -> None:
     vae = small_vae(encoder=nn.Sequential(nn.Flatten(), nn.Linear(6, 6), nn.BatchNorm1d(6)))
     x = draw_data(vae.likelihood, 10)
     random = torch.get_rng_state()
@@ -234,7 +234,7 @@ def test_the_door_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-def test_frozen_parameters_stay_frozen() -> None:
+def test_frozen_parameters_do_not_move() -> None:
     program = LinearGaussian(width=1.5)
     program.weight.requires_grad_(False)
     vae = small_vae()

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: named with site, rows, step, cause and module, or left out and counted; nothing is lost."""
+"""Numbers that are not finite: errors name site, rows, step, cause and module; or steps are left out and counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 10, "seed": 0, "progress":
 
 
 class Breaks(nn.Module):
-    """A net in whose middle something happens from the fourth training step on."""
+    """A net whose middle breaks from the fourth training step on: in its output, or in its gradient."""
 
     def __init__(self, how: str, first: int = 4) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ WHERE = {
 
 
 @pytest.mark.parametrize("how", WHERE)
-def test_the_module_where_it_began_is_named(how: str) -> None:
+def test_the_module_that_was_first_not_finite_is_named(how: str) -> None:
     vae = small_vae(encoder=Breaks(how))
     with pytest.raises(ValueError, match=WHERE[how]):
         fit(vae)
@@ -72,7 +72,7 @@ def test_the_module_where_it_began_is_named(how: str) -> None:
     assert not any(parameter._backward_hooks for parameter in vae.parameters())
 
 
-def test_the_rows_are_those_of_the_data_with_the_likely_cause() -> None:
+def test_rows_are_named_by_their_place_in_the_data_with_the_likely_cause() -> None:
     x = torch.randn(50, 2, 3, dtype=torch.float64)
     x[[17, 31]] = 1e200
     vae = small_vae(likelihood=pv.likelihoods.Normal((2, 3), scale="fixed"))
@@ -84,7 +84,7 @@ def test_the_rows_are_those_of_the_data_with_the_likely_cause() -> None:
 
 
 class Scale(pv.LatentVariableModel):
-    """A likelihood whose scale shrinks by a step of any length."""
+    """A likelihood whose scale can be moved by a step of any length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,12 +100,12 @@ class Scale(pv.LatentVariableModel):
             pyro.sample("z", dist.Normal(self.loc.expand(len(x), 1), 1.0).to_event(1))
 
 
-def test_a_step_that_was_too_long_is_the_likely_cause() -> None:
+def test_a_step_that_was_too_long_is_named_as_the_likely_cause() -> None:
     with pytest.raises(ValueError, match="Likely cause: scale of Normal .*: lower learning_rate"):
         fit(Scale(), torch.randn(50, 1), learning_rate=1e3)
 
 
-def test_parameters_that_are_broken_already_are_named() -> None:
+def test_parameters_that_were_not_finite_before_the_step_are_named() -> None:
     model = Scale()
     stop = lambda m, history: m.loc.data.fill_(math.nan) is None  # noqa: E731
     with pytest.raises(ValueError, match="The parameters loc were not finite before: start anew from finite ones"):
@@ -113,7 +113,7 @@ def test_parameters_that_are_broken_already_are_named() -> None:
 
 
 class Rare(torch.utils.data.Dataset):
-    """Rows of which one is not a number: not in memory, so that the door sees the first batch alone."""
+    """Rows of which one is NaN. They are not in memory, so that only the first batch is checked before training."""
 
     def __len__(self) -> int:
         return 50
@@ -126,10 +126,10 @@ def loader() -> Any:
     return torch.utils.data.DataLoader(Rare(), batch_size=10)
 
 
-@pytest.mark.parametrize(
-    "compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["interpreted", "compiled"]
-)
-def test_steps_can_be_left_out_and_are_counted(compile: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["uncompiled", "compiled"])
+def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(
+    compile: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     vae = small_vae(encoder=pv.nets.MLP((8,), normalization="batch"))
     history = fit(vae, loader(), on_nonfinite="skip", compile=compile)
     assert history["skipped"] == [1, 1, 1]
@@ -142,8 +142,8 @@ def test_steps_can_be_left_out_and_are_counted(compile: bool, caplog: pytest.Log
         fit(same, loader(), compile=compile)
 
 
-def test_what_is_left_out_changes_nothing_else() -> None:
-    """As if the batch were not there: the same parameters as from the others, with the same noise and step numbers."""
+def test_a_step_that_is_left_out_changes_no_other_step() -> None:
+    """The parameters are the same as without the batch, given the same noise and step numbers for the others."""
     rest = small_vae(encoder=pv.nets.MLP((8,), normalization="batch"))
     left = small_vae(encoder=pv.nets.MLP((8,), normalization="batch"))
     fit(left, loader(), on_nonfinite="skip", epochs=1)
@@ -161,7 +161,7 @@ def test_what_is_left_out_changes_nothing_else() -> None:
         assert torch.equal(a, b)
 
 
-def test_an_epoch_of_nothing_else_raises() -> None:
+def test_an_epoch_without_any_finite_step_is_an_error() -> None:
     vae = small_vae(encoder=Breaks("output", first=9))
     with pytest.raises(ValueError, match=r"Some step of an epoch must be finite; got none of 5 in epoch 3\. Lower"):
         fit(vae, epochs=9, on_nonfinite="skip")
@@ -170,7 +170,7 @@ def test_an_epoch_of_nothing_else_raises() -> None:
 
 
 class Factor(pv.LatentVariableModel):
-    """A program whose terms overflow for large cells; with a root at zero, the gradient is NaN from the first step."""
+    """A program whose terms overflow for large cells; with `root`, the gradient is NaN from the first step."""
 
     def __init__(self, *, root: bool = False) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("case", LARGE)
-def test_cells_too_large_and_programs_that_break_at_once_are_told_apart(case: str) -> None:
+def test_errors_tell_large_cells_from_programs_that_break_at_once(case: str) -> None:
     make, x, message = LARGE[case]
     vae = make()
     with pytest.raises(ValueError, match=f"(?s){message.replace('step . ', 'step .*')}"):
@@ -222,14 +222,14 @@ def test_cells_too_large_and_programs_that_break_at_once_are_told_apart(case: st
     assert all(torch.isfinite(value).all() for value in vae.state_dict().values())
 
 
-def test_rows_far_from_the_others_are_the_likely_cause_of_a_gradient_that_is_too_large() -> None:
+def test_rows_far_from_the_others_are_named_as_the_likely_cause_of_a_gradient_that_is_too_large() -> None:
     found = nonfinite.cause(Factor(), with_a_large_cell(1e19, 170), list(range(200)), [], None, 9)
     assert found.startswith("Likely cause: x reaches 1e+19 in rows 170 and at most ")
     found = nonfinite.cause(Factor(), with_a_large_cell(1, 170), list(range(200)), [], None, 9)
     assert found.startswith("Likely cause: the step before was too long")
 
 
-def test_a_bound_on_validation_rows_that_is_not_finite_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bound_on_validation_rows_that_is_not_finite_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     fit(Factor(), torch.randn(50, 1), valid=with_a_large_cell(1e25, 3), epochs=1)
     assert "The bound on the validation rows is -inf: elbo(valid).bound tells of which rows." in caplog.text
     with pytest.raises(ValueError, match=r"valid must be rows like those of data\. x must be finite; got nan in row 3"):

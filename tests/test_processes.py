@@ -1,4 +1,4 @@
-"""Two processes train as one: the same gradients, metrics and checkpoints; a killed worker costs an epoch at most."""
+"""Two processes train as one does: the same steps, history and checkpoints; after a kill, workers resume the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOATS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def launch(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Start two processes on a port of their own."""
+    """Start two processes that find each other on a free port."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*LAUNCH, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
@@ -31,7 +31,7 @@ def launch(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+    """The results of each of two processes."""
     folder = tmp_path_factory.mktemp("two")
     two_processes.fit("Adam", torch.float64, run_dir=folder / "one", epochs=2)
     process = launch(two_processes.__file__, str(folder))
@@ -59,15 +59,15 @@ def test_two_processes_take_the_steps_of_one(case: str, dtype: torch.dtype, both
         same(found[f"{case}, {dtype}"], expected, FLOATS[dtype])
 
 
-def test_a_run_goes_on_with_another_number_of_processes(both: list[dict[str, Any]]) -> None:
-    """With the noise given, from one process to two and back nothing changes."""
+def test_a_run_can_be_resumed_with_another_number_of_processes(both: list[dict[str, Any]]) -> None:
+    """With given noise, nothing changes from one process to two and back."""
     whole = two_processes.fit("Adam", torch.float64, epochs=4)
     for found in both:
         same(found["resumed"], whole, 1e-10)
     same(both[0]["alone"], whole, 1e-10)
 
 
-def test_rows_are_shared_and_every_process_has_the_whole_answer(both: list[dict[str, Any]]) -> None:
+def test_processes_share_the_rows_of_an_evaluation_and_each_has_the_whole_result(both: list[dict[str, Any]]) -> None:
     exact = two_processes.LinearGaussian(two_processes.E, two_processes.D).log_evidence(
         two_processes.data(torch.float64).x
     )
@@ -77,7 +77,7 @@ def test_rows_are_shared_and_every_process_has_the_whole_answer(both: list[dict[
     assert not torch.equal(estimate, two_processes.likelihood(seed=0)[0])  # the second process drew from its own stream
 
 
-def test_the_process_that_has_the_row_names_it_and_the_other_says_so(both: list[dict[str, Any]]) -> None:
+def test_the_process_that_has_a_row_that_is_not_finite_names_it(both: list[dict[str, Any]]) -> None:
     messages = [found["spoiled"] for found in both]
     (named,) = [message for message in messages if "another one" not in message]
     (other,) = [message for message in messages if "another one" in message]
@@ -85,19 +85,19 @@ def test_the_process_that_has_the_row_names_it_and_the_other_says_so(both: list[
     assert other == "The loss must be finite in every process; got NaN or infinity in another one, which says where."
 
 
-def test_processes_that_are_called_differently_are_refused(both: list[dict[str, Any]]) -> None:
+def test_processes_with_other_data_or_options_are_an_error_in_all(both: list[dict[str, Any]]) -> None:
     for found in both:
-        rows, epochs, folder = found["strangers"]
+        rows, epochs, folder = found["differing"]
         assert rows.startswith("fit must be called alike in all processes; got data.sha256.x '")
         assert "got epochs 1 in process 0 and 2 in process 1. Give each" in epochs
         assert "got run_dir True in process 0 and False in process 1. Give each" in folder
 
 
-def test_processes_end_together(both: list[dict[str, Any]]) -> None:
+def test_a_signal_to_one_process_ends_all_at_the_same_step(both: list[dict[str, Any]]) -> None:
     assert [found["ended"] for found in both] == [[True, 1]] * 2
 
 
-def test_a_process_that_does_not_know_of_the_others_is_warned(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_launched_process_that_trains_alone_is_warned(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     two_processes.fit("one step", torch.float64)
     assert not caplog.text
     monkeypatch.setenv("RANK", "0")
@@ -106,17 +106,16 @@ def test_a_process_that_does_not_know_of_the_others_is_warned(monkeypatch, caplo
     assert "This is one of 2 processes, and trains alone: call fit within" in caplog.text
 
 
-def test_what_processes_tell_each_other(both: list[dict[str, Any]]) -> None:
+def test_processes_agree_on_the_value_of_the_first_and_gather_all_values(both: list[dict[str, Any]]) -> None:
     assert [found["ours"] for found in both] == [({"rank": 0}, [0, 1])] * 2
     assert (processes.agree_on(3), processes.gathered(3), processes.share(10)) == (3, [3], None)
 
 
 @pytest.mark.slow
-def test_compiled_steps_agree_too() -> None:
-    """Of two processes, and of one that takes its steps by the interpreter."""
+def test_two_processes_with_compiled_steps_equal_uncompiled_ones() -> None:
     code = (
         "import sys, torch, two_processes\n"
-        "from pyro_vae import processes\n"
+        "from pyro_vae.runtime import processes\n"
         "torch.set_num_threads(1)\n"
         "with processes.launched():\n"
         "    found = [two_processes.fit(case, torch.float64, compile=c)['parameters']['slope'].item()\n"
@@ -130,12 +129,12 @@ def test_compiled_steps_agree_too() -> None:
     line = re.search(r"SLOPES \[(.*)\]", output)
     assert line, output
     slopes = [float(number) for number in line[1].split(",")]
-    for compiled, interpreted in zip(slopes[::2], slopes[1::2], strict=True):
-        assert compiled == pytest.approx(interpreted, rel=1e-9)
+    for compiled, uncompiled in zip(slopes[::2], slopes[1::2], strict=True):
+        assert compiled == pytest.approx(uncompiled, rel=1e-9)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_started_again_and_the_run_completes(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted_and_the_run_completes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--epochs", "60", "--no-pictures", "--num-likelihood-particles", "20", "--hidden", "64"]
     arguments = ["--max-restarts", "2", "-m", "pyro_vae", "train", "--no-compile", "--run-dir", str(run), *options]

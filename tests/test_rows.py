@@ -1,4 +1,4 @@
-"""Rows that are shared, mapped or picked by number act as copies of them do, and nothing of the data's size is made."""
+"""Rows that share memory, are mapped from a file or are picked by index act as copies of them do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def both(monkeypatch: pytest.MonkeyPatch, index: Any, **options: Any) -> tuple[Rows, Rows]:
-    """The same rows picked by copying, and by number."""
+    """The same rows picked by copying, and by index."""
     rows = Rows(X, FIELDS, columns=list("abcdef"), index=[f"r{i}" for i in range(60)], **options)
     copied = rows.subset(index)
     monkeypatch.setattr(room, "LARGE", -1)
@@ -43,7 +43,7 @@ INDICES = {
 
 
 @pytest.mark.parametrize("name", INDICES)
-def test_rows_picked_by_number_are_those_copied(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_rows_picked_by_index_equal_copied_rows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     copied, picked = both(monkeypatch, INDICES[name], transform=double)
     for a, b in ((copied, picked), (copied.subset(torch.tensor([2, 0])), picked.subset(torch.tensor([2, 0])))):
         assert b.stored()["x"][0].untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
@@ -60,7 +60,7 @@ def test_rows_picked_by_number_are_those_copied(monkeypatch: pytest.MonkeyPatch,
         assert torch.equal(torch.cat(list(b.pieces())), a.x)
 
 
-def test_no_rows_are_refused() -> None:
+def test_an_empty_subset_and_a_wrong_field_are_errors() -> None:
     with pytest.raises(ValueError, match="index must name at least one of 60 rows; got none"):
         Rows(X).subset(slice(0, 0))
     with pytest.raises(ValueError, match=r"fields must name fields of the data \(\['label'\]\); got 'x'"):
@@ -68,7 +68,9 @@ def test_no_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_training_and_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, compile: bool) -> None:
+def test_training_and_evaluation_are_the_same_on_rows_picked_by_index(
+    monkeypatch: pytest.MonkeyPatch, compile: bool
+) -> None:
     found = []
     for rows in both(monkeypatch, INDICES["permutation"][:50]):
         vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
@@ -77,7 +79,7 @@ def test_training_and_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, comp
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-def test_a_mapped_file_that_is_only_read_is_shared(tmp_path: Path) -> None:
+def test_a_file_mapped_for_reading_is_not_copied(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X.numpy())
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     for view in (mapped, mapped[10:], mapped[:, ::2], mapped.T):
@@ -90,7 +92,7 @@ def test_a_mapped_file_that_is_only_read_is_shared(tmp_path: Path) -> None:
     assert torch.equal(vae.elbo(mapped, seed=0).bound, vae.elbo(X, seed=0).bound)
 
 
-def test_what_is_not_finite_is_found_in_later_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_is_not_finite_is_found_in_a_later_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CHUNK", 12)
     x = X.clone()
     x[31, 2], x[50] = torch.inf, torch.nan
@@ -98,7 +100,7 @@ def test_what_is_not_finite_is_found_in_later_pieces(monkeypatch: pytest.MonkeyP
         Rows(x, columns=list("abcdef"))
 
 
-def test_digests_are_of_type_shape_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_depend_on_type_shape_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CHUNK", 12)
     for x in (X, X.float(), X.to(torch.uint8), X.bool(), X.reshape(60, 2, 3)):
         array = x.numpy()
@@ -107,7 +109,7 @@ def test_digests_are_of_type_shape_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
     assert Rows(X.bfloat16()).digests() != Rows(X.half()).digests()
 
 
-def test_lost_digits_are_found_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_that_float32_loses_are_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CHUNK", 24)
     x = torch.randn(60, 6, dtype=torch.float64)
     with warnings.catch_warnings():
@@ -118,7 +120,7 @@ def test_lost_digits_are_found_by_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         warn_of_lost_digits(Rows(x), torch.zeros(()))
 
 
-def test_a_sample_is_all_rows_or_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_all_rows_or_evenly_spaced_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = Batches(Rows(X, FIELDS), like=torch.zeros(()), fields=("label",))
     assert batches.sample()["label"].tolist() == list(range(60))
     assert [first for first, _ in batches.chunks()] == [0]
@@ -133,7 +135,7 @@ def test_a_sample_is_all_rows_or_evenly_spaced(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(torch.cat([chunk["x"] for _, chunk in chunks]), X.float())
 
 
-def test_the_largest_cell_is_found_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_cell_is_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = pv.datasets.load("digits")
     monkeypatch.setattr(room, "CHUNK", 640)
     assert commands._largest(digits) == 16

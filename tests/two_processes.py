@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_processes.py`: fits of a program whose noise is data, and more.
+"""What each of two processes runs for `test_processes.py`: fits of a program whose noise is given as data, and more.
 
 torchrun --nproc-per-node 2 tests/two_processes.py FOLDER
 """
@@ -25,7 +25,7 @@ N, D, E = 41, 2, 5
 
 
 class Given(dist.Normal):
-    """A normal whose noise is given."""
+    """A normal distribution whose noise is given."""
 
     def __init__(self, loc: Tensor, scale: Tensor, noise: Tensor) -> None:
         super().__init__(loc, scale)
@@ -39,7 +39,7 @@ class Given(dist.Normal):
 
 
 class Program(pv.LatentVariableModel):
-    """A linear-Gaussian pair of programs, with a parameter that may have a prior, outside of the rows."""
+    """A linear-Gaussian pair of programs; with `ridge`, a parameter has a prior, outside of the row plate."""
 
     def __init__(self, dtype: torch.dtype, *, ridge: bool = False) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def data(dtype: torch.dtype) -> pv.Rows:
 SGD = partial(torch.optim.SGD, momentum=0.5)
 CASES: dict[str, dict[str, Any]] = {
     "one step": {"epochs": 1, "batch_size": N, "optimizer": torch.optim.SGD, "learning_rate": 1.0},
-    "uneven shares": {"batch_size": 8, "optimizer": SGD},  # of the last batch, one process has a row more
+    "uneven shares": {"batch_size": 8, "optimizer": SGD},  # in the last batch, one process has one more row
     "no rows for one": {"batch_size": 40, "loader": True, "optimizer": SGD},
     "ridge": {"batch_size": 8, "ridge": True, "optimizer": SGD},
     "clipped": {"batch_size": 10, "optimizer": SGD, "grad_clip": 0.1},
@@ -86,7 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def fit(case: str, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
-    """Parameters and history after a fit."""
+    """Fit one case; returns parameters and history."""
     options = {"epochs": 2, "learning_rate": 0.01, "seed": 0, "compile": False, "progress": False} | CASES[case] | more
     model, rows = Program(dtype, ridge=options.pop("ridge", False)), data(dtype)
     if options.get("valid"):
@@ -104,13 +104,13 @@ def fit(case: str, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
 
 
 def likelihood(**options: Any) -> list[Tensor]:
-    """log p(x) by a guide that is a little too wide: estimates and their errors."""
+    """log p(x) by a guide that is a little too wide: estimates and their standard errors."""
     found = LinearGaussian(E, D, width=1.2).log_likelihood(data(torch.float64).x, num_particles=500, **options)
     return [found.estimate, found.standard_error]
 
 
 def spoiled() -> str:
-    """What is said where a row of one process overflows."""
+    """The error where a row of one process overflows."""
     rows = data(torch.float32)
     x = rows.x.clone()
     x[17] = 1e30  # its square is infinite
@@ -129,20 +129,20 @@ def spoiled() -> str:
     return ""
 
 
-def strangers() -> list[str]:
-    """What is said where each process was given rows of its own, other epochs, and no folder but in one."""
+def differing() -> list[str]:
+    """The errors where processes get different rows, different epochs, and a run folder in one of them only."""
     rows, own = data(torch.float64), processes.rank()
-    said = []
+    errors = []
     for added, options in ((own, {}), (0, {"epochs": 1 + own}), (0, {"run_dir": None if own else "nowhere"})):
         try:
             Program(torch.float64).fit(pv.Rows(rows.x + added, rows.fields), fields=("noise",), **options)
         except ValueError as error:
-            said.append(str(error))
-    return said
+            errors.append(str(error))
+    return errors
 
 
 def ended(folder: Path) -> list[Any]:
-    """What is left where one process gets a signal, which its own handler survives."""
+    """How a fit ends where one process gets a signal that its own handler survives."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
 
     def rate(step: int) -> float:
@@ -167,7 +167,7 @@ def main(folder: Path) -> None:
         found["log-likelihood"] = likelihood(seed=0)
         found["repeated"] = likelihood(seed=0)
         found["spoiled"] = spoiled()
-        found["strangers"] = strangers()
+        found["differing"] = differing()
         found["ended"] = ended(folder)
         found["ours"] = processes.agree_on({"rank": processes.rank()}), processes.gathered(processes.rank())
         torch.save(found, folder / f"{processes.rank()}.pt")
