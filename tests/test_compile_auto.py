@@ -35,7 +35,9 @@ from torch.utils.data import DataLoader
 
 from pyro_vae import elbos
 from pyro_vae.data.batches import Batches
+from pyro_vae.training import fitting
 from pyro_vae.training.compiled import graph as graphs
+from pyro_vae.training.compiled import step as compiled_step
 from pyro_vae.training.eager import EagerStep
 
 
@@ -186,7 +188,7 @@ def test_compiling_pays_where_steps_are_many_or_large() -> None:
     def pays(epochs: int, num_particles: int = 1, data=DATA) -> bool:
         batches = Batches(data, like=DATA, batch_size=10)
         estimator = elbos.IWAE(num_particles=num_particles)
-        return pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
+        return compiled_step.pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
 
     assert not pays(epochs=4)
     assert pays(epochs=10_000)
