@@ -56,7 +56,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
     from pyro_vae.data import batches
 
     if sample is not None:
-        batches.SAMPLE = batches.WHOLE = sample
+        batches.PARTIAL_SAMPLE = batches.WHOLE_SAMPLE = sample
 
     def train(x: Any, **options: Any) -> pv.History:
         vae = pv.VAE(

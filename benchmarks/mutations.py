@@ -159,7 +159,7 @@ def models(folder: Path) -> dict[str, Path]:
         "flow": {
             "likelihood": pv.likelihoods.Normal(5, scale="per_dimension"),
             "prior": pv.priors.Flow(3, kind="spline_autoregressive", hidden=(8,)),
-            "guide": pv.guides.Flow(3, hidden=(8,)),
+            "guide": pv.guides.Flow(hidden=(8,)),
         },
         "mixture": {
             "likelihood": pv.likelihoods.Product({"a": pv.likelihoods.Normal(2), "b": pv.likelihoods.Poisson(3)}),
@@ -232,7 +232,7 @@ def _wrong_with(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or UNBOUNDED.search(str(cause)):
-            return f"memory was asked for in vain: {type(cause).__name__}: {str(cause)[:300]}"
+            return f"memory ran out: {type(cause).__name__}: {str(cause)[:300]}"
         cause = cause.__cause__ or cause.__context__
     return ""
 

@@ -152,7 +152,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif type(value).__name__ in ("Rows", "History"):
-        value = {"x": value.x, **value.fields} if hasattr(value, "x") else [{**row, "seconds": 0} for row in value.rows]
+        value = {"x": value.x, **value.fields} if hasattr(value, "x") else [{**line, "seconds": 0} for line in value]
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from leaves(part, str(key))

@@ -188,10 +188,10 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, monk
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
     assert_ends_alike(fit(None), fit(tmp_path, resume=True))
-    assert "is damaged and left out" in caplog.text
+    assert "is damaged and is left out" in caplog.text
     for file in checkpoints_of(tmp_path):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="run_dir must hold a whole checkpoint; got damaged ones alone"):
+    with pytest.raises(ValueError, match="run_dir must hold a whole checkpoint; got only damaged ones"):
         fit(tmp_path, resume=True)
 
 

@@ -426,7 +426,7 @@ def test_any_pyro_distribution_is_a_prior_and_given_to_load_again(tmp_path) -> N
 BAD = {
     "latent_dim must be an integer of at least 2; got 1": lambda: priors.Flow(1),
     "kind must be one of affine_coupling, .*; got 'iaf'": lambda: guides.Flow(kind="iaf"),
-    "hidden must be widths of at least 3, as many as latents; got .2,": lambda: small_vae(
+    "hidden must be widths of at least 3, the number of latents; got .2,": lambda: small_vae(
         guide=guides.Flow(hidden=(2,))
     ),
     "hidden must be positive integers; got .0,": lambda: guides.Flow(hidden=(0,)),

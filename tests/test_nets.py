@@ -302,7 +302,7 @@ BAD = {
     "kernel must be odd and at least 3; got 4": lambda: nets.PixelCNN(kernel=4),
     "layers must be a positive integer; got 0": lambda: nets.PixelCNN(layers=0),
     "PixelCNN must map images": lambda: nets.PixelCNN().build((1, 4, 4), (1, 4, 5)),
-    "likelihood must be one of images (C, H, W), cell by cell; got Bernoulli of rows (3,)": (
+    "likelihood must be one of images (C, H, W) with independent cells; got Bernoulli of rows (3,)": (
         lambda: likelihoods.Autoregressive(likelihoods.Bernoulli(3))
     ),
     "context_channels must be a positive integer; got 0": (

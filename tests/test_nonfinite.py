@@ -101,14 +101,16 @@ class Scale(pv.LatentVariableModel):
 
 
 def test_a_step_that_was_too_long_is_named_as_the_likely_cause() -> None:
-    with pytest.raises(ValueError, match="Likely cause: scale of Normal .*: lower learning_rate"):
+    with pytest.raises(ValueError, match="Likely cause: scale of Normal .*. Lower learning_rate"):
         fit(Scale(), torch.randn(50, 1), learning_rate=1e3)
 
 
 def test_parameters_that_were_not_finite_before_the_step_are_named() -> None:
     model = Scale()
     stop = lambda m, history: m.loc.data.fill_(math.nan) is None  # noqa: E731
-    with pytest.raises(ValueError, match="The parameters loc were not finite before: start anew from finite ones"):
+    with pytest.raises(
+        ValueError, match="The parameters loc were not finite before this step: start again from finite ones"
+    ):
         fit(model, torch.randn(50, 1), callbacks=[stop])
 
 
@@ -208,7 +210,7 @@ LARGE = {
     "first step": (
         lambda: Factor(root=True),
         with_a_large_cell(0, 0),
-        r"weight at step 0, .* the programs as they begin",
+        r"weight at step 0, .* the programs at their initial parameters",
     ),
 }
 
@@ -226,11 +228,11 @@ def test_rows_far_from_the_others_are_named_as_the_likely_cause_of_a_gradient_th
     found = nonfinite.cause(Factor(), with_a_large_cell(1e19, 170), list(range(200)), [], None, 9)
     assert found.startswith("Likely cause: x reaches 1e+19 in rows 170 and at most ")
     found = nonfinite.cause(Factor(), with_a_large_cell(1, 170), list(range(200)), [], None, 9)
-    assert found.startswith("Likely cause: the step before was too long")
+    assert found.startswith("Likely cause: the step before this one was too long")
 
 
 def test_a_bound_on_validation_rows_that_is_not_finite_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     fit(Factor(), torch.randn(50, 1), valid=with_a_large_cell(1e25, 3), epochs=1)
-    assert "The bound on the validation rows is -inf: elbo(valid).bound tells of which rows." in caplog.text
+    assert "The bound on the validation rows is -inf: elbo(valid).bound shows for which rows." in caplog.text
     with pytest.raises(ValueError, match=r"valid must be rows like those of data\. x must be finite; got nan in row 3"):
         fit(Factor(), torch.randn(50, 1), valid=with_a_large_cell(math.nan, 3))

@@ -79,10 +79,13 @@ def test_processes_share_the_rows_of_an_evaluation_and_each_has_the_whole_result
 
 def test_the_process_that_has_a_row_that_is_not_finite_names_it(both: list[dict[str, Any]]) -> None:
     messages = [found["spoiled"] for found in both]
-    (named,) = [message for message in messages if "another one" not in message]
-    (other,) = [message for message in messages if "another one" in message]
+    (named,) = [message for message in messages if "another process" not in message]
+    (other,) = [message for message in messages if "another process" in message]
     assert re.search("must be finite; got .* in rows 17 of the data at step", named), named
-    assert other == "The loss must be finite in every process; got NaN or infinity in another one, which says where."
+    assert (
+        other
+        == "The loss must be finite in every process; got NaN or infinity in another process, whose message says where."
+    )
 
 
 def test_processes_with_other_data_or_options_are_an_error_in_all(both: list[dict[str, Any]]) -> None:
@@ -103,7 +106,7 @@ def test_a_launched_process_that_trains_alone_is_warned(monkeypatch, caplog: pyt
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     two_processes.fit("one step", torch.float64)
-    assert "This is one of 2 processes, and trains alone: call fit within" in caplog.text
+    assert "This is one of 2 processes and it trains alone: call fit within" in caplog.text
 
 
 def test_processes_agree_on_the_value_of_the_first_and_gather_all_values(both: list[dict[str, Any]]) -> None:

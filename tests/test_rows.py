@@ -16,7 +16,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.cli import commands
 from pyro_vae.data import rows as room
-from pyro_vae.data.batches import Batches, Rows, as_tensor, warn_of_lost_digits
+from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
+from pyro_vae.data.tensors import as_tensor
 
 X = torch.from_numpy(np.random.RandomState(0).randint(0, 2, (60, 6)).astype(np.float64))
 FIELDS = {"label": torch.arange(60), "mask": torch.arange(120.0).reshape(60, 2)}
@@ -30,7 +31,7 @@ def both(monkeypatch: pytest.MonkeyPatch, index: Any, **options: Any) -> tuple[R
     """The same rows picked by copying, and by index."""
     rows = Rows(X, FIELDS, columns=list("abcdef"), index=[f"r{i}" for i in range(60)], **options)
     copied = rows.subset(index)
-    monkeypatch.setattr(room, "LARGE", -1)
+    monkeypatch.setattr(room, "PICKED_BY_NUMBER", -1)
     return copied, rows.subset(index)
 
 

@@ -15,23 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = [
-    "agree_on",
-    "any_of",
-    "gathered",
-    "joined",
-    "launch",
-    "launched",
-    "mean_gradient",
-    "own",
-    "rank",
-    "restarted",
-    "share",
-    "size",
-    "sum_of",
-    "synchronize",
-    "warn_if_alone",
-]
+__all__ = ["launched", "rank", "size"]  # what users need; the others serve inner rooms
 
 logger = logging.getLogger("pyro_vae")
 
