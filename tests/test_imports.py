@@ -121,6 +121,25 @@ def test_contributing_lists_every_room_with_its_layer() -> None:
     assert rooms_in_table((ROOT / "CONTRIBUTING.md").read_text()) == ROOMS
 
 
+def steps_of_flow(text: str) -> list[tuple[str, str]]:
+    """The files and functions of the section on how data flow: one pair for each name in a line of it."""
+    section = text.split("\n## How data flow\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^ {4,}([\w/]+\.py) +([\w.]+(?:, [\w.]+)*)(?: {2}|$)", section, flags=re.MULTILINE)
+    return [(file, name.split(".")[-1]) for file, names in lines for name in names.split(", ")]
+
+
+@pytest.mark.parametrize(("file", "name"), steps_of_flow((ROOT / "CONTRIBUTING.md").read_text()))
+def test_the_functions_that_contributing_shows_data_to_flow_through_exist(file: str, name: str) -> None:
+    tree = ast.parse((PACKAGE / file).read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert name in defined or f"{name}(" in (PACKAGE / file).read_text()
+
+
+def test_the_flow_of_data_has_its_three_ways() -> None:
+    names = [name for _, name in steps_of_flow((ROOT / "CONTRIBUTING.md").read_text())]
+    assert {"fit", "log_likelihood", "posterior_predictive"} <= set(names) and len(names) > 30
+
+
 def test_the_checks_on_imports_can_fail() -> None:
     tree = ast.parse("from pyro_vae.model import LatentVariableModel\ndef f():\n    from pyro_vae import cli")
     assert imported(tree, "top") == {"model"}
