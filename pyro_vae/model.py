@@ -100,7 +100,7 @@ class LatentVariableModel(ProgramPair):
         """
         given = {name: value for name, value in fields.items() if name != "fields"}
         names = as_names(fields.get("fields", ()))
-        with preserved_rng():  # a random transform draws here, too
+        with preserved_rng():  # a random transform draws numbers here, too
             read = as_rows(x, names)
             rows = read if isinstance(read, Rows) else read_whole(read, names)
             if rows.columns is not None:
@@ -151,7 +151,8 @@ class LatentVariableModel(ProgramPair):
             elbo: the estimator; any `pyro.infer.ELBO`, ours or Pyro's. `Trace_ELBO` by default.
             epochs: passes over the data.
             batch_size: rows per step; a `DataLoader` brings its own.
-            learning_rate: a number, a schedule of `pv.schedules`, or a function of the steps taken. 1e-3 at first.
+            learning_rate: a number, a schedule of `pv.schedules`, or a function of the steps taken; by default that of
+                the last call, 1e-3 in the first.
             optimizer: a function or class that makes a `torch.optim` optimizer from `(parameters, lr=...)`; fused Adam
                 by default.
             valid: validation rows; their bound, with every weight on the KL removed, is reported each epoch.
@@ -165,7 +166,7 @@ class LatentVariableModel(ProgramPair):
             callbacks: functions of (model, history), called after each epoch; if one returns True, the run ends.
             compile: True compiles programs, gradient and update into one function, which is many times faster for small
                 models, or raises with the reason why it can't; False never compiles; "auto" compiles if the steps of
-                this call save more than the ten seconds or so that compiling takes.
+                this call are expected to save more than twenty seconds, which compiling may take.
             on_nonfinite: "raise", or "skip" to leave out steps whose loss or gradient is not finite; the history counts
                 them, and an epoch without any finite step raises.
             locate_nonfinite: whether a step that fails is repeated with every module watched, to name the module where

@@ -107,7 +107,7 @@ def open_for_training(
             files.write_json(config, description.configuration(vae) | _record(vae, splits, options))
         yield
         if (folder / REPLACED).exists() and not _has_checkpoints(folder):
-            raise KeyboardInterrupt  # interrupted before a first checkpoint: too early to replace the earlier run
+            raise KeyboardInterrupt  # interrupted before the first checkpoint: the earlier run is put back
     except BaseException as error:
         if resumed is not None and isinstance(error, Exception) and old_checkpoints == set(folder.glob(CHECKPOINTS)):
             files.write_json(config, resumed)  # `fit` refused the options: forget the new number of epochs

@@ -158,7 +158,8 @@ def compare(
         difference = mean_over_rows(result.estimate - best.estimate, error)
         differences.append(difference)
         margin = 2 * (difference.monte_carlo_error - min(bias[name], bias[names[0]]))
-        within.append(name != names[0] and not -difference.estimate > margin)  # flagged where NaN, as for one particle
+        # One particle gives a NaN, which is flagged, too: hence `not >` and not `<=`.
+        within.append(name != names[0] and not -difference.estimate > margin)
     return Comparison(
         names=names,
         scores=[results[name].mean() for name in names],

@@ -117,7 +117,7 @@ def sap(codes: Any, factors: Any, *, test_share: float = 0.5, seed: int = 0) -> 
         mean over k of A(z_(1), v_k) - A(z_(2), v_k), codes sorted by A
 
     A is the balanced accuracy (the share of rows predicted correctly, averaged over values) on rows held out. The paper
-    classifies by a linear support vector machine, which cannot single out a value between two others from one number;
+    classifies by a linear support vector machine, which cannot separate a middle value from those on both sides of it;
     here it is a small decision tree (values weighted equally, no leaf lighter than a tenth of one value), so that a
     code may hold the values in any order. A code unrelated to the factor has accuracy 1 / V, whatever the shares of the
     values. So a perfect code has SAP 1 - 1 / V; unrelated codes have the gap between the best two of D accuracies

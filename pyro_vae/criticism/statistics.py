@@ -36,8 +36,8 @@ __all__ = [
 Statistic = Callable[[Tensor], Tensor]
 
 
-def _on_real_rows(function: Statistic) -> Statistic:
-    """Let the function take data in any form, and check that there is at least one row and one column."""
+def _on_rows(function: Statistic) -> Statistic:
+    """Let the function accept data of any form, converted to real numbers, with at least one row and column."""
 
     @functools.wraps(function)
     def checked(x: Any) -> Tensor:
@@ -49,13 +49,13 @@ def _on_real_rows(function: Statistic) -> Statistic:
     return checked
 
 
-@_on_real_rows
+@_on_rows
 def mean(x: Tensor) -> Tensor:
     """Mean of each column, (*E)."""
     return x.mean(0)
 
 
-@_on_real_rows
+@_on_rows
 def variance(x: Tensor) -> Tensor:
     """Variance of each column, (*E)."""
     if len(x) < 2:
@@ -63,13 +63,13 @@ def variance(x: Tensor) -> Tensor:
     return x.var(0)
 
 
-@_on_real_rows
+@_on_rows
 def zero_fraction(x: Tensor) -> Tensor:
     """Share of zeros in each column, (*E)."""
     return (x == 0).to(x).mean(0)
 
 
-@_on_real_rows
+@_on_rows
 def largest(x: Tensor) -> Tensor:
     """Largest value of each column, (*E)."""
     return x.amax(0)
@@ -91,7 +91,7 @@ def quantile(level: float) -> Statistic:
     if not is_number(level) or not 0 <= level <= 1:
         raise ValueError(f"level must be a number from 0 to 1; got {level!r}. Pass e.g. 0.9.")
 
-    @_on_real_rows
+    @_on_rows
     def statistic(x: Tensor) -> Tensor:
         return sample_quantiles(x, [level])[0]
 
@@ -111,7 +111,7 @@ def correlation(first: int, second: int) -> Statistic:
     """
     first, second = positive_integer("first", first, 0), positive_integer("second", second, 0)
 
-    @_on_real_rows
+    @_on_rows
     def statistic(x: Tensor) -> Tensor:
         cells = x.reshape(len(x), -1)
         if max(first, second) >= cells.shape[1]:
@@ -122,31 +122,31 @@ def correlation(first: int, second: int) -> Statistic:
     return statistic
 
 
-@_on_real_rows
+@_on_rows
 def row_total(x: Tensor) -> Tensor:
     """Sum of each row, (N,)."""
     return x.reshape(len(x), -1).sum(1)
 
 
-@_on_real_rows
+@_on_rows
 def row_mean(x: Tensor) -> Tensor:
     """Mean of each row, (N,)."""
     return x.reshape(len(x), -1).mean(1)
 
 
-@_on_real_rows
+@_on_rows
 def row_standard_deviation(x: Tensor) -> Tensor:
     """Standard deviation within each row, (N,)."""
     return x.reshape(len(x), -1).std(1, correction=0)
 
 
-@_on_real_rows
+@_on_rows
 def row_largest(x: Tensor) -> Tensor:
     """Largest value of each row, (N,)."""
     return x.reshape(len(x), -1).amax(1)
 
 
-@_on_real_rows
+@_on_rows
 def on_cells(x: Tensor) -> Tensor:
     """Number of cells above zero in each row, (N,), e.g. of pixels that are on."""
     return (x > 0).to(x).reshape(len(x), -1).sum(1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
-from pyro_vae.data.rows import Batch, Rows, cast, check_overflow
+from pyro_vae.data.rows import Batch, Rows, cast
 from pyro_vae.data.tensors import as_names, check_finite
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import preserved_rng
@@ -292,7 +292,7 @@ class Batches:
                 yield from self.data.chunks(self.names, self.like)
                 return
             batch = self.read(self.first())
-            check_overflow(batch["x"])
+            check_finite("x", batch["x"])
             for name in self.names:
                 check_finite(f"field {name!r}", batch[name])
             yield 0, batch

@@ -11,8 +11,8 @@ from pyro_vae.datasets.splits import UnsuitableDataError
 
 __all__ = ["refuse_bomb"]
 
-ALWAYS_ALLOWED = 10**9  # bytes, whatever the size of the file
-MAX_RATIO = 100  # unpacked bytes for each byte of the file, beyond that
+ALWAYS_ALLOWED = 10**9  # unpacked bytes that are allowed whatever the size of the file
+MAX_RATIO = 100  # more than these are allowed up to this many unpacked bytes for each byte of the file
 
 
 def refuse_bomb(path: Path, unpacked: int, packed: int) -> None:

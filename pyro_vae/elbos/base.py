@@ -119,7 +119,7 @@ class Estimator(pyro.infer.ELBO):
 
         Args:
             weights: the log-weights of a run.
-            path: how gradients passed through the draws of that run; None if as the guide has it.
+            path: how gradients pass through the draws of that run; None if nothing about them was changed.
         """
 
     @property

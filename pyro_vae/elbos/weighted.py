@@ -21,7 +21,7 @@ from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]
 
-TINY = 1e-20  # keeps the ratio of two coefficients finite; far below the rounding error of the sum of all, which is 1
+TINY = 1e-20  # the smallest coefficient, so that ratios are finite; coefficients sum to 1, so rounding exceeds it
 
 
 class WeightBound(Estimator):
@@ -47,7 +47,7 @@ class WeightBound(Estimator):
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
-        """The bound that is reported and, unless the targets differ from it, trained: (K, B) -> (B,)."""
+        """The bound that is reported, and that is trained unless a subclass sets other targets: (K, B) -> (B,)."""
 
     @property
     def model_target(self) -> Bound:
@@ -73,7 +73,7 @@ class WeightBound(Estimator):
         return super().gradient_path()
 
     def surrogate(self, model: Tensor, guide: Tensor, log_q: Tensor, path: GradientPath | None) -> Tensor:
-        """A function with the value of the model's target and the gradients of both targets: (B,).
+        """A number for each row whose value is the model's target, and whose gradients are those of both targets: (B,).
 
         Args:
             model: what the model contributes to the log-weights, log p(x, z), (K, B).

@@ -23,7 +23,7 @@ class Method(ABC):
 
     Attributes:
         name: the name of the method, for `method=` and in results.
-        shares_draws: whether the results of one call, for several sets of cells, come from the same draws.
+        shares_draws: whether one call uses the same draws for all sets of cells, so that their errors are correlated.
         remedy: what to do if its weights are unreliable, for the warning.
     """
 
@@ -35,13 +35,16 @@ class Method(ABC):
     def log_weights(
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
-        """Log-weights (K, B), or (K, 1) if joint, for each set of cells: their mean weight is p of these cells.
+        """Log-weights for each set of cells, whose mean weight estimates the probability of these cells.
 
         Args:
             model: the pair of programs, in evaluation mode.
             batch: x (B, *E) and named fields.
             num_particles: K.
             cells: sets of cells of x, each boolean (B, *E), or None for all cells.
+
+        Returns:
+            One tensor for each set of cells: (K, B), or (K, 1) if a latent is global.
         """
 
 

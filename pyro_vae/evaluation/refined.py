@@ -52,7 +52,7 @@ class SemiAmortized(Method):
     learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        Refinement(self.steps, self.learning_rate)  # checks both
+        Refinement(self.steps, self.learning_rate)  # raises if one of them is out of range
 
     def log_weights(
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)

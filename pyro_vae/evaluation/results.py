@@ -86,10 +86,10 @@ class BoundResult:
     joint: bool
 
     def mean(self, part: str = "bound") -> Mean:
-        """Mean over rows of the "bound", the "reconstruction" or the "kl", with both errors.
+        """Mean over rows of the "bound", the "reconstruction" or the "kl", with its Monte Carlo and its sampling error.
 
         Raises:
-            ValueError: for another part.
+            ValueError: if `part` is none of these.
         """
         if part not in ("bound", "reconstruction", "kl"):
             raise ValueError(f"part must be bound, reconstruction or kl; got {part!r}. Choose one of these.")

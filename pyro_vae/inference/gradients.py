@@ -1,4 +1,4 @@
-"""Gradient estimators: the coefficient of each particle on each of the three ways to the parameters.
+"""Gradient estimators: the coefficient of each particle on each of three paths to the parameters.
 
 A bound is a function f of log-weights log w_k = log p(x, z_k) - log q(z_k | x). Its gradient reaches the parameters
 

@@ -25,7 +25,7 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The smoothed log-weights (K, B), in the order of the particles and on the scale of `log_w`; and k-hat (B,). It
         is -inf if the largest weights are all equal (weights that do not vary, or a tail that ends in an atom), inf if
-        fewer than five differ from the rest, and NaN with fewer than 25 particles, too few for an estimate.
+        fewer than five are larger than the rest, and NaN with fewer than 25 particles, too few for an estimate.
 
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; the fit is that of *A New and
@@ -83,7 +83,7 @@ def fit(excess: Tensor) -> tuple[Tensor, Tensor]:
     """Shape and scale of generalized Pareto distributions: an empirical Bayes estimate, shrunk a little towards 1/2.
 
     Args:
-        excess: weights minus the threshold of their row, positive and increasing, (M, B).
+        excess: the largest weights of each row minus the weight where its tail begins, positive and increasing, (M, B).
 
     Returns:
         The shapes and the scales, each (B,).

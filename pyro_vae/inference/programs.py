@@ -43,9 +43,9 @@ Program = Callable[..., Any]
 class GradientPath:
     """The path of a gradient from the log-weights through the draws to the guide's parameters.
 
-    Parameters of the guide enter a log-weight in two ways: explicitly, as the parameters of log q, and through the
-    draws z, which are functions of parameters and noise. A gradient estimator decides what each way contributes
-    (`inference.gradients`); this object changes a run accordingly.
+    Of the three paths to the parameters (`inference.gradients`) two lead to those of the guide: explicitly, as the
+    parameters of log q, and through the draws z, which are functions of parameters and noise. A gradient estimator
+    decides what each path contributes; this object changes a run accordingly.
 
     Attributes:
         through_draws: whether gradients pass through the draws; if not, draws are constants.

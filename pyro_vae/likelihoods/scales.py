@@ -22,7 +22,7 @@ class Scaled(Likelihood):
     """Base of likelihoods with a positive parameter, a scale or a dispersion, besides those that the decoder gives.
 
     It is unit * as_scale(raw), where raw is learned ("shared" or "per_dimension") or is the last of the decoder's
-    numbers for the cell ("predicted"). With any other choice it is the unit. The unit comes from the data.
+    numbers for the cell ("predicted"). With any other choice it is the unit itself, a number that comes from the data.
 
     Args:
         event_shape: E.
@@ -57,11 +57,11 @@ class Scaled(Likelihood):
             return *parts, self.unit * as_scale(self.raw_scale)
         return *parts, self.unit
 
-    def start_unit(self, above: Tensor, below: Tensor) -> None:
+    def start_unit(self, numerator: Tensor, denominator: Tensor) -> None:
         """Set the unit to the quotient of two moments of the cells, clamped to [0.01, 100]; to 1 where both are 0."""
         if self.unit.dim() == 0:
-            above, below = above.mean(), below.mean()
-        self.unit.copy_((above / below.clamp_min(0.01 * above)).nan_to_num(1.0).clamp(0.01, 100))
+            numerator, denominator = numerator.mean(), denominator.mean()
+        self.unit.copy_((numerator / denominator.clamp_min(0.01 * numerator)).nan_to_num(1.0).clamp(0.01, 100))
 
 
 class Standardized(Scaled):
@@ -104,7 +104,7 @@ class LocationScale(Standardized):
 
     The network works on standardized cells, and the distribution is on the original scale. Where `scale` is
     "per_dimension" or "predicted", every cell is divided by its own standard deviation. Otherwise all are divided by
-    one number, since with a scale in common and units of their own the distributions would be others.
+    one number: with a common scale, separate units would change the family of distributions.
 
     Args:
         event_shape: E.

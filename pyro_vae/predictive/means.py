@@ -58,7 +58,7 @@ def reconstruct(
 
 
 def _average(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
-    """The average over draws of z of the mean of p(x | z), or of a draw from it if it has no mean."""
+    """An estimate of E[x]: the average over draws of z of the mean of p(x | z), or of draws of x if it has no mean."""
     total: dict[str, Tensor] = {}
     for count in particle_counts(batch, num_samples):
         try:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["launched", "rank", "size"]  # what users need; the others serve inner rooms
+__all__ = ["launched", "rank", "size"]  # what users need; the others serve this package
 
 logger = logging.getLogger("pyro_vae")
 
@@ -40,7 +40,7 @@ def agree_on(value: Any) -> Any:
 
 
 def gathered(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their numbers."""
+    """The values of all processes, in the order of their ranks."""
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
@@ -77,7 +77,7 @@ def mean_gradient(parameters: Sequence[nn.Parameter], num_rows: int, numbers: Se
 
     Args:
         parameters: the parameters that are trained, the same in every process.
-        num_rows: the number of rows that this process has; without rows its gradients are not read.
+        num_rows: the number of rows that this process has; if it has none, its gradients are ignored.
         numbers: numbers to sum over the processes in the same message.
 
     Returns:

@@ -17,12 +17,12 @@ __all__ = ["TensorBudget"]
 class TensorBudget(TorchDispatchMode):
     """A context that limits the tensors made within it: an operation that would exceed the limit raises before it runs.
 
-    All results together may have 16 times as many numbers as the tensors of the file, and `spare` more. Tensors that
-    are made of no others, such as zeros or noise, may be 16 times as many as those of the file, and 1,000 more.
+    Let the file hold T tensors with N numbers in all. Operations may return at most 16 N + `spare` numbers in all. At
+    most 16 T + 1,000 tensors may be made from nothing, such as zeros or noise.
 
     Args:
         tensors: the tensors of the file.
-        spare: a count of numbers.
+        spare: the numbers allowed beyond 16 N.
 
     Raises:
         ValueError: within the context, where an operation would exceed the limit.

@@ -1,4 +1,4 @@
-"""Training: `fitting.fit` is the door, and everything behind it is in this package.
+"""Training: `fitting.fit` is the entry point, and everything that it uses is in this package.
 
 `options` checks what `fit` was called with, `first_batch` validates the programs, `state` is what a later `fit`
 continues from, and `loop` runs epochs of steps and writes `history`. `step` says what a step is; `eager` runs the

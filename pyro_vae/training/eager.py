@@ -61,7 +61,7 @@ class EagerStep:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def __call__(self, key: Any) -> int:
-        """Take one step; returns the number of rows that this process had in it.
+        """Take one step; returns the number of rows that this process had in it, 0 if it was left out.
 
         Raises:
             ValueError: if loss or gradient are not finite and such steps are not to be left out; nothing is changed

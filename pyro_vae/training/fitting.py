@@ -207,7 +207,7 @@ def _validate_first_batch(model: ProgramPair, batches: Batches, options: FitOpti
 
 
 def _make_step(eager: EagerStep, epochs: int, compile: bool | str, writer: CheckpointWriter | None) -> Step:
-    """The step to train with: as before where a run is resumed, else compiled where asked for or where it pays."""
+    """The step to train with. A resumed run keeps its kind of step; a new run is compiled if asked, or if it pays."""
     kept = {} if writer is None or writer.saved is None else writer.choices
     wanted = kept.get("compiled", compile)
     eager.num_threads = kept.get("num_threads", eager.num_threads)

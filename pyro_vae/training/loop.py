@@ -179,7 +179,7 @@ class Loop:
         return {name: value for name, value in states.items() if not (own and name.startswith(("torch", "cuda")))}
 
     def _take_step(self, step: Step, key: Any) -> int:
-        """Set what follows a schedule and take one step; returns the number of rows seen."""
+        """Set the learning rate if it follows a schedule, then take one step; returns what the step returns."""
         state = self.state
         if callable(state.learning_rate):
             set_learning_rate(state)

@@ -27,7 +27,7 @@ class Position:
 
     Attributes:
         batches: the number of batches taken so far.
-        num_rows: the number of rows that this process has seen so far.
+        num_rows: the number of rows that this process has trained on so far, without steps that were left out.
         seconds: the seconds spent so far.
         skipped: the number of steps left out, because something was not finite.
         begun: every random state as it was when the epoch began.

@@ -27,7 +27,7 @@ class Request(enum.IntEnum):
 
     @classmethod
     def granted(cls, total: float) -> Request:
-        """What all processes do when their requests have this sum."""
+        """What all processes do, given the sum of their requests."""
         return cls(min(int(total), cls.STOP))
 
 
@@ -74,7 +74,7 @@ class Step(Protocol):
         compiled: whether this is the compiled kind.
         batches: where the data come from.
         num_threads: the number of threads that it computes with.
-        request: what this process asks for; after a step, the sum of what all processes asked for.
+        request: before a step, what this process asks for; after it, the sum of the requests of all processes.
     """
 
     compiled: ClassVar[bool]
@@ -96,7 +96,10 @@ class Step(Protocol):
         """The number of steps left out since the epoch began, because loss or gradient were not finite."""
 
     def __call__(self, key: Any) -> int:
-        """Take one step on the batch that `key` stands for; returns the number of rows that this process had in it.
+        """Take one step on the batch that `key` stands for.
+
+        Returns:
+            The number of rows that this process had in it; 0 if the step was left out.
 
         Raises:
             ValueError: if loss or gradient are not finite and such steps are not to be left out; parameters, optimizer
@@ -107,7 +110,7 @@ class Step(Protocol):
         """Begin an epoch, or continue one with these totals; returns the step to take it with."""
 
     def settle(self) -> None:
-        """Bring model and optimizer up to date, as everyone else may look at them between epochs."""
+        """Bring the state of the optimizer up to date, because callbacks and checkpoints read it between steps."""
 
     def close(self) -> None:
         """Give back what the step holds."""

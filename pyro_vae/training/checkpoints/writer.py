@@ -38,7 +38,8 @@ class CheckpointWriter:
         every: seconds between checkpoints within an epoch.
         signals: signals that wait for a checkpoint.
         saved: the checkpoint that the run is resumed from; None for a new run.
-        choices: what is written beside the state: the configuration, and choices that a resumed run keeps.
+        choices: what a resumed run keeps: configuration, first epoch, number of threads and kind of step. It is written
+            beside the state, under the name "facts".
     """
 
     folder: CheckpointFolder | None

@@ -143,7 +143,7 @@ class FlatAdam(FlatOptimizer):
 
     def update(self, tensors: dict[str, Tensor], gradient: Tensor, finite: Tensor, controls: Tensor) -> None:
         (beta1, beta2), old = self.group["betas"], tensors["parameters"]
-        rate, root, decay = controls.unbind()
+        step_size, root, decay = controls.unbind()
         new = old
         if self.group["weight_decay"] and self.group["decoupled_weight_decay"]:
             new = old - decay * old
@@ -151,7 +151,7 @@ class FlatAdam(FlatOptimizer):
             gradient = gradient + decay * old
         first = torch.lerp(tensors["exp_avg"], gradient, 1.0 - beta1)
         second = tensors["exp_avg_sq"] * beta2 + gradient * gradient * (1.0 - beta2)
-        new = new - rate * first / (second.sqrt() * root + self.group["eps"])
+        new = new - step_size * first / (second.sqrt() * root + self.group["eps"])
         for name, value in zip(("parameters", *self.moments), (new, first, second), strict=True):
             tensors[name].copy_(torch.where(finite, value, tensors[name]))
 

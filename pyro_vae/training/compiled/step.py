@@ -29,7 +29,7 @@ logger = logging.getLogger("pyro_vae")
 WATCHED_BUFFER = 2**16  # numbers: larger buffers are not copied before each step
 LITTLE_WORK = 10**7  # parameters x rows x particles
 SAVED_BY_STEP = 2.5e-3  # seconds, as measured on two cores of a server
-RESIDENT_DATA = 2**32  # bytes of data that are kept on a device other than the CPU
+MAX_RESIDENT_DATA = 2**32  # bytes: larger data are not copied to a device other than the CPU
 INPUTS = {"_parameters", "_buffers", "step", "epoch", "schedule_inputs"}  # attributes that are inputs of the graph
 
 
@@ -37,7 +37,7 @@ def pays(eager: EagerStep, epochs: int) -> bool:
     """Whether compiling saves more time than it takes, within this number of epochs.
 
     It is judged by counts and sizes and not by the clock, so that runs can be repeated: a compiled step saves the
-    milliseconds that Python takes, and some nanoseconds for each number of each particle.
+    milliseconds that Python takes, and some nanoseconds for each cell of the batch and each particle.
     """
     batches = eager.batches
     cells = batches.row_size * batches.batch_size * eager.estimator.num_particles
@@ -107,7 +107,10 @@ class CompiledStep:
         values = self._controls()
         if isinstance(self.batches.data, Rows):
             data = self.batches.data.stored(self.batches.names)
-            if device.type != "cpu" and sum(tensor.nbytes for part in data.values() for tensor in part) > RESIDENT_DATA:
+            if (
+                device.type != "cpu"
+                and sum(tensor.nbytes for part in data.values() for tensor in part) > MAX_RESIDENT_DATA
+            ):
                 data = {}
         self.splits = [len(value) for value in values]
         self.host = torch.zeros(sum(self.splits), dtype=self.model.like.dtype)
@@ -183,7 +186,7 @@ class CompiledStep:
         return finite
 
     def __call__(self, key: Any) -> int:
-        """Take one step; returns the number of rows that this process had in it.
+        """Take one step; returns the number of rows that this process had in it, 0 if it was left out.
 
         Raises:
             ValueError: if loss or gradient are not finite and such steps are not to be left out; nothing is changed
@@ -246,7 +249,7 @@ class CompiledStep:
 
     @property
     def request(self) -> float:
-        """What this process asks for; after a step, the sum of what all processes asked for."""
+        """Before a step, what this process asks for; after it, the sum of the requests of all processes."""
         return self.eager.request
 
     @request.setter
