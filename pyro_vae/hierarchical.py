@@ -88,6 +88,7 @@ class HierarchicalVAE(LatentVariableModel):
             )
         _check_real(self.prior)
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
+        self.likelihood.check_support()
         self.inference, self.width = inference, positive_integer("width", width)
         self.nets = {
             "encoder": nets.MLP() if encoder is None else encoder,

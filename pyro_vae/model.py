@@ -108,7 +108,7 @@ class LatentVariableModel(ProgramPair):
             if given:
                 rows = rows.with_fields(given)
             used = tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
-            for first_row, batch in rows.chunks(used, self.like):
+            for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
                 self.check_data(batch["x"], first_row)
         return rows, used
 
@@ -459,7 +459,7 @@ class LatentVariableModel(ProgramPair):
         description.save(self, path)
 
 
-def check_model(model: Any) -> Any:
+def check_model(model: Any) -> LatentVariableModel:
     """Return the model, or raise a TypeError if it is not a `LatentVariableModel`."""
     if not isinstance(model, LatentVariableModel):
         raise TypeError(

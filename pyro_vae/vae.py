@@ -86,6 +86,7 @@ class VAE(LatentVariableModel):
             self.encoder = nets.build(self.nets["encoder"], likelihood.feature_shape, parameter_shape, "encoder")
             self.decoder = nets.build(self.nets["decoder"], (latent_dim,), likelihood.output_shape, "decoder")
         self._check_parts(latent_dim)
+        self.family.in_use = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a prior that is set after construction as the constructor does."""
@@ -106,6 +107,7 @@ class VAE(LatentVariableModel):
 
         A prior or a likelihood that needs fields is left to the checks of the first batch.
         """
+        self.likelihood.check_support()
         seen = self.likelihood.feature_shape
         if isinstance(self.prior, priors.VampPrior) and self.prior.event_shape != seen:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Files of version 0.1.0 load and give the same numbers, and its checkpoints are resumed.
 
-`tests/data/earlier` holds two models and two run folders that version 0.1.0 wrote from the data of `rows`: a VAE with
-five parts of ours, a VAE whose guide is a flow, an eager run and a compiled run of two epochs each.
+`tests/data/earlier` holds two models and three run folders that version 0.1.0 wrote from the data of `rows`: a VAE with
+five parts of ours, a VAE whose guide is a flow, an eager run, a compiled one and one with a flow, of two epochs each.
 """
 
 from __future__ import annotations
@@ -46,6 +46,17 @@ def with_flow(seed: int = 0) -> pv.VAE:
     )
 
 
+def flow_run() -> pv.VAE:
+    return pv.VAE(
+        likelihood=pv.likelihoods.Normal(4),
+        prior=pv.priors.Normal(2),
+        guide=pv.guides.Flow(layers=1, hidden=(4,), context_dim=2),
+        encoder=pv.nets.MLP(hidden=(8,)),
+        decoder=pv.nets.MLP(hidden=(8,)),
+        seed=0,
+    )
+
+
 @pytest.mark.parametrize(("name", "make"), [("vae", plain), ("flow_guide", with_flow)])
 def test_a_saved_model_loads_with_the_same_tensors_and_gives_the_same_numbers(name: str, make: Any) -> None:
     loaded, tensors = pv.load(EARLIER / name), load_file(EARLIER / name / "model.safetensors")
@@ -64,6 +75,7 @@ def test_a_saved_model_loads_with_the_same_tensors_and_gives_the_same_numbers(na
     [
         ("run", {"compile": False, "elbo": pv.elbos.IWAE(num_particles=3), "valid": rows()[:10], "patience": 5}),
         ("compiled_run", {"compile": True}),
+        ("flow_run", {"compile": False}),
     ],
 )
 def test_a_checkpoint_is_resumed_as_if_the_run_had_not_been_interrupted(
@@ -72,7 +84,8 @@ def test_a_checkpoint_is_resumed_as_if_the_run_had_not_been_interrupted(
     """Up to the rounding of another processor than the one that wrote the checkpoint."""
     shutil.copytree(EARLIER / run, tmp_path / run)
     common = {"batch_size": 16, "seed": 0, "progress": False} | options
-    resumed, whole = plain(), plain()
+    make = flow_run if run == "flow_run" else plain
+    resumed, whole = make(), make()
     history = resumed.fit(rows(), epochs=4, run_dir=tmp_path / run, resume=True, **common)
     expected = whole.fit(rows(), epochs=4, **common)
     assert history["epoch"] == [1, 2, 3, 4]

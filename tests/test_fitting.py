@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import elbos, nets, priors
+from pyro_vae.training.options import FitOptions
 
 DATA = draw_data(LIKELIHOODS["Bernoulli"]().double(), 50)
 
@@ -201,3 +204,8 @@ def test_rows_may_be_a_sample_of_more_rows() -> None:
     """With `num_rows`, rows stand for N rows, also in batches that are larger than the sample."""
     history = small_vae().fit(DATA, num_rows=1000, batch_size=128, epochs=1, progress=False)
     assert math.isfinite(history["train_bound"][0])
+
+
+def test_every_option_of_fit_is_in_its_record() -> None:
+    options = set(inspect.signature(pv.LatentVariableModel.fit).parameters) - {"self", "data"}
+    assert options == {option.name for option in dataclasses.fields(FitOptions)}

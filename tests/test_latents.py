@@ -431,7 +431,7 @@ BAD = {
     ),
     "hidden must be positive integers; got .0,": lambda: guides.Flow(hidden=(0,)),
     "layers must be a positive integer": lambda: priors.Flow(3, layers=0),
-    "latent_dim must be an integer of at least 2; got 1. ": lambda: small_vae(
+    "prior must have at least 2 latents for guides.Flow; got 1. ": lambda: small_vae(
         prior=priors.Normal(1), guide=guides.Flow()
     ),
     "df must be a positive number; got 0": lambda: priors.StudentT(3, df=0),
@@ -529,3 +529,14 @@ def test_a_correlated_guide_reaches_the_evidence_where_mean_field_does_not() -> 
     least = 0.5 * float(precision.diagonal().log().sum() - precision.logdet())
     assert gaps["Normal"] > 0.9 * least > 0.1
     assert gaps["MultivariateNormal"] < 0.1 * least
+
+
+def test_a_flow_that_a_vae_could_not_take_is_free_for_another() -> None:
+    flow = guides.Flow(hidden=(8,))
+    with pytest.raises(ValueError, match="guide must draw z from the support of prior Bernoulli"):
+        small_vae(prior=priors.Bernoulli(3), guide=flow)
+    assert small_vae(prior=priors.Normal(2), guide=flow).encode(torch.zeros(1, 2, 3)).event_shape == (2,)
+    with pytest.raises(ValueError, match="a Flow for 3 latents, those of the prior; got one that is in use for 2"):
+        small_vae(prior=priors.Normal(3), guide=flow)
+    with pytest.raises(ValueError, match=r"prior must have at least 2 latents for guides.Flow; got 1"):
+        small_vae(prior=priors.Normal(1), guide=guides.Flow())

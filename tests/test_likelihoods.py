@@ -7,6 +7,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import pyro
 import pytest
 import scipy.stats
 import torch
@@ -619,3 +620,12 @@ def test_data_outside_the_support_are_named_with_their_row(message: str) -> None
     make, x = OUTSIDE[message]
     with pytest.raises(ValueError, match=message):
         make().check(torch.tensor(x))
+
+
+def test_a_likelihood_of_the_users_without_a_support_is_refused() -> None:
+    class Mine(likelihoods.Likelihood):
+        def forward(self, outputs: torch.Tensor, **batch: torch.Tensor) -> pyro.distributions.TorchDistribution:
+            return pyro.distributions.Normal(outputs, 1.0).to_event(1)
+
+    with pytest.raises(TypeError, match=r"support of Mine must be one of pyro.distributions.constraints; got None"):
+        pv.VAE(likelihood=Mine(3), prior=pv.priors.Normal(2))

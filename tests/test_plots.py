@@ -55,7 +55,7 @@ def test_training_curve_shows_both_bounds_with_units() -> None:
     assert -140 < low < -110 and -80 < high < -75
 
 
-def test_training_curve_without_validation_rows_and_with_one_epoch() -> None:
+def test_the_training_curve_is_drawn_without_validation_rows_and_with_one_epoch() -> None:
     ax = plots.training_curve(history([-5.0, -4.0, -3.0], [None, None, None]))
     drawn(ax)
     assert [line.get_label() for line in ax.lines] == ["train"]
@@ -67,7 +67,7 @@ def test_training_curve_without_validation_rows_and_with_one_epoch() -> None:
     assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
-def test_training_curve_with_missing_epochs_and_without_any() -> None:
+def test_the_training_curve_is_drawn_with_missing_epochs_and_without_any() -> None:
     ax = plots.training_curve(history([None, -4.0, None], [None, -7.0, -6.0]))
     drawn(ax)
     assert np.isnan(ax.lines[0].get_ydata()).tolist() == [True, False, True]

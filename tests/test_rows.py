@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,28 @@ def test_the_largest_cell_is_found_piece_by_piece(monkeypatch: pytest.MonkeyPatc
     digits = pv.datasets.load("digits")
     monkeypatch.setattr(room, "CHUNK", 640)
     assert commands._largest(digits) == 16
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rows_whose_memory_changes_after_they_were_made_are_checked_again(value: float) -> None:
+    x = torch.zeros(10, 2, 3)
+    rows, vae = Rows(x), small_vae(likelihood=pv.likelihoods.Normal((2, 3))).float()
+    x[3, 1, 0] = value
+    for call in (vae.encode, vae.log_likelihood, vae.posterior_predictive, partial(vae.fit, epochs=1, progress=False)):
+        with pytest.raises(ValueError, match="x must be finite in torch.float32; got (nan|inf) in row 3"):
+            call(rows)
+
+
+def test_a_cell_that_overflows_in_the_cast_is_named() -> None:
+    x = torch.zeros(10, 2, 3, dtype=torch.float64)
+    x[4, 0, 1] = 1e300
+    vae = small_vae(likelihood=pv.likelihoods.Normal((2, 3))).float()
+    with pytest.raises(ValueError, match=r"torch.float32; got inf in row 4. Rescale it, or use model.double\(\)"):
+        vae.encode(x)
+
+
+def test_a_transform_that_gives_nan_is_named() -> None:
+    rows = Rows(torch.zeros(10, 2, 3), transform=lambda x: x / x)
+    vae = small_vae(likelihood=pv.likelihoods.Normal((2, 3))).float()
+    with pytest.raises(ValueError, match="x must be finite in torch.float32; got nan in row 0. Look at that row"):
+        vae.encode(rows)

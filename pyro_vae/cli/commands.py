@@ -17,6 +17,7 @@ from pyro_vae.cli import results, runs
 from pyro_vae.criticism.diagnosis import diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
+from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import files
@@ -225,7 +226,7 @@ def _print_epochs(epochs: int) -> Callable[[Any, History], None]:
     """A callback that prints a line for every tenth of the epochs: without a terminal there is no progress bar."""
     every = max(1, epochs // 10)
 
-    def report(model: Any, history: History) -> None:
+    def report(model: LatentVariableModel, history: History) -> None:
         *_, last = history
         if last["epoch"] % every == 0:
             bounds = f"{last['train_bound']:.2f} (train), {last['valid_bound']:.2f} (validation) nats per row"

@@ -213,14 +213,15 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     source = data.get("name") if data.get("path") is None else data["path"]
     texts, seed = [*about_data.values(), source or 0], config.get("seed")
     plain = all(text is None or isinstance(text, str) for text in texts) and isinstance(seed, int | None)
-    if not plain or not all(map(_is_plain, options.values())) or {"command", "resume"} & options.keys():
+    if not plain or not all(map(_is_option, options.values())) or {"command", "resume"} & options.keys():
         raise ValueError(f"{folder} must hold the options of a run; got a config.json with other values. Train again.")
     return options | about_data | {"binarize": about_data["binarize"] or "auto", "data": source, "seed": seed}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_option(value: Any) -> bool:
+    """Whether this can be the value of an option of `train`: a plain value or a flat list of plain values."""
     values = value if isinstance(value, list) else [value]
-    return all(part is None or isinstance(part, bool | int | float | str) for part in values)
+    return all(description.is_plain(part) and not isinstance(part, list) for part in values)
 
 
 def _read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["Draws", "draws"]
@@ -100,7 +100,7 @@ class Draws:
 
 
 def draws(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     num_samples: int = 100,

@@ -19,7 +19,7 @@ from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_over_rows
 from pyro_vae.inference.chunks import program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
 
@@ -100,7 +100,7 @@ class Calibration:
 
 
 def simulation_based_calibration(
-    model: ProgramPair, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
+    model: LatentVariableModel, *, num_rows: int = 500, num_draws: int = 99, seed: int | None = None, **fields: Any
 ) -> Calibration:
     """Draw latents and rows from the model, and rank each latent among draws from the guide given its row.
 
@@ -208,7 +208,7 @@ class AmortizationGap:
 
 
 def amortization_gap(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     steps: int = 100,
@@ -300,7 +300,7 @@ class AgainstNUTS:
 
 
 def against_nuts(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     num_samples: int = 300,

@@ -17,8 +17,7 @@ from pyro_vae.criticism.checks import Checks
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
-from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -101,7 +100,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     statistics: Mapping[str, Statistic] | None = None,
@@ -150,7 +149,7 @@ def diagnose(
         score = model.log_likelihood(rows, num_particles=num_particles, **named)
         use = attempt("use of latents", lambda: latents.use(model, rows, **named))
         batch = rows.take(slice(None), names, like=model.like)
-        covariates = {name: batch[name] for name in names}
+        covariates: dict[str, Any] = {name: batch[name] for name in names}
         size = len(rows) if covariates else 500
         sbc = attempt(
             "calibration", lambda: calibration.simulation_based_calibration(model, num_rows=size, **covariates)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
-from pyro_vae.data.rows import Batch, Rows, cast
+from pyro_vae.data.rows import Batch, Rows, cast, check_finite_after_cast
 from pyro_vae.data.tensors import as_names, check_finite
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["Batches", "Rows", "as_rows"]
 
-WHOLE_SAMPLE = 2**26  # cells: a model starts from all rows if they have at most so many
+WHOLE_SAMPLE = 2**26  # cells: a model starts from all rows if they have at most this many
 PARTIAL_SAMPLE = 2**24  # cells of the sample that it starts from if they have more
 
 
@@ -184,7 +184,7 @@ class Batches:
         num_rows: int | None = None,
     ) -> None:
         fields = as_names(fields)
-        self.data = as_rows(data, fields, batch_size=batch_size, shuffle=shuffle)
+        self.data, self._new = as_rows(data, fields, batch_size=batch_size, shuffle=shuffle), not isinstance(data, Rows)
         self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
         self._first: Any = None
@@ -289,17 +289,17 @@ class Batches:
         """
         with preserved_rng():
             if isinstance(self.data, Rows):
-                yield from self.data.chunks(self.names, self.like)
+                yield from self.data.chunks(self.names, self.like, new=self._new)
                 return
             batch = self.read(self.first())
-            check_finite("x", batch["x"])
+            check_finite_after_cast(batch["x"])
             for name in self.names:
                 check_finite(f"field {name!r}", batch[name])
             yield 0, batch
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """The random generators of their own that a loader and its sampler draw from."""
+        """The generators that a loader and its sampler own and draw from."""
         owners = () if isinstance(self.data, Rows) else (self.data, self.data.sampler)
         found = [getattr(owner, "generator", None) for owner in owners]
         return list(dict.fromkeys(generator for generator in found if generator is not None))

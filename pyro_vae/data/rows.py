@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.tensors import as_names, as_tensor, check_fields, check_finite
 
-__all__ = ["Batch", "Rows", "cast", "check_overflow"]
+__all__ = ["Batch", "Rows", "cast", "check_finite_after_cast"]
 
 Batch = dict[str, Tensor]
 CHUNK = 2**22  # cells that are read at once
@@ -156,25 +156,31 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return self.pick(self.stored(names), index, like)
 
     def pick(self, tensors: Mapping[str, list[Tensor]], index: Any, like: Tensor | None) -> Batch:
-        """Do what `take` does with tensors that stand in for `stored`, e.g. copies on another device."""
+        """As `take`, from other tensors than `stored` returns, e.g. copies on another device."""
         batch = {name: _at(parts, index) for name, parts in tensors.items()}
         batch = batch if like is None else cast(batch, like)
         if self.transform is not None:
             batch["x"] = self.transform(batch["x"])
         return batch
 
-    def chunks(self, names: Sequence[str], like: Tensor) -> Iterator[tuple[int, Batch]]:
+    def chunks(self, names: Sequence[str], like: Tensor, *, new: bool = False) -> Iterator[tuple[int, Batch]]:
         """All rows in order, in batches that fit into memory, each with the number of its first row.
 
+        Args:
+            names: the fields to read.
+            like: a tensor whose dtype and device the batches take.
+            new: whether these rows were made, and so checked, a moment ago. Otherwise their memory, which they may
+                share with the user, may have changed since.
+
         Raises:
-            ValueError: if a field is not finite, or x no longer is after the cast or the transform.
+            ValueError: if a cell or a field is not finite, after the cast and the transform.
         """
         size = self.rows_at_once()
-        safe = self.transform is None and self._largest <= torch.finfo(like.dtype).max
+        safe = new and self.transform is None and self._largest <= torch.finfo(like.dtype).max
         for start in range(0, len(self), size):
             batch = self.take(slice(start, start + size), names, like=like)
             if not safe:
-                check_overflow(batch["x"], start)
+                check_finite_after_cast(batch["x"], start)
             for name in names:
                 check_finite(f"field {name!r}", batch[name], start)
             yield start, batch
@@ -226,14 +232,15 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return rows
 
 
-def check_overflow(x: Tensor, first_row: int = 0) -> None:
-    """Raise a ValueError unless x, after it was cast, is finite."""
-    bad = ~torch.isfinite(x.reshape(len(x), -1)).all(1)
+def check_finite_after_cast(x: Tensor, first_row: int = 0) -> None:
+    """Raise a ValueError unless x, after it was cast and transformed, is finite."""
+    cells = x.reshape(len(x), -1)
+    bad = ~torch.isfinite(cells)
     if bad.any():
-        row = first_row + int(bad.nonzero()[0])
-        raise ValueError(
-            f"x must be finite in {x.dtype}; got an overflow in row {row}. Rescale it, or use model.double()."
-        )
+        row, column = (int(i) for i in bad.nonzero()[0])
+        value = cells[row, column].item()
+        advice = "Rescale it, or use model.double()." if value in (torch.inf, -torch.inf) else "Look at that row."
+        raise ValueError(f"x must be finite in {x.dtype}; got {value} in row {first_row + row}. {advice}")
 
 
 def _read_fields(fields: Any, num_rows: int) -> dict[str, list[Tensor]]:

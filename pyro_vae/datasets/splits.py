@@ -73,7 +73,7 @@ class Request:
 class RowsBySplit(NamedTuple):
     """Rows, and their numbers in the original data, for "train", "valid" and "test"."""
 
-    rows: dict[str, Rows]
+    by_split: dict[str, Rows]
     indices: dict[str, list[int]]
 
 
@@ -81,9 +81,9 @@ def hold_out(training: Rows, test: Rows) -> RowsBySplit:
     """Split data that have a test set: the last min(5000, N // 12) rows of the training set are for validation."""
     num_rows = len(training)
     cut = num_rows - min(5000, num_rows // 12)
-    rows = {"train": training.subset(slice(0, cut)), "valid": training.subset(slice(cut, num_rows)), "test": test}
+    by_split = {"train": training.subset(slice(0, cut)), "valid": training.subset(slice(cut, num_rows)), "test": test}
     indices = {"train": list(range(cut)), "valid": list(range(cut, num_rows)), "test": list(range(len(test)))}
-    return RowsBySplit(rows, indices)
+    return RowsBySplit(by_split, indices)
 
 
 def split_randomly(rows: Rows, seed: int, num_valid: int, num_test: int) -> RowsBySplit:
@@ -117,7 +117,7 @@ def split_80_10_10(rows: Rows, request: Request) -> RowsBySplit:
 
 def as_splits(request: Request, data: RowsBySplit, likelihood: str, options: dict[str, Any], unit: str) -> Splits:
     """The result of `load`: the rows with a likelihood that suits them, its options, and the unit of a cell."""
-    train, valid, test = (data.rows[split] for split in ("train", "valid", "test"))
+    train, valid, test = (data.by_split[split] for split in ("train", "valid", "test"))
     return Splits(request.name, train, valid, test, train.event_shape, likelihood, options, unit, data.indices)
 
 
@@ -133,18 +133,18 @@ def images_as_splits(request: Request, data: RowsBySplit, default: str = "dynami
     Raises:
         ValueError: if colour images are to be binarized.
     """
-    in_colour = data.rows["train"].event_shape[0] > 1
+    in_colour = data.by_split["train"].event_shape[0] > 1
     mode = request.binarize or ("none" if in_colour else default)
     if mode == "none":
-        rows = {split: _with_transform(part, scale, peak) for split, part in data.rows.items()}
+        by_split = {split: _with_transform(part, scale, peak) for split, part in data.by_split.items()}
         unit = "colour level 0..1" if in_colour else "grey level 0..1"
-        return as_splits(request, RowsBySplit(rows, data.indices), "Normal", {"scale": "shared"}, unit)
+        return as_splits(request, RowsBySplit(by_split, data.indices), "Normal", {"scale": "shared"}, unit)
     if in_colour:
         raise ValueError(f"binarize must be 'none' for colour images; got {mode!r}. Leave it out, or use grey images.")
-    rows = {split: _binarized_once(part, peak, _BINARIZATION_SEEDS[split]) for split, part in data.rows.items()}
+    by_split = {split: _binarized_once(part, peak, _BINARIZATION_SEEDS[split]) for split, part in data.by_split.items()}
     if mode == "dynamic":
-        rows["train"] = _with_transform(data.rows["train"], draw, peak)
-    return as_splits(request, RowsBySplit(rows, data.indices), "Bernoulli", {}, "pixel on/off")
+        by_split["train"] = _with_transform(data.by_split["train"], draw, peak)
+    return as_splits(request, RowsBySplit(by_split, data.indices), "Bernoulli", {}, "pixel on/off")
 
 
 # A run that is resumed compares the names of these two functions with those in its checkpoint: do not rename them.

@@ -169,11 +169,11 @@ class _Target:
             self.model.model, program, self.batch["x"], num_particles=self.num_chains, **fields_of(self.batch)
         )
 
-    def repeated(self, draws: dict[str, Tensor], rows: slice) -> State:
-        """The state in which all chains of a row are at its draw in `draws`, for some rows of them."""
+    def repeated(self, draws: dict[str, Tensor], index: slice) -> State:
+        """The state in which all chains of a row are at its draw in `draws`, for the rows at `index`."""
         values = {}
         for name, site in self.sites.items():
-            value = draws[name].unsqueeze(0) if site.row_dim is None else draws[name][rows].unsqueeze(0)
+            value = draws[name].unsqueeze(0) if site.row_dim is None else draws[name][index].unsqueeze(0)
             values[name] = value.reshape(1, *site.value.shape[1:]).expand_as(site.value)
         return self.unconstrained(values)
 

@@ -19,12 +19,14 @@ class Guide(Part):
 
     Attributes:
         support: the constraint on a draw of z, or on each of its D numbers.
+        in_use: whether a VAE has been made with this guide.
     """
 
     support: Constraint = constraints.real
+    in_use = False
 
     def prepare(self, latent_dim: int) -> None:
-        """Make what depends on the number of latents; a VAE calls this once, with that of its prior."""
+        """Make what depends on the number of latents; the constructor of a VAE calls this with that of its prior."""
 
     @abstractmethod
     def parameter_shape(self, latent_dim: int) -> tuple[int, ...]:

@@ -52,8 +52,12 @@ class Flow(Guide):
         self.maps: flows.Maps | None = None
 
     def prepare(self, latent_dim: int) -> None:
-        if self.maps is None:
-            self.latent_dim = positive_integer("latent_dim", latent_dim, at_least=2)
+        if latent_dim < 2:
+            raise ValueError(
+                f"prior must have at least 2 latents for guides.Flow; got {latent_dim}. Choose guides.Normal, or more."
+            )
+        if self.maps is None or not self.in_use:
+            self.latent_dim = latent_dim
             self.maps = flows.Maps(
                 latent_dim, kind=self.kind, layers=self.layers, hidden=self.hidden, context_dim=self.context_dim
             )

@@ -32,7 +32,7 @@ class ProgramPair(PyroModule):
     training_state: Any
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
-        """p(x, z): scores x (B, *E); without x it draws `rows` rows."""
+        """p(x, z): evaluates the density of x (B, *E); without x it draws `rows` rows."""
         raise NotImplementedError(f"{type(self).__name__} must define model(self, x=None, *, rows=None, **batch).")
 
     def guide(self, x: Tensor, **batch: Tensor) -> Any:
@@ -52,6 +52,10 @@ class ProgramPair(PyroModule):
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise if the names of the columns of x show that they are in a wrong order; called with `check_data`."""
+
+    def made_of(self) -> dict[str, Any] | None:
+        """The constructor's arguments for saving, by name; None if they are not known."""
+        return None
 
     @property
     def like(self) -> Tensor:

@@ -239,17 +239,17 @@ def _scale_gradients(trace: Any, path: GradientPath, num_particles: int, nesting
         if site["type"] != "sample" or site["is_observed"] or not site["value"].requires_grad:
             continue
         value = site["value"].view_as(site["value"])
-        rows = row_dims(site, plate)
+        row_dim = row_dims(site, plate)
 
-        def scale(gradient: Tensor, site: Any = site, rows: list[int] = rows) -> Tensor:
+        def scale(gradient: Tensor, site: Any = site, row_dim: list[int] = row_dim) -> Tensor:
             if path.factor is None:
                 return gradient
             shape = [1] * gradient.dim()
             events = site["fn"].event_dim
             if num_particles > 1:
                 shape[-1 - nesting - events] = num_particles
-            if rows:
-                shape[rows[0] - events] = path.factor.shape[1]
+            if row_dim:
+                shape[row_dim[0] - events] = path.factor.shape[1]
             return gradient * path.factor.reshape(shape).to(gradient.dtype)
 
         value.register_hook(scale)

@@ -21,7 +21,7 @@ class Likelihood(Part):
         event_shape: E, the shape of one row of x; an integer for a vector.
 
     Attributes:
-        support: the constraint on one cell of x.
+        support: the constraint on x: on one cell, or on a row where it has a larger event.
         support_advice: what to do about data outside the support: the end of the message.
         outputs_per_cell: how many numbers the decoder gives for each cell; its output has shape
             (outputs_per_cell * E[0], *E[1:]).
@@ -67,6 +67,15 @@ class Likelihood(Part):
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise a ValueError where the names of the columns of x show another order than that of the likelihood."""
 
+    def check_support(self) -> None:
+        """Raise a TypeError unless the class states its support."""
+        support = getattr(self, "support", None)
+        if not isinstance(support, Constraint):
+            raise TypeError(
+                f"support of {type(self).__name__} must be one of pyro.distributions.constraints; got {support!r}."
+                " Set it as a class attribute."
+            )
+
     def check(self, x: Tensor, first_row: int = 0) -> None:
         """Raise unless x consists of rows of shape E within the support.
 
@@ -78,6 +87,7 @@ class Likelihood(Part):
             ValueError: naming the likelihood, the range seen and the first offending row.
         """
         name = type(self).__name__
+        self.check_support()
         if tuple(x.shape[1:]) != self.event_shape:
             expected = ", ".join(map(str, self.event_shape))
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Draws of data and latents, from the prior and from the posterior."""
+"""BySite of data and latents, from the prior and from the posterior."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ __all__ = [
     "simulated_rows",
 ]
 
-Draws = Tensor | dict[str, Tensor]
+BySite = Tensor | dict[str, Tensor]
 Latents = dict[str, Tensor]  # S values by site: (S, B, ...), (S, 1, ...) outside the row plate
 
 
-def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> Draws:
-    """Draws of data from the prior predictive; see `LatentVariableModel.sample`."""
+def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> BySite:
+    """BySite of data from the prior predictive; see `LatentVariableModel.sample`."""
     true_or_false("mean", mean)
     with evaluating(model, seed=seed):
         parts = [data_of(model, trace, mean=mean) for trace in _traces(model, num_rows, fields)]
@@ -48,7 +48,7 @@ def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int |
 
 
 def simulate(model: ProgramPair, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
-    """Draws of latents and data together, by site; see `LatentVariableModel.simulate`."""
+    """BySite of latents and data together, by site; see `LatentVariableModel.simulate`."""
     with evaluating(model, seed=seed):
         parts = []
         for trace in _traces(model, num_rows, fields):
@@ -73,7 +73,7 @@ def simulated_rows(model: ProgramPair, num_rows: int, **fields: Any) -> tuple[di
     return latents, Rows(one_site(data), {name: as_tensor(value, name) for name, value in fields.items()})
 
 
-def one_site(draws: Draws) -> Tensor:
+def one_site(draws: BySite) -> Tensor:
     """The values at the one data site.
 
     Raises:
@@ -116,14 +116,14 @@ def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None
     return read
 
 
-def _unwrap(values: dict[str, Any]) -> Any:
+def _only_site_or_all(values: dict[str, Any]) -> Any:
     """The value at the data site if there is one site, else the dictionary."""
     return next(iter(values.values())) if len(values) == 1 else values
 
 
-def joined(chunks: list[dict[str, Tensor]]) -> Draws:
+def joined(chunks: list[dict[str, Tensor]]) -> BySite:
     """Concatenate values by site over rows."""
-    return _unwrap({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})  # type: ignore[no-any-return]
+    return _only_site_or_all({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})  # type: ignore[no-any-return]
 
 
 def posterior_predictive(
@@ -155,7 +155,7 @@ def posterior_draws(
     fields: tuple[str, ...] = (),
     structure: ProgramStructure | None = None,
 ) -> dict[str, Tensor]:
-    """Draws of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate.
+    """BySite of the latents given the rows, by site: (S, B, ...), (S, ...) outside the row plate.
 
     See `LatentVariableModel.posterior_draws`; `structure` is that of the programs, if the caller knows it.
     """
@@ -188,7 +188,7 @@ def predictive(
     seed: int | None = None,
     **fields: Any,
 ) -> Any:
-    """Draws of data given latents; see `LatentVariableModel.predictive`."""
+    """BySite of data given latents; see `LatentVariableModel.predictive`."""
     positive_integer("num_samples", num_samples)
     if quantiles is not None:
         _check_levels(quantiles)
@@ -210,7 +210,7 @@ def predictive(
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if quantiles is not None:
         whole = {name: sample_quantiles(value, quantiles) for name, value in whole.items()}
-    return _unwrap(whole)
+    return _only_site_or_all(whole)
 
 
 def _write_in_chunks(
@@ -275,7 +275,7 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     shapes = {name: (num_samples, num_rows, *value.shape[2:]) for name, value in draws.items()}
     if out is None:
         made = {name: draws[name].new_empty(shape) for name, shape in shapes.items()}
-        return _unwrap(made)
+        return _only_site_or_all(made)
     if len(draws) > 1:
         raise NotImplementedError("out must be None for several observed sites; got a target. Draw the rows in parts.")
     ((name, shape),) = shapes.items()
@@ -299,7 +299,7 @@ def replicates(
     latents: Latents,
     fields: tuple[str, ...],
     structure: ProgramStructure | None = None,
-) -> Iterator[Draws]:
+) -> Iterator[BySite]:
     """Replicated data of all rows, (N, *E), one for each of S draws of their latents.
 
     Args:

@@ -14,7 +14,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_fields
 from pyro_vae.inference.chunks import fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.predictive.draws import Draws, joined, read_fields, replicate
+from pyro_vae.predictive.draws import BySite, joined, read_fields, replicate
 from pyro_vae.predictive.sites import data_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
 
@@ -35,7 +35,7 @@ class _Means(poutine.messenger.Messenger):
 
 def reconstruct(
     model: ProgramPair, rows: Rows, *, num_samples: int = 100, seed: int | None = None, fields: tuple[str, ...] = ()
-) -> Draws:
+) -> BySite:
     """The decoder's mean at the guide's mean; see `LatentVariableModel.reconstruct`."""
     positive_integer("num_samples", num_samples)
     chunks = []

@@ -87,11 +87,11 @@ def _check_shape(name: str, value: Tensor, site: Any, plate: str, *, leading: bo
     """
     shape = list(site["value"].shape)
     got = list(value.shape[-len(shape) :] if leading and shape else value.shape)
-    rows = [dim - site["fn"].event_dim for dim in row_dims(site, plate)]
-    if len(got) == len(shape) and rows:
-        shape[rows[0]] = max(got[rows[0]], 1)
+    row_dim = [dim - site["fn"].event_dim for dim in row_dims(site, plate)]
+    if len(got) == len(shape) and row_dim:
+        shape[row_dim[0]] = max(got[row_dim[0]], 1)
     if got != shape:
-        expected = ["rows" if rows and i - len(shape) == rows[0] else str(size) for i, size in enumerate(shape)]
+        expected = ["rows" if row_dim and i - len(shape) == row_dim[0] else str(size) for i, size in enumerate(shape)]
         raise ValueError(
             f"latents at {name!r} must have shape ({', '.join(expected)}); got {tuple(value.shape)}. Reshape them."
         )

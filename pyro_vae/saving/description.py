@@ -24,6 +24,7 @@ from torch import nn
 
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.arguments import as_path
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.parts import Part
 from pyro_vae.saving import files
 
@@ -111,8 +112,20 @@ def rebuild(value: Any) -> Any:
         raise ValueError(
             f"A saved part must be of a class of pyro_vae; got {value['class']!r}. Pass it to pv.load by its role."
         )
-    arguments = {key: part for key, part in value["arguments"].items() if (value["class"], key) not in FORMER}
-    return cls(**{key: rebuild(part) for key, part in arguments.items()})
+    return cls(**{key: rebuild(part) for key, part in without_former(value)["arguments"].items()})
+
+
+def without_former(description: Any) -> Any:
+    """A description without arguments that files of earlier versions hold and that a class no longer takes."""
+    if isinstance(description, list):
+        return [without_former(part) for part in description]
+    if not isinstance(description, dict):
+        return description
+    current = {key: without_former(part) for key, part in description.items()}
+    if "class" in current and isinstance(current.get("arguments"), dict):
+        arguments = current["arguments"]
+        current["arguments"] = {key: arguments[key] for key in arguments if (current["class"], key) not in FORMER}
+    return current
 
 
 def comparable(value: Any) -> Any:
@@ -168,7 +181,7 @@ def _flattened(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-def configuration(model: Any) -> dict[str, Any]:
+def configuration(model: ProgramPair) -> dict[str, Any]:
     """The class of a model, its constructor arguments (None if one cannot be described), and the versions in use."""
     parts = model.made_of()
     try:
@@ -179,7 +192,7 @@ def configuration(model: Any) -> dict[str, Any]:
     return {"model": type(model).__qualname__, "arguments": arguments, "versions": versions}
 
 
-def save(model: Any, path: str | os.PathLike[str], **extra: Any) -> None:
+def save(model: ProgramPair, path: str | os.PathLike[str], **extra: Any) -> None:
     """Write a model to a folder.
 
     `model.safetensors` holds all that `pv.load` reads; `config.json` repeats the description for people, with `extra`.

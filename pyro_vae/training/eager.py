@@ -16,7 +16,7 @@ from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_buffers, remember_buffers
 from pyro_vae.runtime.random import RandomState, preserved_rng, random_state, set_random_state
 from pyro_vae.training import nonfinite
-from pyro_vae.training.step import Totals
+from pyro_vae.training.step import Request, Totals
 
 __all__ = ["EagerStep"]
 
@@ -53,7 +53,7 @@ class EagerStep:
     compiled: ClassVar[bool] = False
     totals: Totals = field(default_factory=Totals.zero)
     skipped: int = 0
-    request: float = 0.0
+    granted: Request = Request.NOTHING
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -81,6 +81,10 @@ class EagerStep:
             self.totals.eager.add_(num_rows * terms.per_row().to(self.totals.eager))
         return num_rows
 
+    def ask(self, request: Request) -> None:
+        """Ask all processes for something with the next step; a process that trains alone grants it to itself."""
+        self.granted = request
+
     def _backward(self, batch: dict[str, Tensor]) -> Terms:
         """Compute the gradient of this process's rows."""
         self.optimizer.zero_grad()
@@ -96,10 +100,9 @@ class EagerStep:
             loss: the mean objective over these rows.
         """
         if processes.size() > 1:
-            total, self.request = processes.mean_gradient(
-                self.parameters, num_rows, (num_rows * float(loss), self.request)
-            )
-            loss = torch.tensor(total)
+            numbers = num_rows * float(loss), float(self.granted)
+            total, requests = processes.mean_gradient(self.parameters, num_rows, numbers)
+            loss, self.granted = torch.tensor(total), Request.granted(requests)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not torch.isfinite(loss + norm):
             return False

@@ -8,10 +8,11 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.distributions import unwrap
 from pyro_vae.elbos import Estimator
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import check_sites
 from pyro_vae.runtime.isolation import isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
@@ -20,11 +21,11 @@ from pyro_vae.training import nonfinite
 __all__ = ["check_gradients", "check_programs"]
 
 
-def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
+def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> bool:
     """Run model and guide once on a batch with every check; random state and buffers are left as they were.
 
     Args:
-        owner: the pair of programs.
+        model: the pair of programs.
         x: the batch, (B, *E).
         fields: the named fields of its rows.
 
@@ -35,14 +36,14 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
         ValueError: if sites or plates of the programs differ, a dimension is declared by no plate, a parameter is not
             the module's, x lies outside the support of its distribution, or a term is not finite.
     """
-    with isolated(validate=True), preserved_rng(), preserved_buffers(owner), torch.no_grad():
-        guide_trace = poutine.trace(owner.guide).get_trace(x, **fields)
-        replayed = poutine.replay(owner.model, trace=guide_trace)
+    with isolated(validate=True), preserved_rng(), preserved_buffers(model), torch.no_grad():
+        guide_trace = poutine.trace(model.guide).get_trace(x, **fields)
+        replayed = poutine.replay(model.model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **fields)
         traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
         check_sites(*traces, enumerated=True)
         _check_plates(*traces)
-        _check_parameters(owner, *traces)
+        _check_parameters(model, *traces)
         for trace in traces:
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
@@ -52,7 +53,7 @@ def check_programs(owner: Any, x: Tensor, fields: dict[str, Tensor]) -> bool:
             for name, site in trace.nodes.items():
                 if site["type"] == "sample":
                     check_site_shape(site, float("inf"))  # type: ignore[arg-type]
-                    _check_finite(owner, name, site, x)
+                    _check_finite(model, name, site, x)
     sites: list[Any] = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
     return all(site["fn"].has_rsample for site in sites)
 
@@ -75,10 +76,10 @@ def _check_plates(model_trace: Any, guide_trace: Any) -> None:
             )
 
 
-def _check_parameters(owner: nn.Module, *traces: Any) -> None:
+def _check_parameters(model: ProgramPair, *traces: Any) -> None:
     """Raise unless every parameter of the programs belongs to the module."""
-    known = {name for name, _ in owner.named_parameters(remove_duplicate=False)}
-    places = {parameter.data_ptr() for parameter in owner.parameters()}
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    places = {parameter.data_ptr() for parameter in model.parameters()}
     for trace in traces:
         for name, site in trace.nodes.items():
             own = site["type"] != "param" or site["value"].data_ptr() in places
@@ -107,33 +108,33 @@ def _check_support(name: str, site: Any) -> None:
     )
 
 
-def _check_finite(owner: nn.Module, name: str, site: Any, x: Tensor) -> None:
+def _check_finite(model: ProgramPair, name: str, site: Any, x: Tensor) -> None:
     """Raise, with the likely cause, unless the terms of a site are finite."""
     bad = ~torch.isfinite(site["log_prob"])
     if bad.any():
         local = sorted(set(bad.nonzero()[:, -1].tolist())) if bad.dim() else [0]
-        state = getattr(owner, "training_state", None)
-        why = nonfinite.cause(owner, x, list(range(len(x))), local, site["fn"], 0 if state is None else state.step)
+        state = getattr(model, "training_state", None)
+        why = nonfinite.cause(model, x, list(range(len(x))), local, site["fn"], 0 if state is None else state.step)
         raise ValueError(
             f"The term of site {name!r} must be finite; got {site['log_prob'][bad][0].item()} in row {local[0]} of the"
             f" first batch ({int(bad.sum())} such rows). {why}"
         )
 
 
-def check_gradients(owner: Any, estimator: Estimator, x: Tensor, **options: Any) -> None:
+def check_gradients(model: ProgramPair, estimator: Estimator, x: Tensor, **options: Any) -> None:
     """Raise unless every trainable parameter receives a gradient from the first batch; gradients are then cleared.
 
     Raises:
         ValueError: naming the parameters without a gradient.
     """
-    parameters = {name: p for name, p in owner.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("The model must have a trainable parameter; got none. There is nothing to fit.")
-    with isolated(), preserved_rng(), preserved_buffers(owner):
-        owner.zero_grad()
-        estimator.backward(parameters.values(), owner.model, owner.guide, x, **options)
+    with isolated(), preserved_rng(), preserved_buffers(model):
+        model.zero_grad()
+        estimator.backward(parameters.values(), model.model, model.guide, x, **options)
     without = [name for name, parameter in parameters.items() if parameter.grad is None]
-    owner.zero_grad()
+    model.zero_grad()
     if without:
         raise ValueError(
             f"Every parameter must receive a gradient; got none for {', '.join(without)}."

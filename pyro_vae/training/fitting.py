@@ -42,7 +42,7 @@ def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
     if options.device is not None:
         model.to(_existing_device(options.device))
     batches, held_out = _read_data(model, data, options)
-    _check_called_alike(_whole_run(options))
+    _check_called_alike(_equal_in_all_processes(options))
     checkpoints = open_checkpoints(options.run_dir, options.checkpoint_every, resume=options.resume)
     with preserved_modes(model), checkpoints as writer:
         if writer is not None or processes.size() > 1:
@@ -156,7 +156,7 @@ def _restored_on_error(model: ProgramPair) -> Iterator[None]:
         raise
 
 
-def _whole_run(options: FitOptions) -> dict[str, Any]:
+def _equal_in_all_processes(options: FitOptions) -> dict[str, Any]:
     """The options that must be the same in all processes, though a resumed run may change them."""
     return {
         "epochs": options.epochs,

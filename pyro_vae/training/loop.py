@@ -26,7 +26,7 @@ from pyro_vae.training.history import History
 from pyro_vae.training.options import FitOptions
 from pyro_vae.training.progress import ProgressBar
 from pyro_vae.training.state import Position, TrainingState, set_learning_rate
-from pyro_vae.training.step import Request, Step, Totals
+from pyro_vae.training.step import Step, Totals
 
 __all__ = ["Loop"]
 
@@ -94,7 +94,7 @@ class Loop:
     def _begin_run(self) -> None:
         """Begin at the start of an epoch.
 
-        The best bound so far is measured anew: the validation rows or the estimator may have changed.
+        The best bound so far is computed again: the validation rows or the estimator may have changed.
         """
         state = self.state
         state.position, state.stopped = Position(), False
@@ -108,12 +108,12 @@ class Loop:
         state, position = self.state, self.state.position
         start = time.perf_counter() - position.seconds
         with isolated(), seeded(self.seed, len(state.history)), tuned_processor(step.num_threads):
-            for key in self._keys(step.batches):
+            for key in self._begin_order(step.batches):
                 if self.writer is not None:
-                    step.request = self.writer.request()
+                    step.ask(self.writer.request())
                 position.num_rows += self._take_step(step, key)
                 position.batches, position.skipped = position.batches + 1, step.skipped
-                if self.writer is not None and Request.granted(step.request):
+                if self.writer is not None and step.granted:
                     position.seconds = time.perf_counter() - start
                     self.writer.write_within_epoch(self.model, state, step)
         step.settle()
@@ -154,8 +154,12 @@ class Loop:
             )
         return num_rows
 
-    def _keys(self, batches: Batches) -> Iterator[Any]:
-        """The keys of this epoch's batches, without those that were used before an interruption."""
+    def _begin_order(self, batches: Batches) -> Iterator[Any]:
+        """Set the random states that this epoch begins or continues with.
+
+        Returns:
+            The keys of its batches, without those that were used before an interruption.
+        """
         position, epoch = self.state.position, len(self.state.history)
         if position.begun is not None:
             set_every_random_state(position.begun, batches.generators)

@@ -21,7 +21,7 @@ OF_THE_RUN = {"of_the_run": True}  # marks options that decide what a run comput
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What `LatentVariableModel.fit` was called with; it has the defaults, and says what each option means.
+    """The options of a call of `LatentVariableModel.fit`, whose signature has the defaults and the explanations.
 
     Raises:
         ValueError, TypeError: naming the option that is wrong.

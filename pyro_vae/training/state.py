@@ -78,7 +78,7 @@ def prepare_state(
 ) -> TrainingState:
     """The state to continue from, with what this call of `fit` changes; it becomes the model's.
 
-    The optimizer is made anew at first, where the call brings one, and where other parameters are trained than before.
+    A new optimizer is made in the first call, if this call passes one, and if other parameters are trained than before.
 
     Raises:
         TypeError, ValueError: if the learning rate is no positive number, schedule or function.

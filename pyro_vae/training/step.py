@@ -55,7 +55,7 @@ class Totals:
 
     @classmethod
     def from_tensor(cls, sums: Tensor) -> Totals:
-        """What `to_tensor` made one tensor of."""
+        """The totals that `to_tensor` joined."""
         return cls(*sums.split(4))
 
     def to_tensor(self) -> Tensor:
@@ -74,18 +74,18 @@ class Step(Protocol):
         compiled: whether this is the compiled kind.
         batches: where the data come from.
         num_threads: the number of threads that it computes with.
-        request: before a step, what this process asks for; after it, the sum of the requests of all processes.
     """
 
     compiled: ClassVar[bool]
     batches: Batches
     num_threads: int
 
-    @property
-    def request(self) -> float: ...
+    def ask(self, request: Request) -> None:
+        """Ask all processes for something with the next step."""
 
-    @request.setter
-    def request(self, value: float) -> None: ...
+    @property
+    def granted(self) -> Request:
+        """What all processes do after a step, because one of them asked for it."""
 
     @property
     def totals(self) -> Totals:
@@ -113,4 +113,4 @@ class Step(Protocol):
         """Bring the state of the optimizer up to date, because callbacks and checkpoints read it between steps."""
 
     def close(self) -> None:
-        """Give back what the step holds."""
+        """Clear the gradients; a compiled step also gives parameters and moments memory of their own again."""

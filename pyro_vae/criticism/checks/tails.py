@@ -18,7 +18,7 @@ from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["Checks", "StatisticCheck", "check"]
@@ -159,7 +159,7 @@ class Checks:
 
 
 def check(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     statistics: Mapping[str, Statistic] | None = None,
     *,

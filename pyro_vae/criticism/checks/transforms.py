@@ -20,7 +20,7 @@ from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
 
@@ -81,7 +81,7 @@ class PIT:
 
 
 def pit(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     unit: str = "row",

@@ -18,7 +18,7 @@ from pyro_vae.inference.chunks import chunk_weights, fields_of, program_structur
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
-from pyro_vae.model import check_model
+from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["REMEDIES", "LatentUse", "SiteUse", "use"]
@@ -103,7 +103,7 @@ class LatentUse:
 
 
 def use(
-    model: ProgramPair,
+    model: LatentVariableModel,
     x: Any,
     *,
     num_particles: int = 64,

@@ -121,6 +121,6 @@ def refuse_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: showing every difference.
     """
-    found = description.differences(then, now, "then", "now")
+    found = description.differences(description.without_former(then), now, "then", "now")
     if found:
         raise ValueError(f"resume must continue the same run; got {found}. Restore these, or start in another run_dir.")

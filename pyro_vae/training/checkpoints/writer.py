@@ -86,7 +86,7 @@ class CheckpointWriter:
         first = self.choices.setdefault("first_epoch", len(state.history))
         return 0 if state.stopped and self.saved is not None else first + epochs - len(state.history)
 
-    def request(self, seconds: float | None = None) -> float:
+    def request(self, seconds: float | None = None) -> Request:
         """What this process asks for: to stop, a checkpoint, or nothing.
 
         Args:
@@ -103,7 +103,7 @@ class CheckpointWriter:
         state.position.totals = Totals.from_tensor(processes.sum_of(step.totals.to_tensor()))
         self.write(model, state, step)
         state.position.now = state.position.totals = None
-        if Request.granted(step.request) == Request.STOP:
+        if step.granted == Request.STOP:
             self._stop()
 
     def write_after_epoch(self, model: ProgramPair, state: TrainingState, step: Step, *, is_last: bool) -> None:

@@ -21,7 +21,7 @@ from pyro_vae.runtime.random import random_state
 from pyro_vae.training.compiled.graph import COMPILATION, SAVED_BY_CELL, CaptureError, CudaGraph, Graph
 from pyro_vae.training.compiled.optimizer import FlatAdam, FlatOptimizer
 from pyro_vae.training.eager import EagerStep
-from pyro_vae.training.step import Step, Totals
+from pyro_vae.training.step import Request, Step, Totals
 
 __all__ = ["CompiledStep", "choose_num_threads", "pays"]
 
@@ -247,14 +247,14 @@ class CompiledStep:
         """The number of steps left out since the epoch began."""
         return self.eager.skipped
 
-    @property
-    def request(self) -> float:
-        """Before a step, what this process asks for; after it, the sum of the requests of all processes."""
-        return self.eager.request
+    def ask(self, request: Request) -> None:
+        """Ask all processes for something with the next step."""
+        self.eager.ask(request)
 
-    @request.setter
-    def request(self, value: float) -> None:
-        self.eager.request = value
+    @property
+    def granted(self) -> Request:
+        """What all processes do after a step, because one of them asked for it."""
+        return self.eager.granted
 
     def begin_epoch(self, totals: Totals | None = None, skipped: int = 0) -> Step:
         """Begin an epoch, or continue one with these totals; returns the step to take it with.
@@ -281,7 +281,7 @@ class CompiledStep:
         return repr((options, tensors, self.optimizer.options, self.optimizer.addresses))
 
     def close(self) -> None:
-        """Give back what the step holds."""
+        """Clear the gradients, and give parameters and moments memory of their own again."""
         self.optimizer.close()
         self.eager.close()
 
