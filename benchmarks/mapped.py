@@ -84,7 +84,7 @@ def main(way: str, path: str, seconds: float, sample: int | None) -> None:
         nonlocal bound
         x = pv.datasets.load(path).train if way == "pv.datasets.load" else np.load(path, mmap_mode="r")
         history = train(x, compile=compiled, learning_rate=rate)
-        bound = history.epochs[-1]["train_bound"] if history.epochs else bound
+        bound = history.rows[-1]["train_bound"] if history.rows else bound
 
     print(json.dumps({"peak": measure(train_on_file).peak, "num_rows": seen, "bound": bound}))
 

@@ -91,7 +91,7 @@ def test_every_likelihood_trains(likelihood: str) -> None:
     vae = small_vae(likelihood=LIKELIHOODS[likelihood]())
     x = draw_data(vae.likelihood, 30)
     history = vae.fit(x, valid=x[:10], epochs=1, batch_size=16, seed=0, progress=False)
-    row = history.epochs[0]
+    row = history.rows[0]
     assert row["train_bound"] == pytest.approx(row["train_reconstruction"] - row["train_kl"])
     assert math.isfinite(row["valid_bound"])
 

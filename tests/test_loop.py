@@ -283,4 +283,4 @@ def test_the_history_is_a_table() -> None:
     assert len(lines) == 3
     assert float(lines[1].split(",")[1]) == history["train_bound"][0]
     assert "2 epochs" in repr(history)
-    assert small_vae().history.epochs == []
+    assert small_vae().history.rows == []

@@ -78,7 +78,7 @@ def test_training_and_evaluation_are_the_same_on_rows_picked_by_index(
     for rows in both(monkeypatch, INDICES["permutation"][:50]):
         vae = small_vae(likelihood=pv.likelihoods.Bernoulli(6)).double()
         history = vae.fit(rows, epochs=3, batch_size=16, seed=0, compile=compile, progress=False, valid=rows)
-        found.append((history.epochs[-1]["train_bound"], vae.log_likelihood(rows, num_particles=5, seed=0).estimate))
+        found.append((history.rows[-1]["train_bound"], vae.log_likelihood(rows, num_particles=5, seed=0).estimate))
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 

@@ -87,7 +87,7 @@ def test_a_model_trains_and_is_evaluated_on_a_loader_of_groups(table: Path) -> N
     histories = [
         small_vae(likelihood=pv.likelihoods.Bernoulli(6)).fit(loader, epochs=2, seed=0, progress=False) for _ in "ab"
     ]
-    assert histories[0].epochs[-1]["train_bound"] == histories[1].epochs[-1]["train_bound"]
+    assert histories[0].rows[-1]["train_bound"] == histories[1].rows[-1]["train_bound"]
     ordered, x = parquet(table, batch_size=30, fields="label", shuffle=False), torch.from_numpy(X)
     assert torch.equal(vae.elbo(ordered, seed=0).bound, vae.elbo(x, seed=0).bound)
     likelihoods = (vae.log_likelihood(data, num_particles=3, seed=0).estimate for data in (ordered, x))

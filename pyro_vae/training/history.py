@@ -21,7 +21,7 @@ class History:
     those of the ELBO.
 
     Attributes:
-        epochs: the lines, one dictionary for each epoch.
+        rows: the rows of the table, one dictionary for each epoch.
         interrupted: whether Ctrl-C ended the last run.
 
     Example:
@@ -46,24 +46,24 @@ class History:
     )
 
     def __init__(self) -> None:
-        self.epochs: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
         self.interrupted = False
 
     def append(self, **values: Any) -> None:
         """Add an epoch; columns that are not given are None."""
-        self.epochs.append(dict.fromkeys(self.COLUMNS) | values)
+        self.rows.append(dict.fromkeys(self.COLUMNS) | values)
 
     def __getitem__(self, column: str) -> list[Any]:
-        return [line[column] for line in self.epochs]
+        return [row[column] for row in self.rows]
 
     def __len__(self) -> int:
-        return len(self.epochs)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.epochs)
+        return iter(self.rows)
 
     def __repr__(self) -> str:
-        last = {name: value for name, value in self.epochs[-1].items() if value is not None} if self.epochs else {}
+        last = {name: value for name, value in self.rows[-1].items() if value is not None} if self.rows else {}
         return f"History({len(self)} epochs" + "".join(f", {name}={value:.4g}" for name, value in last.items()) + ")"
 
     def to_csv(self) -> str:
@@ -71,14 +71,14 @@ class History:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.epochs)
+        writer.writerows(self.rows)
         return buffer.getvalue()
 
     def to_pandas(self) -> Any:
         """The table as a pandas frame (needs pandas)."""
         import pandas as pd
 
-        return pd.DataFrame(self.epochs, columns=list(self.COLUMNS))
+        return pd.DataFrame(self.rows, columns=list(self.COLUMNS))
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the training curve; returns matplotlib axes."""

@@ -217,7 +217,7 @@ class Loop:
 
     def _note_best(self) -> None:
         """Count the epochs since the best validation bound; with patience, keep the parameters that reached it."""
-        state, bound = self.state, self.state.history.epochs[-1]["valid_bound"]
+        state, bound = self.state, self.state.history.rows[-1]["valid_bound"]
         if bound is not None and bound > state.best_bound:
             keep = self.options.patience is not None
             state.best_bound, state.epochs_since_best = bound, 0

@@ -30,7 +30,7 @@ class ProgressBar:
 
     def show_epoch(self, history: History) -> None:
         """Show the bounds of the last epoch."""
-        last = history.epochs[-1]
+        last = history.rows[-1]
         shown = {
             "bound": "train_bound",
             "reconstruction": "train_reconstruction",

@@ -46,7 +46,7 @@ def take(model: ProgramPair, state: TrainingState) -> tuple[dict[str, Tensor], d
     record = {
         "optimizer": plain,
         "position": {stored: getattr(position, name) for stored, name in NUMBERS.items()},
-        "history": state.history.epochs,
+        "history": state.history.rows,
         "step": state.step,
         "best_bound": state.best_bound,
         "epochs_since_best": state.epochs_since_best,
@@ -60,7 +60,7 @@ def restore(model: ProgramPair, state: TrainingState, tensors: Mapping[str, Tens
     model.load_state_dict(part(tensors, "model"))
     _restore_optimizer(state.optimizer, record["optimizer"] | part(tensors, "optimizer"))
     state.best_parameters = part(tensors, "best") or None
-    state.history.epochs[:] = record["history"]
+    state.history.rows[:] = record["history"]
     state.step, state.best_bound = record["step"], record["best_bound"]
     state.epochs_since_best, state.stopped = record["epochs_since_best"], record["stopped"]
     begun, now = part(tensors, "begun") or None, part(tensors, "now") or None
