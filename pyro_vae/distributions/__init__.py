@@ -1,8 +1,16 @@
 """Distributions and transforms that Pyro and torch lack, or have with limits that matter here."""
 
 from pyro_vae.distributions.blocks import Blocks
-from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, OptimalNormal
-from pyro_vae.distributions.counts import Categorical, Multinomial, ZeroInflated
+from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, Gamma, OptimalNormal, StudentT
+from pyro_vae.distributions.counts import (
+    BetaBinomial,
+    Binomial,
+    Categorical,
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflated,
+)
 from pyro_vae.distributions.images import Autoregressive, DiscretizedLogistic
 from pyro_vae.distributions.independent import cell_log_prob, cells_of, unwrap
 from pyro_vae.distributions.mixtures import MixtureOfDiagNormals
@@ -13,14 +21,20 @@ __all__ = [
     "AdditiveLogRatio",
     "Autoregressive",
     "Beta",
+    "BetaBinomial",
+    "Binomial",
     "Blocks",
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "Gamma",
     "MixtureOfDiagNormals",
     "Multinomial",
+    "NegativeBinomial",
     "OptimalNormal",
+    "Poisson",
     "PowerSpherical",
+    "StudentT",
     "ZeroInflated",
     "cell_log_prob",
     "cells_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -9,7 +10,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-__all__ = ["Beta", "ContinuousBernoulli", "OptimalNormal"]
+from pyro_vae.distributions.precise import draw_beta_logit, without_repeats
+
+__all__ = ["Beta", "ContinuousBernoulli", "Gamma", "OptimalNormal", "StudentT"]
 
 
 class _OpenInterval(constraints.interval):  # type: ignore[misc]
@@ -23,7 +26,7 @@ class _OpenInterval(constraints.interval):  # type: ignore[misc]
 
 
 class Beta(dist.Beta):
-    """Beta on the open interval (0, 1).
+    """Beta on the open interval (0, 1), with a log-density that is computed in float64.
 
     Where rounding puts a draw at 0 or 1, at which the density may be infinite, the draw is moved inside.
     """
@@ -31,8 +34,42 @@ class Beta(dist.Beta):
     support = _OpenInterval(0.0, 1.0)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        numbers = torch.finfo(self.concentration1.dtype)
-        return super().rsample(sample_shape).clamp(numbers.tiny, 1 - numbers.eps / 2)  # type: ignore[no-any-return]
+        numbers, shape = torch.finfo(self.concentration1.dtype), self._extended_shape(torch.Size(sample_shape))
+        logits = draw_beta_logit(self.concentration1.expand(shape), self.concentration0.expand(shape))
+        return torch.sigmoid(logits).clamp(numbers.tiny, 1 - numbers.eps / 2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        x, a, b = value.double(), self.concentration1.double(), self.concentration0.double()
+        normalizer = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+        return ((a - 1) * x.log() + (b - 1) * torch.log1p(-x) - normalizer).to(self.concentration1.dtype)
+
+
+class Gamma(dist.Gamma):
+    """torch's distribution of this name, with a log-density that is computed in float64."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        x, shape, rate = value.double(), without_repeats(self.concentration).double(), self.rate.double()
+        kernel = torch.xlogy(shape, rate) + torch.xlogy(shape - 1, x) - rate * x
+        return (kernel - torch.lgamma(shape)).to(self.rate.dtype)
+
+
+class StudentT(dist.StudentT):
+    """torch's distribution of this name, with a log-density that holds for any degrees of freedom."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        df, loc, scale = without_repeats(self.df).double(), self.loc.double(), self.scale.double()
+        half, large = df / 2, df > 1e6
+        small = torch.where(large, 1.0, half)
+        # log Gamma(z + 1/2) - log Gamma(z) - log(z) / 2 is -1 / (8 z) + O(z^-3)
+        ratio = torch.where(large, -0.125 / half, torch.lgamma(small + 0.5) - torch.lgamma(small) - 0.5 * small.log())
+        kernel = -0.5 * (df + 1) * torch.log1p(((value.double() - loc) / scale).square() / df)
+        return (kernel + ratio - 0.5 * math.log(2 * math.pi) - scale.log()).to(self.loc.dtype)
 
 
 class ContinuousBernoulli(dist.TorchDistribution):

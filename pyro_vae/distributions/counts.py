@@ -10,7 +10,55 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-__all__ = ["Categorical", "Multinomial", "ZeroInflated"]
+from pyro_vae.distributions.precise import InFloat64, draw_beta_logit, without_repeats
+
+__all__ = ["BetaBinomial", "Binomial", "Categorical", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
+
+
+class Poisson(InFloat64, dist.Poisson):
+    """torch's distribution of this name, in float64 inside."""
+
+    def exact_log_prob(self, value: Tensor) -> Tensor:
+        return torch.xlogy(value, self.rate) - self.rate - torch.lgamma(value + 1)
+
+
+class NegativeBinomial(InFloat64, dist.NegativeBinomial):
+    """torch's distribution of this name, in float64 inside."""
+
+    def exact_log_prob(self, value: Tensor) -> Tensor:
+        size, logits = self.total_count, self.logits
+        coefficient = torch.lgamma(size + value) - torch.lgamma(value + 1) - torch.lgamma(without_repeats(size))
+        return coefficient + size * logsigmoid(-logits) + value * logsigmoid(logits)
+
+
+class Binomial(InFloat64, dist.Binomial):
+    """torch's distribution of this name, in float64 inside."""
+
+    def exact_log_prob(self, value: Tensor) -> Tensor:
+        rest = self.total_count - value
+        coefficient = (
+            torch.lgamma(without_repeats(self.total_count) + 1) - torch.lgamma(value + 1) - torch.lgamma(rest + 1)
+        )
+        return coefficient + value * logsigmoid(self.logits) + rest * logsigmoid(-self.logits)
+
+
+class BetaBinomial(InFloat64, dist.BetaBinomial):
+    """Pyro's distribution of this name, in float64 inside, with draws that hold for tiny concentrations, too."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            logits = draw_beta_logit(self.concentration1.expand(shape), self.concentration0.expand(shape))
+            return torch.binomial(self.total_count.expand(shape), torch.sigmoid(logits)).to(self.dtype)
+
+    def exact_log_prob(self, value: Tensor) -> Tensor:
+        n, rest, a, b = self.total_count, self.total_count - value, self.concentration1, self.concentration0
+        coefficient = torch.lgamma(without_repeats(n) + 1) - torch.lgamma(value + 1) - torch.lgamma(rest + 1)
+        ones, zeros = (
+            torch.lgamma(a + value) - torch.lgamma(without_repeats(a)),
+            torch.lgamma(b + rest) - torch.lgamma(without_repeats(b)),
+        )
+        return coefficient + ones + zeros + torch.lgamma(a + b) - torch.lgamma(a + b + n)
 
 
 class Categorical(dist.Categorical):
@@ -29,40 +77,50 @@ class Multinomial(dist.TorchDistribution):
     Args:
         total_count: the total of a draw, (...).
         logits: unnormalized log-probabilities of the kinds, (..., D).
+        dtype: the precision of draws, log-probabilities and the mean; that of `logits` by default.
     """
 
     arg_constraints: ClassVar = {"total_count": constraints.nonnegative, "logits": constraints.real_vector}
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
-    def __init__(self, total_count: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        total_count: Tensor,
+        logits: Tensor,
+        validate_args: bool | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.dtype = dtype or logits.dtype
         shape = torch.broadcast_shapes(total_count.shape, logits.shape[:-1])
         self.total_count, self.logits = total_count.expand(shape), logits.expand(*shape, logits.shape[-1])
         super().__init__(shape, logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
         shape = torch.Size(batch_shape)
-        return Multinomial(self.total_count.expand(shape), self.logits.expand(*shape, -1), validate_args=False)
+        total_count, logits = self.total_count.expand(shape), self.logits.expand(*shape, -1)
+        return Multinomial(total_count, logits, validate_args=False, dtype=self.dtype)
 
     @property
     def mean(self) -> Tensor:
-        return self.total_count.unsqueeze(-1) * self.logits.softmax(-1)
+        return (self.total_count.unsqueeze(-1) * self.logits.softmax(-1)).to(self.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw the largest total of kinds for every row, in pieces to bound memory; each row counts its first ones."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
-            probs = self.logits.softmax(-1).expand(shape).reshape(-1, shape[-1])
-            total = self.total_count.expand(shape[:-1]).reshape(-1, 1)
-            counts, size = torch.zeros_like(probs), max(1, 2**22 // max(1, len(probs)))
+            probs = self.logits.softmax(-1).to(self.dtype).expand(shape).reshape(-1, shape[-1])
+            total = self.total_count.double().expand(shape[:-1]).reshape(-1, 1)
+            counts, size = torch.zeros_like(probs, dtype=torch.float64), max(1, 2**22 // max(1, len(probs)))
             for draws in torch.arange(int(total.max()) if total.numel() else 0, device=total.device).split(size):
                 if len(draws):
                     kinds = torch.multinomial(probs, len(draws), replacement=True)
-                    counts.scatter_add_(-1, kinds, (draws < total).to(probs))
-            return counts.reshape(shape)
+                    counts.scatter_add_(-1, kinds, (draws < total).to(counts))
+            return counts.reshape(shape).to(self.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = value.double()
         coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
-        return coefficient + (value * self.logits.log_softmax(-1)).sum(-1)
+        return (coefficient + (value * self.logits.double().log_softmax(-1)).sum(-1)).to(self.dtype)
 
 
 class ZeroInflated(dist.TorchDistribution):

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
@@ -100,6 +101,20 @@ class Likelihood(Part):
             raise ValueError(
                 f"x must lie in {support_name(self.support)} for {name}; got {value:g} in row {first_row + row}, and"
                 f" values from {x.min().item():g} up to {x.max().item():g}. {self.support_advice}"
+            )
+        if self.discrete and x.is_floating_point() and len(x):
+            self._check_digits(x, first_row)
+
+    def _check_digits(self, x: Tensor, first_row: int) -> None:
+        """Raise a ValueError if x holds counts beyond the integers that its precision can tell apart."""
+        largest = 2 / torch.finfo(x.dtype).eps  # 2 ** 24 for float32
+        row_largest = x.reshape(len(x), -1).amax(1)
+        if (row_largest > largest).any():
+            row = int((row_largest > largest).nonzero()[0])
+            raise ValueError(
+                f"x must be at most {largest:.0f} for {type(self).__name__} in {x.dtype}, which does not hold all"
+                f" larger integers; got {row_largest[row].item():.0f} in row {first_row + row}. Use float64:"
+                " model.double()."
             )
 
 

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import Scaled, concentrations
@@ -70,8 +71,9 @@ class BetaBinomial(Scaled):
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         output, total = self.split(outputs)
-        counts = dist.BetaBinomial(*concentrations(self.offset + output, total), total_count=self.total_count)
-        return counts.to_event(len(self.event_shape))
+        parameters = concentrations(self.offset.double() + output, total)
+        counts = distributions.BetaBinomial(*parameters, total_count=self.total_count, dtype=outputs.dtype)
+        return counts.to_event(len(self.event_shape))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
         return x / self.total_count
@@ -105,7 +107,8 @@ class Binomial(Likelihood):
         self.register_buffer("offset", torch.zeros(self.event_shape))
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
-        return dist.Binomial(self.total_count, logits=self.offset + outputs).to_event(len(self.event_shape))
+        counts = distributions.Binomial(self.total_count, logits=self.offset.double() + outputs, dtype=outputs.dtype)
+        return counts.to_event(len(self.event_shape))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
         return x / self.total_count

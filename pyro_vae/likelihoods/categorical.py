@@ -159,9 +159,11 @@ class Multinomial(Likelihood):
         self.register_buffer("mean_total", torch.tensor(float(total_count or 1)))
 
     def forward(self, outputs: Tensor, *, total_count: Tensor | None = None, **batch: Tensor) -> dist.TorchDistribution:
-        if total_count is None or self.total_count is not None:
-            return distributions.Multinomial(self.mean_total.round(), self.offset + outputs)
-        return distributions.Multinomial(total_count.to(outputs), self.offset + outputs)
+        if self.total_count is not None:
+            total_count = torch.full_like(self.mean_total, self.total_count, dtype=torch.float64)
+        elif total_count is None:
+            total_count = self.mean_total.round()
+        return distributions.Multinomial(total_count, self.offset.double() + outputs, dtype=outputs.dtype)
 
     def features(self, x: Tensor) -> Tensor:
         return x.log1p()
@@ -176,7 +178,7 @@ class Multinomial(Likelihood):
         super().check(x, first_row)
         if self.total_count is None:
             return
-        wrong = x.sum(-1) != self.total_count
+        wrong = x.double().sum(-1) != self.total_count
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise ValueError(

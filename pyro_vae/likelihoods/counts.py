@@ -39,13 +39,13 @@ class _Counts(Scaled):
         self.register_buffer("log_mean", torch.zeros(self.event_shape))
 
     @abstractmethod
-    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
-        """The distribution of each cell, before zeros are added."""
+    def family(self, log_rate: Tensor, size: Tensor, dtype: torch.dtype) -> dist.TorchDistribution:
+        """The distribution of each cell, before zeros are added, from float64; its draws have the precision `dtype`."""
 
     def forward(self, outputs: Tensor, *, offset: Tensor | None = None, **batch: Tensor) -> dist.TorchDistribution:
         output, *gate, size = self.split(outputs)
-        log_rate = (self.log_mean + output + self._log_exposure(offset)).clamp(*LOG_RATES)
-        counts = self.family(log_rate, size)
+        log_rate = (self.log_mean.double() + output + self._log_exposure(offset)).clamp(*LOG_RATES)
+        counts = self.family(log_rate, size.double(), outputs.dtype)
         if gate:
             counts = distributions.ZeroInflated(counts, self.gate + gate[0])
         return counts.to_event(len(self.event_shape))  # type: ignore[no-any-return]
@@ -92,8 +92,8 @@ class Poisson(_Counts):
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__(event_shape, "none")
 
-    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(log_rate.exp())
+    def family(self, log_rate: Tensor, size: Tensor, dtype: torch.dtype) -> dist.TorchDistribution:
+        return distributions.Poisson(log_rate.exp(), dtype=dtype)
 
 
 class NegativeBinomial(_Counts):
@@ -113,8 +113,8 @@ class NegativeBinomial(_Counts):
         *Deep Generative Modeling for Single-Cell Transcriptomics* (Lopez et al., 2018), Nature Methods 15
     """
 
-    def family(self, log_rate: Tensor, size: Tensor) -> dist.TorchDistribution:
-        return dist.NegativeBinomial(size, logits=log_rate - size.log())
+    def family(self, log_rate: Tensor, size: Tensor, dtype: torch.dtype) -> dist.TorchDistribution:
+        return distributions.NegativeBinomial(size, logits=log_rate - size.log(), dtype=dtype)
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):

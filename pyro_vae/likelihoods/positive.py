@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_vae import distributions
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.scales import LocationScale, Scaled
 
@@ -40,7 +41,7 @@ class Gamma(Scaled):
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         output, shape = self.split(outputs)
         rate = shape * (-self.log_mean - output.clamp(-40, 40)).exp()
-        return dist.Gamma(shape, rate).to_event(len(self.event_shape))
+        return distributions.Gamma(shape, rate).to_event(len(self.event_shape))
 
     def features(self, x: Tensor) -> Tensor:
         return x.log() - self.log_mean

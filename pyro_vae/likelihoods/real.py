@@ -125,4 +125,5 @@ class StudentT(LocationScale):
         self.ratio = (1 - 2 / start) ** 0.5 if start > 2 else 1.0  # at 2 and below, the standard deviation is infinite
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(1 + 4 * as_scale(self.raw_df) if self.df is None else self.df, loc, scale)
+        df = 1 + 4 * as_scale(self.raw_df) if self.df is None else self.df
+        return distributions.StudentT(df, loc, scale)
