@@ -170,6 +170,26 @@ def test_log_probabilities_and_derivatives_hold_from_0_to_the_largest_count(name
         )
 
 
+def test_the_entropy_of_a_concentrated_power_spherical_distribution() -> None:
+    concentration, b = torch.tensor([0.0, 3.0, 1e4, 1e7], requires_grad=True), mpmath.mpf(1.5)
+    p = distributions.PowerSpherical(torch.tensor([0.6, 0.0, 0.8, 0.0]).expand(4, 4), concentration)
+    expected = []
+    for k in numbers(concentration):
+        a = b + k
+        constant = (a + b) * mlog(2) + b * mlog(mpmath.pi) + lg(a) - lg(a + b)
+        expected.append(float(constant - k * (mlog(2) + mpmath.digamma(a) - mpmath.digamma(a + b))))
+    np.testing.assert_allclose(p.entropy().detach(), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("df", [1e5, 1e9])
+def test_a_prior_and_a_guide_of_many_degrees_of_freedom_are_nearly_normal(df: float) -> None:
+    z = torch.linspace(-3, 3, 7).reshape(7, 1)
+    expected = dist.Normal(0.0, 1.0).log_prob(z[:, 0])
+    for p in (pv.priors.StudentT(1, df=df)(), pv.guides.StudentT(df=df)(torch.zeros(2))):
+        scale = p.base_dist.scale.squeeze()
+        np.testing.assert_allclose(p.log_prob(z * scale) + scale.log(), expected, atol=5e-4)
+
+
 def test_a_multinomial_of_large_counts() -> None:
     x = torch.tensor([[10_000_000.0, 6_000_000.0, 3.0, 0.0], [0.0, 16_000_000.0, 0.0, 16_000_000.0]])
     logits = torch.tensor([0.3, 0.1, -15.0, -60.0], requires_grad=True)

@@ -55,16 +55,20 @@ class PowerSpherical(dist.TorchDistribution):
 
     def log_normalizer(self) -> Tensor:
         """The logarithm of the integral of (1 + loc . z) ** concentration over the sphere."""
-        a, b = self._beta
-        return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
+        b, a = self._beta[1], self._beta[1] + self.concentration.double()
+        ratio = torch.lgamma(a) - torch.lgamma(a + b)
+        return ((a + b) * math.log(2) + b * math.log(math.pi) + ratio).to(self.concentration.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         along = (self.loc * value).sum(-1)
         return self.concentration * torch.log1p(along.clamp_min(1e-6 - 1)) - self.log_normalizer()
 
     def entropy(self) -> Tensor:
-        a, b = self._beta
-        return self.log_normalizer() - self.concentration * (math.log(2) + torch.digamma(a) - torch.digamma(a + b))
+        b, concentration = self._beta[1], self.concentration.double()
+        a = b + concentration
+        # log 2 times the concentration cancels against the normalizer
+        constant = 2 * b * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
+        return (constant - concentration * (torch.digamma(a) - torch.digamma(a + b))).to(self.concentration.dtype)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         a, b = self._beta

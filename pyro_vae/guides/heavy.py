@@ -70,4 +70,4 @@ class StudentT(Guide):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         loc, raw = parameters.chunk(2, -1)
-        return dist.StudentT(self.df, loc, as_scale(raw)).to_event(1)
+        return distributions.StudentT(self.df, loc, as_scale(raw)).to_event(1)

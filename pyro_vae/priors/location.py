@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer, positive_number, true_or_false
 from pyro_vae.parts import as_scale
 from pyro_vae.priors.base import Prior
@@ -111,4 +112,4 @@ class StudentT(_LocationScale):
         self.df = positive_number("df", df)
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(self.df, loc, scale)
+        return distributions.StudentT(self.df, loc, scale)
