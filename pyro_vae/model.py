@@ -13,7 +13,8 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive
-from pyro_vae.data.batches import Rows, as_rows, read_whole
+from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.loaders import read_whole
 from pyro_vae.data.tensors import as_names
 from pyro_vae.evaluation import annealing, bound, likelihood
 from pyro_vae.inference.pair import ProgramPair
@@ -158,7 +159,7 @@ class LatentVariableModel(ProgramPair):
             valid: validation rows; their bound, with every weight on the KL removed, is reported each epoch.
             patience: stop after this many epochs without a better validation bound, and restore the best parameters.
             grad_clip: the largest norm of the gradient; longer gradients are scaled down to it.
-            num_rows: N, for data without a length, such as an `IterableDataset`.
+            num_rows: N, the number of rows that an epoch visits; needed where data or sampler do not state it.
             seed: seed of the order of rows and of the noise; parameters are drawn when the model is made.
             device: where to train, e.g. "cuda"; the model is moved there.
             fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;

@@ -18,7 +18,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.cli import commands
 from pyro_vae.data import rows as room
-from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
+from pyro_vae.data.batches import Batches, Rows
+from pyro_vae.data.columns import warn_of_lost_digits
 from pyro_vae.data.tensors import as_tensor
 
 X = torch.from_numpy(np.random.RandomState(0).randint(0, 2, (60, 6)).astype(np.float64))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
+from pyro_vae.data.frames import from_frame
+from pyro_vae.data.loaders import index_sampler, name_elements, name_item, rows_per_epoch, samplers
 from pyro_vae.data.rows import Batch, Rows, cast, check_finite_after_cast
 from pyro_vae.data.tensors import as_names, check_finite
 from pyro_vae.runtime import processes
@@ -50,108 +50,12 @@ def as_rows(
         named = name_elements(data, fields)
         return Rows(named.pop("x"), named)
     if type(data).__module__.startswith("pandas"):
-        return _from_frame(data, fields)
+        return from_frame(data, fields)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
     return Rows(data)
-
-
-def warn_of_lost_digits(data: Rows | DataLoader[Any], like: Tensor) -> None:
-    """Warn of columns that vary only in digits which are lost in the cast to the parameters' dtype."""
-    if not isinstance(data, Rows) or torch.finfo(data.dtype if data.dtype.is_floating_point else like.dtype).eps >= (
-        torch.finfo(like.dtype).eps
-    ):
-        return
-    mean, std = _mean_and_std(data)
-    lost = ((std > 0) & (std < 1e3 * torch.finfo(like.dtype).eps * mean.abs())).nonzero().flatten()
-    if len(lost):
-        names = [data.columns[i] if data.columns else str(i) for i in lost.tolist()]
-        warnings.warn(
-            f"Columns {', '.join(names[:8])} of x vary in digits that {like.dtype} does not hold. Subtract a constant,"
-            " or train a model in float64: model.double().",
-            stacklevel=5,
-        )
-
-
-def _mean_and_std(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each cell over rows, merged from pieces."""
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for part in rows.pieces():
-        part = part.reshape(len(part), -1)
-        total, own = count + len(part), part.mean(0)
-        squares = squares + (part - own).square().sum(0) + (own - mean).square() * count * len(part) / total
-        mean = mean + (own - mean) * len(part) / total
-        count = total
-    return mean, (squares / count).sqrt()
-
-
-def _from_frame(frame: Any, fields: Sequence[str]) -> Rows:
-    frame = frame.to_frame() if frame.ndim == 1 else frame
-    names = [str(column) for column in frame.columns]
-    unknown = [name for name in fields if name != "x" and name not in names]
-    if unknown:
-        raise ValueError(f"fields must be columns of the frame; got {unknown}. The columns are {names}.")
-    text = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind not in "biuf"]
-    if text:
-        raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
-    keep = [name not in fields for name in names]
-    taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
-    columns = [name for name, kept in zip(names, keep, strict=True) if kept]
-    x = (frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64)
-    return Rows(x, taken, columns=columns, index=frame.index.tolist())
-
-
-def name_elements(elements: Sequence[Any], fields: Sequence[str]) -> dict[str, Any]:
-    """Name a tuple's elements: the first is x, unless `fields` names them all.
-
-    Raises:
-        ValueError: if `fields` is given and does not name every element, `"x"` included.
-    """
-    if not fields:
-        return {"x": elements[0]}
-    if len(fields) != len(elements) or "x" not in fields:
-        raise ValueError(
-            f"fields must name all {len(elements)} elements, 'x' among them; got {tuple(fields)}."
-            " E.g. fields=('x', 'label')."
-        )
-    return dict(zip(fields, elements, strict=True))
-
-
-def name_item(item: Any, fields: Sequence[str]) -> Batch:
-    """A batch of what a loader yields: a tensor, a tuple, or a dictionary with `"x"`.
-
-    Raises:
-        ValueError: if a dictionary lacks a name.
-    """
-    if isinstance(item, Tensor):
-        return {"x": item}
-    if isinstance(item, Mapping):
-        names = tuple(dict.fromkeys(("x", *fields)))
-        missing = [name for name in names if name not in item]
-        if missing:
-            raise ValueError(f"batches must have {names}; got a dictionary of {tuple(item)}. Rename its entries.")
-        return {name: item[name] for name in names}
-    return name_elements(list(item), fields)
-
-
-def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
-    """All rows of a loader in memory, in its order.
-
-    Raises:
-        ValueError: if the order is random, so that results could not be matched with rows.
-    """
-    if isinstance(getattr(loader, "sampler", None), RandomSampler) or getattr(loader.dataset, "shuffle", False):
-        raise ValueError(
-            "x must come in a fixed order; got a loader with shuffle=True. Pass shuffle=False to the DataLoader, or to"
-            " pv.datasets.parquet."
-        )
-    items = [name_item(item, fields) for item in loader]
-    if not items:
-        raise ValueError("x must be at least one row; got none. Check the data set.")
-    named = {name: torch.cat([item[name] for item in items]) for name in items[0]}
-    return Rows(named.pop("x"), named)
 
 
 class Batches:
@@ -167,7 +71,7 @@ class Batches:
         batch_size: rows per batch; a last row that would be alone joins the batch before. A `DataLoader` brings its
             own.
         shuffle: whether the order is random (drawn from torch's global stream).
-        num_rows: N, needed where the data have no length.
+        num_rows: N, the number of rows that an epoch visits; needed where data or sampler do not state it.
 
     Raises:
         ValueError: if the data have no length and `num_rows` is not given.
@@ -190,22 +94,12 @@ class Batches:
         self._first: Any = None
 
     def _count(self) -> int:
-        """The number of rows in the data.
+        """The number of rows that an epoch visits.
 
         Raises:
             ValueError: if there are none, or the data have no length.
         """
-        try:
-            data = self.data if isinstance(self.data, Rows) else self.data.dataset
-            stated = getattr(data, "num_rows", None)
-            count = stated if isinstance(stated, int) else len(data)  # type: ignore[arg-type]
-        except TypeError:
-            raise ValueError(
-                "num_rows must be given for data without a length; got None. Pass fit(num_rows=N)."
-            ) from None
-        if count == 0:
-            raise ValueError("x must be at least one row; got none. Check the data set.")
-        return count
+        return len(self.data) if isinstance(self.data, Rows) else rows_per_epoch(self.data)
 
     def __len__(self) -> int:
         """The number of batches in an epoch; a loader without a length is taken to have batches of `batch_size`."""
@@ -232,8 +126,9 @@ class Batches:
     def order(self, epoch: int = 0) -> Iterator[Any]:
         """The keys of an epoch's batches. Whatever is random about the order is drawn before this returns."""
         if not isinstance(self.data, Rows):
-            if hasattr(self.data.sampler, "set_epoch"):
-                self.data.sampler.set_epoch(epoch)
+            for sampler in samplers(self.data):
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(epoch)
             items = iter(self.data)
             return itertools.chain(list(itertools.islice(items, 1)), items)
         order = torch.randperm(len(self.data)) if self.shuffle else torch.arange(len(self.data))
@@ -256,7 +151,7 @@ class Batches:
 
     def own(self, values: Tensor) -> Tensor:
         """This process's share of values by row; all of them where the sampler has divided the rows already."""
-        if processes.size() == 1 or isinstance(getattr(self.data, "sampler", None), DistributedSampler):
+        if processes.size() == 1 or isinstance(index_sampler(self.data), DistributedSampler):
             return values
         return values[processes.own()]
 
@@ -300,7 +195,7 @@ class Batches:
     @property
     def generators(self) -> list[torch.Generator]:
         """The generators that a loader and its sampler own and draw from."""
-        owners = () if isinstance(self.data, Rows) else (self.data, self.data.sampler)
+        owners = () if isinstance(self.data, Rows) else (self.data, *samplers(self.data))
         found = [getattr(owner, "generator", None) for owner in owners]
         return list(dict.fromkeys(generator for generator in found if generator is not None))
 

@@ -12,7 +12,8 @@ from typing import Any
 import pyro.infer
 import torch
 
-from pyro_vae.data.batches import Batches, Rows, warn_of_lost_digits
+from pyro_vae.data.batches import Batches, Rows
+from pyro_vae.data.columns import warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes

@@ -1,0 +1,46 @@
+"""Rows of pandas frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from pyro_vae.data.rows import Rows
+
+__all__ = ["UNNAMED", "from_frame", "refuse_row_names"]
+
+UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # a column of row names, as `DataFrame.to_csv` and `read_csv` name it
+
+
+def from_frame(frame: Any, fields: Sequence[str]) -> Rows:
+    """x, fields and names of a frame.
+
+    Raises:
+        TypeError: if a column does not hold numbers.
+        ValueError: if the frame lacks a field, or its first columns hold names of rows.
+    """
+    frame = frame.to_frame() if frame.ndim == 1 else frame
+    names = [str(column) for column in frame.columns]
+    unknown = [name for name in fields if name != "x" and name not in names]
+    if unknown:
+        raise ValueError(f"fields must be columns of the frame; got {unknown}. The columns are {names}.")
+    text = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind not in "biuf"]
+    if text:
+        raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
+    if names and UNNAMED.fullmatch(names[0]) and frame.dtypes.iloc[0].kind in "iu" and frame.iloc[:, 0].is_unique:
+        refuse_row_names(names[0])
+    keep = [name not in fields for name in names]
+    taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
+    columns = [name for name, kept in zip(names, keep, strict=True) if kept]
+    x = (frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64)
+    return Rows(x, taken, columns=columns, index=frame.index.tolist())
+
+
+def refuse_row_names(name: str) -> NoReturn:
+    """Raise a ValueError about a column with the names of rows."""
+    raise ValueError(
+        f"columns must be data; got {name!r}, names of rows. Read the file with index_col=0, or drop this column."
+    )
