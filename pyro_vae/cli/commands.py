@@ -60,7 +60,8 @@ def _train(options: argparse.Namespace) -> int:
             runs.check_folder(folder, options.data, overwrite=options.overwrite)
     resume = processes.agree_on(resume)
     binarize = None if options.binarize == "auto" else options.binarize
-    splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize)
+    table = runs.csv_options(vars(options))
+    splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize, **table)
     vae, estimator = _model(options, splits), _estimator(options)
     start = time.perf_counter()
     with runs.open_for_training(folder, vae, splits, options, resume=resume) if writes else nullcontext():

@@ -72,6 +72,17 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="how grey levels become 0 or 1: drawn at random anew for each batch (dynamic), drawn once (static), or not"
         " at all (none); auto is dynamic for grey images loaded by name, except digits, and none for all other data",
     )
+    data.add_argument(
+        "--sep",
+        metavar="C",
+        help="character between the fields of a .csv file (default: a comma, or a semicolon with --decimal ,)",
+    )
+    data.add_argument("--decimal", choices=(".", ","), help="decimal point of a .csv file (default: .)")
+    data.add_argument(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="whether the first line of a .csv file holds names (default: it must; a line of numbers is refused)",
+    )
     model = sub.add_argument_group("model")
     model.add_argument("--latent-dim", type=_count, default=24, metavar="D", help="number of latent variables of a row")
     model.add_argument(

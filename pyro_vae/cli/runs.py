@@ -29,6 +29,7 @@ __all__ = [
     "belongs_to_this_launch",
     "check_folder",
     "check_options_of_resume",
+    "csv_options",
     "open_for_training",
     "read_model",
     "read_options",
@@ -270,6 +271,7 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         data = config["data"]
         name, path, sha256 = data["name"], data["path"], data["sha256"]
         old_dir, binarize, indices = data["data_dir"], data["binarize"], data["indices"]
+        table = csv_options(dict(config.get("options", {})))
         malformed = not isinstance(sha256, dict) or not isinstance(indices, dict) or not isinstance(name, str)
         if malformed or not all(text is None or isinstance(text, str) for text in (path, old_dir, binarize)):
             raise TypeError("values of other types")
@@ -277,7 +279,7 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         raise ValueError(f"{file} must name the data of the run; got nothing that can be read. Train again.") from error
     if path is not None:
         name = path if data_dir is None else str(Path(data_dir) / Path(path).name)
-    splits = datasets.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize)
+    splits = datasets.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize, **table)
     for split, rows in _rows_by_split(splits).items():
         if rows.digests()["x"] != sha256.get(split) or _ranges(splits.indices[split]) != indices.get(split):
             raise ValueError(
@@ -285,6 +287,16 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
                 " Restore the data, or give the folder where they are now as --data-dir."
             )
     return splits
+
+
+def csv_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `train`, those recorded by earlier versions too, that say how a .csv file is read."""
+    sep = options.get("sep")
+    return {
+        "sep": "\t" if sep == "\\t" else sep,  # as a shell passes it
+        "decimal": options.get("decimal"),
+        "header": options.get("header"),
+    }
 
 
 def _rows_by_split(splits: Splits) -> dict[str, Rows]:

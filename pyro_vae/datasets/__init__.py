@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pyro_vae.arguments import as_path, is_integer
 from pyro_vae.data.tensors import as_names
-from pyro_vae.datasets import downloaded, embedded, files, folders
+from pyro_vae.datasets import delimited, downloaded, embedded, files, folders
 from pyro_vae.datasets.splits import Request, Splits
 from pyro_vae.datasets.tables import ParquetBatches, parquet
 
@@ -49,6 +50,9 @@ def load(
     download: bool = True,
     fields: Sequence[str] = (),
     seed: int = 0,
+    sep: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    header: bool | None = None,
 ) -> Splits:
     """Read a data set by name or from a path, and split it into training, validation and test rows.
 
@@ -64,7 +68,8 @@ def load(
             - A large `.npy` file is memory-mapped, so it may be larger than memory; for such a `.parquet` file use
               `parquet`.
             - In a `.npz` file, `x` (or the only array) is the data; other arrays with as many rows are fields.
-            - A `.csv` file has a header line.
+            - A `.csv` file has a header line, unless `header` is False. Leading columns without a name of their own,
+              as pandas writes them, hold names of rows.
             - Subfolders of a folder of images, in order of name, become the integer field `label`.
         data_dir: the folder with the files of named data sets; by default the environment variable `PYRO_VAE_DATA`,
             else `.cache/pyro_vae` in the home folder.
@@ -78,6 +83,10 @@ def load(
         download: whether to download the files of a named data set that are not there.
         fields: names of fields that the data must have; for a `.csv` or `.parquet` file, the columns that are fields.
         seed: seed of the permutation that splits rows without a test set.
+        sep: the character between the fields of a `.csv` file: by default ",", or ";" where `decimal` is ",".
+        decimal: the decimal point of a `.csv` file: by default ".".
+        header: whether the first line of a `.csv` file holds the names of the columns; False names them "0", "1", ...
+            By default it must, and a first line of numbers is refused.
 
     Raises:
         ValueError: if the name is unknown, an option has no meaning for the data, or a file is damaged, is a
@@ -96,7 +105,11 @@ def load(
     fields = tuple(field for field in as_names(fields) if field != "x")
     request = Request(os.fspath(name), _data_folder(data_dir), binarize, image_size, download, fields, seed)
     _check_options(request)
+    delimited.check_options(sep, decimal, header)
+    request = replace(request, sep=sep, decimal=decimal, header=header)
     is_name = isinstance(name, str) and name in _DATA_SETS
+    if is_name or Path(request.name).is_dir():
+        request.refuse_options("sep", "decimal", "header")
     splits = (_DATA_SETS[request.name][1] if is_name else _from_path)(request)
     for field in fields:
         splits.train.field(field)  # raises where there is none

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
-from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.datasets import tables
+from pyro_vae.datasets import delimited, tables
 from pyro_vae.datasets.arrays import read_array, read_arrays
 from pyro_vae.datasets.splits import Request, Splits, UnsuitableDataError, as_splits, reading, split_80_10_10
 
@@ -24,7 +23,9 @@ def read(path: Path, request: Request) -> Splits:
         ImportError: if pandas or pyarrow is needed and not installed.
     """
     request.refuse_options("binarize", "image_size")
-    rows = READERS[path.suffix.lower()](path, request.fields)
+    if path.suffix.lower() != ".csv":
+        request.refuse_options("sep", "decimal", "header")
+    rows = READERS[path.suffix.lower()](path, request)
     if 0 in rows.event_shape:
         shape = (len(rows), *rows.event_shape)
         raise ValueError(f"x must have a cell in each row; got shape {shape} in {path}. Name fewer fields.")
@@ -34,13 +35,13 @@ def read(path: Path, request: Request) -> Splits:
     return as_splits(request, data, "Normal", {"scale": "per_dimension"}, "as in the file")
 
 
-def _from_npy(path: Path, fields: Sequence[str]) -> Rows:
+def _from_npy(path: Path, request: Request) -> Rows:
     with reading(path):
         array = read_array(path)
     return _with_fields(as_tensor(array), {})
 
 
-def _from_npz(path: Path, fields: Sequence[str]) -> Rows:
+def _from_npz(path: Path, request: Request) -> Rows:
     with reading(path):
         arrays = read_arrays(path, lambda shapes: _arrays_of_rows(path, shapes))
     x, *others = arrays
@@ -61,21 +62,9 @@ def _arrays_of_rows(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]
     return [x, *(name for name in shapes if name != x and shapes[x] and shapes[name][:1] == shapes[x][:1])]
 
 
-def _from_csv(path: Path, fields: Sequence[str]) -> Rows:
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(f"pandas must be installed to read {path}; got {error}. Run: pip install pandas.") from error
-    with reading(path):
-        frame = pandas.read_csv(path)
-    if list(frame.columns[:1]) == ["Unnamed: 0"]:  # row names, as written by DataFrame.to_csv
-        frame = frame.set_index("Unnamed: 0")
-    return cast(Rows, as_rows(frame, fields))
-
-
-READERS: dict[str, Callable[[Path, Sequence[str]], Rows]] = {
-    ".csv": _from_csv,
+READERS: dict[str, Callable[[Path, Request], Rows]] = {
+    ".csv": delimited.read,
     ".npy": _from_npy,
     ".npz": _from_npz,
-    ".parquet": tables.read,
+    ".parquet": lambda path, request: tables.read(path, request.fields),
 }

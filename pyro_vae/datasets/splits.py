@@ -57,6 +57,9 @@ class Request:
     download: bool
     fields: tuple[str, ...]
     seed: int
+    sep: str | None = None
+    decimal: str | None = None
+    header: bool | None = None
 
     def refuse_options(self, *options: str) -> None:
         """Raise if an option was given that has no meaning for these data.

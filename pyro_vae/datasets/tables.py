@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.arguments import as_path, positive_integer
 from pyro_vae.data.batches import Rows
+from pyro_vae.data.frames import UNNAMED, refuse_row_names
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets.decompression import refuse_bomb
 from pyro_vae.datasets.splits import reading
 
 __all__ = ["ParquetBatches", "parquet", "read"]
 
-INDEX = "__index_level_0__"  # the column of row names, as DataFrame.to_parquet writes them
+INDEX = re.compile(r"__index_level_\d+__")  # a column of names of rows, as DataFrame.to_parquet calls it
 
 
 def parquet(
@@ -136,12 +139,37 @@ def read(path: Path, fields: Sequence[str]) -> Rows:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
         columns, fields = _choose_columns(path, schema, None, fields)
         _refuse_bomb(path, schema, num_rows, [*columns, *fields])
-        names = [INDEX] if INDEX in schema.names else []
+        names = _index_columns(schema)
         with reading(path):
-            table = file.read(columns=[*columns, *fields, *names], use_threads=False)
+            table = file.read(columns=list(dict.fromkeys([*columns, *fields, *names])), use_threads=False)
     rows = _to_rows(table, columns, fields)
-    rows.columns, rows.index = columns, table.column(INDEX).to_pylist() if names else None
+    levels = [table.column(name).to_pylist() for name in names]
+    rows.columns, rows.index = columns, _counted_names(schema, num_rows)
+    if levels:
+        rows.index = levels[0] if len(levels) == 1 else list(zip(*levels, strict=True))
     return rows
+
+
+def _described_index(schema: Any) -> list[Any]:
+    """The index of the frame that was written, level by level, as pandas describes it in the file."""
+    with suppress(ValueError, TypeError, AttributeError):  # what describes it may be damaged
+        return list(schema.pandas_metadata["index_columns"])
+    return []
+
+
+def _index_columns(schema: Any) -> list[str]:
+    """The names of the columns that hold names of rows."""
+    described = [name for name in _described_index(schema) if isinstance(name, str)]
+    return [name for name in schema.names if name in described or INDEX.fullmatch(name)]
+
+
+def _counted_names(schema: Any, num_rows: int) -> list[int] | None:
+    """Names of rows that are counted, where the count is not 0, 1, 2, ..."""
+    for level in _described_index(schema):
+        with suppress(ValueError, TypeError, KeyError):
+            counted = range(level["start"], level["stop"], level["step"])
+            return list(counted) if len(counted) == num_rows and counted != range(num_rows) else None
+    return None
 
 
 def _open(path: Path) -> Any:
@@ -161,13 +189,16 @@ def _choose_columns(
     """The names of the columns of x and of the fields, after a check that they are there and hold numbers."""
     given, fields = [columns] if isinstance(columns, str) else columns, [fields] if isinstance(fields, str) else fields
     fields = [name for name in fields if name != "x"]
-    chosen = [name for name in schema.names if name not in (*fields, INDEX)] if given is None else list(given)
+    no_data = {*fields, *_index_columns(schema)}
+    chosen = [name for name in schema.names if name not in no_data] if given is None else list(given)
     unknown = [name for name in (*chosen, *fields) if schema.names.count(name) != 1]
     if unknown or not chosen:
         raise ValueError(f"columns must be in {path}, once; got {unknown or 'none'}. Choose among {schema.names}.")
     text = [name for name in (*chosen, *fields) if not _is_number(schema.field(name).type)]
     if text:
         raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
+    if given is None and UNNAMED.fullmatch(chosen[0]) and str(schema.field(chosen[0]).type) == "int64":
+        refuse_row_names(chosen[0])
     return chosen, fields
 
 
