@@ -148,6 +148,9 @@ class HierarchicalVAE(LatentVariableModel):
     def check_data(self, x: Tensor, first_row: int = 0) -> None:
         self.likelihood.check(x, first_row)
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        return self.likelihood.unbounded_at(constant)
+
     def check_columns(self, columns: Sequence[str]) -> None:
         self.likelihood.check_columns(columns)
 

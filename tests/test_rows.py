@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from cases import small_vae
@@ -18,7 +19,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.cli import commands
 from pyro_vae.data import rows as room
-from pyro_vae.data.batches import Batches, Rows
+from pyro_vae.data.batches import Batches, Rows, as_rows
 from pyro_vae.data.columns import warn_of_lost_digits
 from pyro_vae.data.tensors import as_tensor
 
@@ -168,3 +169,122 @@ def test_a_transform_that_gives_nan_is_named() -> None:
     vae = small_vae(likelihood=pv.likelihoods.Normal((2, 3))).float()
     with pytest.raises(ValueError, match="x must be finite in torch.float32; got nan in row 0. Look at that row"):
         vae.encode(rows)
+
+
+# Digits and sizes
+
+LOST: dict[str, tuple[Any, torch.dtype, str]] = {
+    "int64 in float32": (10**9 + torch.arange(60)[:, None], torch.float32, "torch.float32 .* model.double"),
+    "int32 in float32": (10**9 + torch.arange(60, dtype=torch.int32)[:, None], torch.float32, "torch.float32 .* model"),
+    "int64 in float64": (2**60 + torch.arange(60)[:, None], torch.float64, "torch.float64 .* before they become"),
+    "int64 beyond float64 in float32": (
+        2**60 + torch.arange(60)[:, None],
+        torch.float32,
+        "torch.float32 .* before they",
+    ),
+    "float64 in float32": (1e9 + torch.arange(60.0, dtype=torch.float64)[:, None], torch.float32, "model.double"),
+    "a frame": (pandas.DataFrame({"a": 2**60 + np.arange(60)}), torch.float64, "Columns a .* float64 does not hold"),
+    "small int64": (torch.arange(60)[:, None], torch.float32, ""),
+    "int32 in float64": (10**9 + torch.arange(60, dtype=torch.int32)[:, None], torch.float64, ""),
+    "uint8": (torch.arange(60, dtype=torch.uint8)[:, None], torch.float32, ""),
+    "int16 in half": (10**4 + torch.arange(60, dtype=torch.int16)[:, None], torch.float32, ""),
+    "bool": ((torch.arange(60) % 2 == 0)[:, None], torch.float32, ""),
+    "float32": (1e9 + 1e4 * torch.arange(60.0)[:, None], torch.float32, ""),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_digits_that_a_cast_loses_are_told_for_every_type(name: str) -> None:
+    x, dtype, message = LOST[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if not message:
+            warn_of_lost_digits(as_rows(x), torch.zeros((), dtype=dtype))  # type: ignore[arg-type]
+            return
+    with pytest.warns(UserWarning, match=message):
+        warn_of_lost_digits(as_rows(x), torch.zeros((), dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", ["shared", "per_dimension", "predicted"])
+def test_cells_too_small_to_be_squared_are_refused(scale: str) -> None:
+    x = 1e-20 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vae = small_vae(likelihood=pv.likelihoods.Normal(2, scale=scale))
+    with pytest.raises(ValueError, match=r"x must vary by amounts that can be squared in torch.float32; .*column 0"):
+        vae.float().fit(x, epochs=1, progress=False)
+    assert not vae.initialized
+    vae.double().fit(x, epochs=1, progress=False, compile=False)
+    logs = small_vae(likelihood=pv.likelihoods.LogNormal(2, scale=scale)).float()
+    logs.fit(1e-20 * torch.rand(50, 2).clamp_min(0.01), epochs=1, progress=False, compile=False)
+
+
+# Columns that are constant in the training rows
+
+L = pv.likelihoods
+UNBOUNDED: dict[str, Any] = {
+    "Normal": lambda: L.Normal(3, scale="per_dimension"),
+    "Normal predicted": lambda: L.Normal(3, scale="predicted"),
+    "Normal plain": lambda: L.Normal(3, scale="per_dimension", standardize=False),
+    "Laplace": lambda: L.Laplace(3, scale="per_dimension"),
+    "StudentT": lambda: L.StudentT(3, scale="predicted"),
+    "LogNormal": lambda: L.LogNormal(3, scale="per_dimension"),
+    "Gamma": lambda: L.Gamma(3, dispersion="per_dimension"),
+    "Beta": lambda: L.Beta(3, dispersion="predicted"),
+    "MultivariateNormal": lambda: L.MultivariateNormal(3),
+    "LowRankNormal": lambda: L.LowRankNormal(3, rank=1),
+    "Product": lambda: L.Product({"a": L.Normal(1), "b": L.Normal(1), "c": L.Gamma(1)}),
+}
+HARMLESS: dict[str, Any] = {
+    "Normal": lambda: L.Normal(3),
+    "Normal fixed": lambda: L.Normal(3, scale="fixed"),
+    "Normal optimal": lambda: L.Normal(3, scale="optimal"),
+    "StudentT": lambda: L.StudentT(3),
+    "Gamma": lambda: L.Gamma(3),
+    "ContinuousBernoulli": lambda: L.ContinuousBernoulli(3),
+}
+COUNTS: dict[str, Any] = {
+    "Bernoulli": lambda: L.Bernoulli(3),
+    "Poisson": lambda: L.Poisson(3),
+    "NegativeBinomial": lambda: L.NegativeBinomial(3, dispersion="per_dimension"),
+    "Categorical": lambda: L.Categorical(3, num_categories=3),
+    "Binomial": lambda: L.Binomial(3, total_count=2),
+}
+QUICK: dict[str, Any] = {"epochs": 1, "progress": False, "compile": False, "seed": 0}
+
+
+def constant_in_the_middle(counts: bool = False) -> Tensor:
+    x = torch.rand(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp(0.01, 0.99)
+    x[:, 1] = 0.5
+    return (x > 0.4).double() if counts else x
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_a_constant_column_is_refused_where_the_density_is_unbounded(name: str) -> None:
+    x = constant_in_the_middle()
+    for data, named in ((x, "1"), (pandas.DataFrame(x.numpy(), columns=list("abc")), "'b'")):
+        vae = small_vae(likelihood=UNBOUNDED[name]())
+        with pytest.raises(
+            ValueError, match=rf"got constant columns {named} \(1 of 3\) .* no upper bound.*Leave these"
+        ):
+            vae.fit(data, **QUICK)
+        assert not vae.initialized
+    vae.fit(x + 0.001 * torch.arange(40)[:, None] / 40, valid=x, **QUICK)  # validation rows may be constant
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_constant_column_is_harmless_under_one_scale(name: str) -> None:
+    small_vae(likelihood=HARMLESS[name]()).fit(constant_in_the_middle(), **QUICK)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_constant_column_of_counts_is_warned_of(name: str) -> None:
+    with pytest.warns(UserWarning, match=r"Columns 1 \(1 of 3\) of x are constant in the training rows.*Leave these"):
+        small_vae(likelihood=COUNTS[name]()).fit(constant_in_the_middle(counts=True), **QUICK)
+
+
+def test_a_constant_border_of_images_needs_no_word() -> None:
+    x = torch.zeros(30, 1, 4, 4, dtype=torch.float64)
+    x[:, :, 1:3, 1:3] = torch.rand(30, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small_vae(likelihood=L.Normal((1, 4, 4))).fit(x, **QUICK)
+    small_vae(likelihood=L.Bernoulli((1, 4, 4))).fit((x > 0.5).double(), **QUICK)
+    with pytest.raises(ValueError, match=r"got constant columns 0, 1, 2, 3, 4, 7, 8, 11, \.\.\. \(12 of 16\)"):
+        small_vae(likelihood=L.Normal((1, 4, 4), scale="per_dimension")).fit(x, **QUICK)

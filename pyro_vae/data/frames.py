@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from pyro_vae.data.columns import warn_of_lost_integers
 from pyro_vae.data.rows import Rows
 
 __all__ = ["UNNAMED", "from_frame", "refuse_row_names"]
@@ -35,6 +36,7 @@ def from_frame(frame: Any, fields: Sequence[str]) -> Rows:
     keep = [name not in fields for name in names]
     taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
     columns = [name for name, kept in zip(names, keep, strict=True) if kept]
+    warn_of_lost_integers(columns, [frame.iloc[:, i].to_numpy() for i, kept in enumerate(keep) if kept])
     x = (frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64)
     return Rows(x, taken, columns=columns, index=frame.index.tolist())
 

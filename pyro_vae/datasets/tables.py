@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.arguments import as_path, positive_integer
 from pyro_vae.data.batches import Rows
+from pyro_vae.data.columns import warn_of_lost_integers
 from pyro_vae.data.frames import UNNAMED, refuse_row_names
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets.decompression import refuse_bomb
@@ -143,6 +144,8 @@ def read(path: Path, fields: Sequence[str]) -> Rows:
         with reading(path):
             table = file.read(columns=list(dict.fromkeys([*columns, *fields, *names])), use_threads=False)
     rows = _to_rows(table, columns, fields)
+    if rows.dtype == torch.float64:
+        warn_of_lost_integers(columns, [_column(table, name) for name in columns])
     levels = [table.column(name).to_pylist() for name in names]
     rows.columns, rows.index = columns, _counted_names(schema, num_rows)
     if levels:

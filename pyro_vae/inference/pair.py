@@ -50,6 +50,10 @@ class ProgramPair(PyroModule):
             first_row: the number of the first of them in the data set, for the message.
         """
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        """Of cells that are constant in the data, E, those at which the density of the data has no upper bound."""
+        return torch.zeros_like(constant)
+
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise if the names of the columns of x show that they are in a wrong order; called with `check_data`."""
 

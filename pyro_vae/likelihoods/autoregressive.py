@@ -88,6 +88,9 @@ class Autoregressive(Likelihood):
     def features(self, x: Tensor) -> Tensor:
         return self.likelihood.features(x)
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        return self.likelihood.unbounded_at(constant)  # type: ignore[no-any-return]
+
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.likelihood.initialize(x, **batch)
 

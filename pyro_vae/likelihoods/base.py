@@ -65,6 +65,13 @@ class Likelihood(Part):
         Where the decoder's output is zero, p(x | z) is then the marginal distribution of each cell.
         """
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        """Of cells that are constant in the data, E, those at which the density of the data has no upper bound.
+
+        A learned scale of such a cell may shrink to zero, and the cell then outweighs all others.
+        """
+        return torch.zeros_like(constant)
+
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise a ValueError where the names of the columns of x show another order than that of the likelihood."""
 

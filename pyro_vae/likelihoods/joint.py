@@ -195,6 +195,9 @@ class Product(Likelihood):
         for _, block, part in self.columns(x):
             block.initialize(part, **batch)
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        return torch.cat([block.unbounded_at(part) for _, block, part in self.columns(constant)])
+
     def check_columns(self, columns: Sequence[str]) -> None:
         place = 0
         for name, block in self.blocks:

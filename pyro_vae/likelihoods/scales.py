@@ -57,6 +57,11 @@ class Scaled(Likelihood):
             return *parts, self.unit * as_scale(self.raw_scale)
         return *parts, self.unit
 
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        learned = not self.discrete and self.choice != "fixed"
+        shared = self.choice in ("shared", "optimal")
+        return constant & learned & (constant.all() if shared else True)
+
     def start_unit(self, numerator: Tensor, denominator: Tensor) -> None:
         """Set the unit to the quotient of two moments of the cells, clamped to [0.01, 100]; to 1 where both are 0."""
         if self.unit.dim() == 0:
@@ -89,6 +94,15 @@ class Standardized(Scaled):
         x = self.to_real(x)
         shift = x.mean(0)
         variance = (x - shift).square_().mean(0)  # one copy of x, not two
+        spread = x.amax(0) - x.amin(0)
+        lost = (variance < torch.finfo(x.dtype).tiny) & (spread > 0)
+        if lost.all() if self.unit.dim() == 0 else lost.any():
+            place = tuple(lost.nonzero()[0].tolist())
+            raise ValueError(
+                f"x must vary by amounts that can be squared in {x.dtype}; got {spread[place].item():g} between the"
+                f" largest and the smallest value of column {', '.join(map(str, place))}. Choose units in which the"
+                " numbers are larger, or train in float64: model.double()."
+            )
         overall = variance.mean().sqrt()
         overall = torch.where(overall > 0, overall, torch.ones_like(overall))
         self.shift.copy_(shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import pyro.infer
 import torch
 
 from pyro_vae.data.batches import Batches, Rows
-from pyro_vae.data.columns import warn_of_lost_digits
+from pyro_vae.data.columns import Ranges, named_columns, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
@@ -97,7 +98,7 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
     """The rows to train on and the validation rows, read and checked."""
     common: dict[str, Any] = {"like": model.like, "fields": options.fields, "batch_size": options.batch_size}
     batches = Batches(data, num_rows=options.num_rows, **common)
-    _check_rows(model, batches)
+    ranges = _check_rows(model, batches)
     held_out = None
     if options.valid is not None:
         try:
@@ -106,15 +107,42 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
         except ValueError as error:
             raise ValueError(f"valid must be rows like those of data. {error}") from error
     warn_of_lost_digits(batches.data, model.like)
+    if isinstance(batches.data, Rows):
+        _check_columns_vary(model, batches.data, ranges.constant())
     return batches, held_out
 
 
-def _check_rows(model: ProgramPair, batches: Batches) -> None:
-    """Raise unless all rows, or the first batch of a loader, are data for the model."""
+def _check_rows(model: ProgramPair, batches: Batches) -> Ranges:
+    """Raise unless all rows, or the first batch of a loader, are data for the model; returns the cells' ranges."""
     if isinstance(batches.data, Rows) and batches.data.columns is not None:
         model.check_columns(batches.data.columns)
+    ranges = Ranges()
     for first_row, batch in batches.chunks():
         model.check_data(batch["x"], first_row)
+        ranges.add(batch["x"])
+    return ranges
+
+
+def _check_columns_vary(model: ProgramPair, rows: Rows, constant: torch.Tensor) -> None:
+    """Raise where constant cells leave the density without a bound; warn of constant columns of tables and of counts.
+
+    Images may have cells that are constant, such as those of their border.
+    """
+    unbounded = model.unbounded_at(constant)
+    if unbounded.any():
+        raise ValueError(
+            f"x must vary in each column whose scale is learned; got constant columns"
+            f" {named_columns(unbounded, rows)} in the training rows, where the density has no upper bound, and which"
+            " decide all numbers. Leave these columns out, choose another likelihood for them, or one scale for all"
+            ' columns: scale="shared" (dispersion="shared").'
+        )
+    discrete = getattr(getattr(model, "likelihood", None), "discrete", False)
+    if constant.any() and constant.dim() == 1 and (rows.columns is not None or discrete):
+        warnings.warn(
+            f"Columns {named_columns(constant, rows)} of x are constant in the training rows: a model can't learn what"
+            " other values mean. Leave these columns out.",
+            stacklevel=5,
+        )
 
 
 def _initialize(model: ProgramPair, batches: Batches) -> None:
