@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import calibration
+from pyro_vae.criticism.intervals import rank_bins, rank_coverage, rank_p_value
 
 
 class MeanField(LinearGaussian):
@@ -86,6 +88,72 @@ def test_ranks_cover_all_layers_depend_on_fields_and_need_independent_rows() -> 
     assert calibration.simulation_based_calibration(vae, num_rows=20, offset=offset, seed=0).ranks.shape == (20, 3)
     with pytest.raises(NotImplementedError, match="Rows must be independent to be ranked one by one; got a global"):
         calibration.simulation_based_calibration(GlobalMean(), num_rows=6)
+
+
+# Ranks made here instead of by a model: numbers of rows and draws are primes, multiples of each other, and neither
+
+
+def width_p_values(num_rows: int, num_draws: int, width: float, repeats: int) -> np.ndarray:
+    """p-values where x says nothing: the latent is N(0, 1), and draws from the guide are N(0, width^2)."""
+    random = np.random.default_rng(0)
+    latent = random.normal(size=(repeats, num_rows, 1))
+    ranks = (width * random.normal(size=(repeats, num_rows, num_draws)) < latent).sum(2)
+    return np.array([rank_p_value(torch.from_numpy(column), num_draws) for column in ranks])
+
+
+def test_every_number_of_rows_and_draws_has_bins_that_see_a_width() -> None:
+    for num_rows in range(2, 520):
+        for num_draws in range(3, 200, 1 if num_rows % 50 == 21 else 7):
+            bins = rank_bins(num_rows, num_draws)
+            sizes = np.bincount(bins)
+            assert len(bins) == num_draws + 1 and (np.diff(bins) >= 0).all() and (sizes > 0).all()
+            assert sizes.max() - sizes.min() <= 1 and len(sizes) >= 3
+            if num_rows >= 40:
+                assert len(sizes) >= min(8, num_draws + 1) - 1
+
+
+def test_ranks_of_every_number_of_rows_and_draws_have_a_p_value() -> None:
+    random = np.random.default_rng(0)
+    for num_rows in range(20, 520):
+        num_draws = 9 + num_rows * 7 % 191  # 7 and 191 are prime: every number of draws from 9 to 199 occurs
+        p = rank_p_value(torch.from_numpy(random.integers(0, num_draws + 1, num_rows)), num_draws)
+        assert 0 < p <= 1
+        end = torch.full((num_rows,), num_draws)
+        assert rank_p_value(end, num_draws) < 1e-4 and rank_p_value(0 * end, num_draws) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_draws"), [(20, 9), (53, 96), (101, 100), (200, 99), (211, 106), (500, 99), (509, 193)]
+)
+def test_a_uniform_rank_is_rejected_at_the_stated_rate(num_rows: int, num_draws: int) -> None:
+    """2,000 repeats: the bounds are 4 standard errors from the level, .0005."""
+    random = np.random.default_rng(0)
+    ranks = torch.from_numpy(random.integers(0, num_draws + 1, (2000, num_rows)))
+    p = np.array([rank_p_value(one, num_draws) for one in ranks])
+    assert 0.03 < (p < 0.05).mean() < 0.07
+
+
+@pytest.mark.parametrize("num_draws", [19, 96, 99, 100, 106])
+def test_a_guide_of_half_the_width_is_seen_at_every_number_of_draws(num_draws: int) -> None:
+    assert (width_p_values(200, num_draws, 0.5, 100) < 0.05).mean() > 0.9
+
+
+@pytest.mark.parametrize("num_draws", [9, 19, 96, 99])
+def test_coverage_is_unbiased_for_every_number_of_draws(num_draws: int) -> None:
+    each = torch.arange(num_draws + 1).unsqueeze(1)  # every rank once: the mean under uniform ranks, exactly
+    levels = (0.0, 0.1, 0.5, 0.8, 0.9, 0.95, 1.0)
+    np.testing.assert_allclose(rank_coverage(each, num_draws, levels)[:, 0], levels, atol=1e-12)
+    random = np.random.default_rng(0)
+    ranks = random.integers(0, num_draws + 1, (4000, 1))
+    inside = np.abs((ranks + random.uniform(size=ranks.shape)) / (num_draws + 1) - 0.5) <= 0.45
+    found = float(rank_coverage(torch.from_numpy(ranks), num_draws, (0.9,)))
+    assert abs(found - inside.mean()) < 4.5 * (0.9 * 0.1 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(("num_rows", "num_draws"), [(20, 9), (101, 99), (97, 100), (53, 96), (2, 3)])
+def test_calibration_takes_any_number_of_rows_and_draws(num_rows: int, num_draws: int) -> None:
+    found = calibration.simulation_based_calibration(LinearGaussian(), num_rows=num_rows, num_draws=num_draws, seed=0)
+    assert ((found.p_values > 1e-5) & (found.p_values <= 1)).all()
 
 
 def test_the_band_holds_whole_curves_with_the_stated_probability() -> None:
