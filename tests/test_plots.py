@@ -172,6 +172,8 @@ def test_interpolation_goes_from_left_to_right() -> None:
 
 def test_latent_map_has_a_legend_for_few_labels() -> None:
     points = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    ax = plots.latent_map(points)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("z0", "z1")
     ax = plots.latent_map(points, torch.arange(60) % 12, names=("first", "second"))
     drawn(ax)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")

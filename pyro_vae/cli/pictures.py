@@ -126,7 +126,7 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
     def traversal(ax: Axes) -> Axes:
         plots.interpolation(path, **limits, ax=ax)
         ax.set_xticks(ax.get_xticks(), ["-3", "3"])
-        ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim + 1}" for dim in dims])
+        ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim}" for dim in dims])
         return ax
 
     drawn["traversal"] = (
@@ -139,7 +139,7 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
 def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:
     """Two coordinates of each row for a scatter plot, (B, 2), and the names of the axes."""
     posterior = vae.encode(rows)
-    z, names = posterior.mean, ("z1", "z2")
+    z, names = posterior.mean, ("z0", "z1")
     if z.shape[1] == 1:
         points, names = torch.cat([z, posterior.stddev], 1), ("mean of z", "scale of z")
     elif z.shape[1] == 2 or len(z) < 2:

@@ -76,7 +76,7 @@ def training_curve(history: Table, ax: Axes | None = None) -> Axes:
 
 
 def latent_map(
-    points: Array, labels: Array | None = None, *, names: tuple[str, str] = ("z1", "z2"), ax: Axes | None = None
+    points: Array, labels: Array | None = None, *, names: tuple[str, str] = ("z0", "z1"), ax: Axes | None = None
 ) -> Axes:
     """Points in a plane, coloured by label, with a legend for up to 20 different integers and a colour bar otherwise.
 

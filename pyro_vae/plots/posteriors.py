@@ -67,7 +67,7 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
 
 
 def khat_map(
-    points: Array, values: Array, threshold: float, names: tuple[str, str] = ("z1", "z2"), ax: Axes | None = None
+    points: Array, values: Array, threshold: float, names: tuple[str, str] = ("z0", "z1"), ax: Axes | None = None
 ) -> Axes:
     """Points in a plane, coloured by Pareto k-hat and ringed above the threshold; NaN is left out.
 
