@@ -171,7 +171,8 @@ def as_plain(found: Diagnosis) -> dict[str, Any]:
     if found.use is not None:
         plain["latents"] = {
             "mutual_information": _numbers(found.use.mutual_information),
-            "aggregate_kl": found.use.aggregate_kl,
+            "aggregate_kl": _finite(found.use.aggregate_kl),
+            "aggregate_kl_error": _finite(found.use.aggregate_kl_error),
             "active_units": {name: int(site.active.sum()) for name, site in found.use.sites.items()},
         }
     if found.calibration is not None:

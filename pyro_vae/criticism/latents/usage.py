@@ -73,8 +73,10 @@ class LatentUse:
         kl: KL(q(z | x) || p(z)) of all sites together, mean over rows.
         mutual_information: I(row; z), what z tells about which of the rows it belongs to. It cannot exceed
             log `information_rows`, and is underestimated near that limit.
-        aggregate_kl: KL(q(z) || p(z)), where q(z) is the average of q(z | x) over rows: the mean KL of these rows minus
-            their `mutual_information`.
+        aggregate_kl: estimate of KL(q(z) || p(z)), where q(z) is the average of q(z | x) over rows: the mean KL of
+            these rows minus their `mutual_information`. Noise can make it negative. NaN where the prior differs between
+            rows, as one that depends on fields does: there is no single p(z) then.
+        aggregate_kl_error: Monte Carlo standard error of `aggregate_kl`; NaN where that is.
         information_rows: number of rows that `mutual_information` and `aggregate_kl` are computed from.
     """
 
@@ -82,6 +84,7 @@ class LatentUse:
     kl: Mean
     mutual_information: Mean
     aggregate_kl: float
+    aggregate_kl_error: float
     information_rows: int
 
     @property
@@ -89,11 +92,21 @@ class LatentUse:
         """Sites without an active unit."""
         return [name for name, site in self.sites.items() if not site.active.any()]
 
+    @property
+    def aggregate_kl_text(self) -> str:
+        """`aggregate_kl` in words: with its error, as not above noise, or why it is not computed."""
+        if math.isnan(self.aggregate_kl):
+            return "not computed (the prior differs between rows, so that there is no single p(z))"
+        if self.aggregate_kl <= 2 * self.aggregate_kl_error:
+            return f"not above noise (Monte Carlo error {self.aggregate_kl_error:.2f})"
+        return f"{self.aggregate_kl:.2f} (Monte Carlo error {self.aggregate_kl_error:.2f})"
+
     def __str__(self) -> str:
         lines = [f"{name}: {site}" for name, site in self.sites.items()]
+        share = "there" if math.isnan(self.aggregate_kl) else "it is the sum of"
         lines.append(
-            f"KL {self.kl.estimate:.2f} nats; in {self.information_rows} rows it is the sum of I(row; z)"
-            f" {self.mutual_information.estimate:.2f} and KL(q(z) || p(z)) {self.aggregate_kl:.2f}"
+            f"KL {self.kl.estimate:.2f} nats; in {self.information_rows} rows {share} I(row; z)"
+            f" {self.mutual_information.estimate:.2f} and KL(q(z) || p(z)) {self.aggregate_kl_text}"
             f" (I(row; z) cannot exceed the log of the number of rows, {math.log(self.information_rows):.2f},"
             " and is underestimated near that limit)"
         )
@@ -145,12 +158,18 @@ def use(
             parts.append(_measure(chunk_weights(model, batch, num_particles)))
         sites = {name: _join_chunks([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
-        information = _log_ratios(model, rows.take(slice(0, information_rows), names, like=model.like))
+        batch = rows.take(slice(0, information_rows), names, like=model.like)
+        record = chunk_weights(model, batch, 2)
+        information = _log_ratios(model, batch, record)
+        one_prior = _same_prior_in_all_rows(model, batch, record)
+    mutual = mean_over_rows(information.mean(0), information.std(0) / math.sqrt(2))
+    part = mean_over_rows(kl[:information_rows], error[:information_rows])
     return LatentUse(
         sites=sites,
         kl=mean_over_rows(kl, error),
-        mutual_information=mean_over_rows(information.mean(0), information.std(0) / math.sqrt(2)),
-        aggregate_kl=float(kl[:information_rows].mean() - information.mean()),
+        mutual_information=mutual,
+        aggregate_kl=part.estimate - mutual.estimate if one_prior else math.nan,
+        aggregate_kl_error=math.hypot(part.monte_carlo_error, mutual.monte_carlo_error) if one_prior else math.nan,
         information_rows=information.shape[1],
     )
 
@@ -222,10 +241,20 @@ def _join_chunks(parts: list[_Site]) -> SiteUse:
     return SiteUse(kl, torch.cat(cells).mean(0) if cells else None, variance, variance > ACTIVE)
 
 
-def _log_ratios(model: ProgramPair, batch: dict[str, Tensor]) -> Tensor:
+def _same_prior_in_all_rows(model: ProgramPair, batch: dict[str, Tensor], record: LogWeights) -> bool:
+    """Whether the same latents, draws of the first row, have the same prior density in every row."""
+    values = {
+        name: site.value.narrow(_row_dim(site), 0, 1).expand(site.value.shape) for name, site in record.guide.items()
+    }
+    program = fix_latents(model.guide, values)
+    log_prior = log_weights(model.model, program, batch["x"], num_particles=2, **fields_of(batch)).log_prior
+    first = log_prior[:, :1].expand(log_prior.shape)
+    return torch.allclose(log_prior, first, rtol=1e-4, atol=1e-4)
+
+
+def _log_ratios(model: ProgramPair, batch: dict[str, Tensor], record: LogWeights) -> Tensor:
     """log q(z | x) / q(z) at two draws of z for each of N rows, (2, N): its mean is the mutual information."""
     n = len(batch["x"])
-    record = chunk_weights(model, batch, 2)
     width = sum(site.value[0].numel() for site in record.guide.values())
     mixture = []
     for part in torch.arange(2 * n).split(max(2, chunks.CELLS // width // 2 * 2)):  # a particle plate needs two
