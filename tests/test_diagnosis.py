@@ -6,6 +6,8 @@ import inspect
 from typing import get_type_hints
 
 import matplotlib
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import draw_data, small_vae
@@ -50,6 +52,64 @@ def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_found_and_given_advice(
     too_few = LinearGaussian(event=8, latent=5, width=0.4)
     found = pv.diagnose(too_few, too_few.draw(100), verbose=False)
     assert "method='ais'" in advice(found, "evidence")[0]
+
+
+class Counts(pv.LatentVariableModel):
+    """Counts x ~ Poisson(4), which say nothing of z."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.full((columns,), 4.0))
+
+    def model(self, x=None, *, rows=None, **batch):
+        with pyro.plate("data", len(x) if x is not None else rows):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            return pyro.sample("x", dist.Poisson(self.rate).to_event(1), obs=x)
+
+    def guide(self, x, **batch):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def stretched(program: LinearGaussian, x: torch.Tensor) -> torch.Tensor:
+    """Rows as if the scale of the noise were 1.5 times as large."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=x.dtype)
+    return x + (1.5**2 - 1) ** 0.5 * program.log_scale.detach().exp() * noise
+
+
+@pytest.mark.parametrize("columns", [4, 64])
+def test_what_is_wrong_by_a_factor_is_found(columns: int) -> None:
+    program = LinearGaussian(event=columns)
+    narrow = LinearGaussian(event=columns, width=0.5)
+    counts = Counts(columns)
+    torch.manual_seed(0)
+    twofold = torch.distributions.NegativeBinomial(4.0, probs=0.5 * torch.ones(columns)).sample((300,))  # 4, variance 8
+    few = {"num_particles": 20, "num_samples": 59, "verbose": False}
+    x = program.draw(300)
+    assert advice(pv.diagnose(program, stretched(program, x), **few), "predictive checks")[0]
+    assert "too narrow" in advice(pv.diagnose(narrow, x, **few), "encoder on simulated rows")[0]
+    assert advice(pv.diagnose(counts, twofold, **few), "predictive checks")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [4, 30, 64])
+def test_data_from_the_model_raise_a_concern_at_the_stated_rate(columns: int) -> None:
+    """100 data sets: more than 12 of them raise one with probability .002 at a rate of 5 %."""
+    program = LinearGaussian(event=columns)
+    raised = 0
+    for seed in range(100):
+        x = program.draw(300, seed=seed)
+        raised += bool(pv.diagnose(program, x, num_particles=20, seed=seed, verbose=False).concerns)
+    assert raised <= 12
+
+
+def test_too_few_replicates_for_the_stated_rate_are_said_to_be_too_few() -> None:
+    program = LinearGaussian()
+    found = pv.diagnose(program, program.draw(50), num_samples=38, num_particles=20, verbose=False)
+    text = next(finding.found for finding in found.findings if finding.about == "predictive checks")
+    assert "38 replicates are too few to test statistics of the data set: num_samples must be at least 39" in text
+    found = pv.diagnose(program, program.draw(300) * 2, num_samples=39, num_particles=20, verbose=False)
+    assert "variance" in next(finding.found for finding in found.findings if finding.about == "predictive checks")
 
 
 def test_what_a_model_does_not_allow_is_skipped_with_its_reason() -> None:

@@ -296,6 +296,48 @@ def test_a_guide_that_ignores_x_has_no_information_and_is_collapsed() -> None:
         assert remedy in text
 
 
+def test_an_aggregate_kl_of_0_is_not_printed_as_a_negative_number_and_its_error_covers() -> None:
+    """100 repeats of a true KL of 0, 4.5 standard errors: the guide is the prior."""
+    program = Coded([0.0], [1.0])
+    results = [latents.use(program, X[:30, :1], num_particles=2, seed=seed) for seed in range(100)]
+    assert all(result.aggregate_kl == pytest.approx(0, abs=1e-9) for result in results)
+    wide = Coded([1.2], [0.5])
+    results = [latents.use(wide, X[:30, :1], num_particles=4, seed=seed) for seed in range(100)]
+    found = np.array([result.aggregate_kl for result in results])
+    expected = float(normal_kl(1.2 * X[:30, 0], torch.tensor(0.5)).mean()) - information_of(1.2 * X[:30, 0], 0.5)
+    stated = np.sqrt(np.mean([result.aggregate_kl_error**2 for result in results]))
+    assert abs(found.mean() - expected) < 4.5 * stated / 10
+    assert abs(found.std() / stated - 1) < 4.5 / math.sqrt(2 * 100)
+    for result in results:
+        sure = result.aggregate_kl > 2 * result.aggregate_kl_error
+        assert ("not above noise (Monte Carlo error" in str(result)) == (not sure)
+        assert "KL(q(z) || p(z)) -" not in str(result)
+    assert not all(result.aggregate_kl > 2 * result.aggregate_kl_error for result in results)
+
+
+class Shifted(Coded):
+    """Coded, with the prior N(shift_i, 1) of the row's own field."""
+
+    def model(self, x=None, *, rows=None, shift, **batch):
+        with pyro.plate("data", len(shift)):
+            z = pyro.sample("z", dist.Normal(shift.unsqueeze(-1), torch.ones_like(self.slope)).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, *, shift, **batch):
+        return super().guide(x)
+
+
+def test_a_prior_that_depends_on_fields_has_no_aggregate_kl() -> None:
+    program, x = Shifted([1.0], [0.5]), X[:, :1]
+    result = latents.use(program, x, shift=X[:, 1], seed=0)
+    assert math.isnan(result.aggregate_kl) and math.isnan(result.aggregate_kl_error)
+    assert "KL(q(z) || p(z)) not computed (the prior differs between rows" in str(result)
+    found = pv.diagnose(program, x, shift=X[:, 1], num_samples=5, num_particles=20, verbose=False)
+    assert "not computed (the prior differs" in str(found) and "nan" not in str(found)
+    same = latents.use(program, x, shift=torch.full((40,), 0.3, dtype=torch.float64), seed=0)  # one prior for all
+    assert math.isfinite(same.aggregate_kl) and math.isfinite(same.aggregate_kl_error)
+
+
 def test_the_information_of_a_discrete_latent_is_that_of_enumeration() -> None:
     program = Discrete()
     x = program.rows.repeat(150, 1)

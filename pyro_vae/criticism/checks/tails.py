@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
-from pyro_vae.criticism import statistics
+from pyro_vae.criticism.checks.ready import OfColumns, ready_statistics
 from pyro_vae.criticism.checks.transforms import PIT, Ranks, check_unit, column_names, pit_of_cells, prior_replicates
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
@@ -22,14 +22,6 @@ from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["Checks", "StatisticCheck", "check"]
-
-READY: dict[str, Statistic] = {
-    "mean": statistics.mean,
-    "variance": statistics.variance,
-    "zero fraction": statistics.zero_fraction,
-    "row total": statistics.row_total,
-    "row standard deviation": statistics.row_standard_deviation,
-}
 
 
 @dataclass(frozen=True)
@@ -84,6 +76,13 @@ class StatisticCheck:
         more = (replicated > observed).double().mean(0) + 0.5 * (replicated == observed).double().mean(0)
         return [int(i) for i in (more - 0.5).abs().sort(descending=True, stable=True).indices]
 
+    def furthest(self) -> Tensor:
+        """Largest distance of an entry from its mean over the observed and all replicated data sets, in standard
+        deviations, in each of these data sets: (1 + S,), the observed one first."""
+        values = torch.cat([self.observed.reshape(1, -1), self.replicated.reshape(len(self.replicated), -1)])
+        deviation, scale = values - values.mean(0), values.std(0)
+        return (deviation / scale.where(scale > 0, 1)).abs().amax(1)
+
     def _line(
         self, entry: str, observed: Tensor, replicated: Tensor, prior: float | None, posterior: float | None
     ) -> dict[str, Any]:
@@ -128,6 +127,27 @@ class Checks:
     statistics: dict[str, StatisticCheck]
     pit: PIT
     num_samples: int
+
+    def adjusted_p_values(self) -> dict[str, float]:
+        """p-value of each statistic that is tested, two-sided, adjusted for the number of tests.
+
+        Statistics of the data set: the furthest entry of the statistic, in standard deviations over all S + 1 data
+        sets, is ranked among the furthest entries of all statistics in each replicate. If the model is true and was not
+        fitted to these rows, the smallest of these p-values is below a with probability at most a, however the
+        statistics depend on each other. The smallest possible one is 1 / (S + 1). Statistics of rows: `uniformity`
+        times the number of such statistics.
+
+        References:
+            *Resampling-Based Multiple Testing* (Westfall, Young, 1993)
+        """
+        of_rows = {name: one.uniformity for name, one in self.statistics.items() if one.uniformity is not None}
+        found = {name: min(1.0, p * len(of_rows)) for name, p in of_rows.items()}
+        furthest = {name: one.furthest() for name, one in self.statistics.items() if not one.of_rows}
+        if furthest:
+            of_replicates = torch.stack(list(furthest.values()))[:, 1:].amax(0)  # (S,)
+            for name, distance in furthest.items():
+                found[name] = (1 + int((of_replicates >= distance[0]).sum())) / (self.num_samples + 1)
+        return found
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the table of statistics, as plain values."""
@@ -180,7 +200,8 @@ def check(
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
-        statistics: functions of data (N, *E) by name, as in `pv.statistics`; a few of those by default.
+        statistics: functions of data (N, *E) by name, as in `pv.statistics`; by default means, variances, shares
+            of zeros of discrete columns and, where all columns are of one kind, totals and standard deviations of rows.
         num_samples: S, number of replicated data sets.
         unit: "row" or "cell", what PIT values are conditional on; see `pit`.
         num_candidates: as in `posterior_predictive`, for guides that are not exact.
@@ -201,15 +222,15 @@ def check(
     rows, names = check_model(model).read_rows(x, fields)
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows to be checked; got {len(rows)}. Pass more rows.")
-    chosen = READY if statistics is None else statistics
-    if not isinstance(chosen, Mapping) or not all(callable(function) for function in chosen.values()):
+    if statistics is not None and not (isinstance(statistics, Mapping) and all(map(callable, statistics.values()))):
         raise TypeError(
-            f"statistics must be a dictionary of functions of data; got {chosen!r}. Pass e.g."
+            f"statistics must be a dictionary of functions of data; got {statistics!r}. Pass e.g."
             " {'mean': pv.statistics.mean}."
         )
     with seeded(seed):
         rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
+        chosen = ready_statistics(model, batch) if statistics is None else statistics
         tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
         ranks = Ranks(batch["x"])
         for replicate in prior_replicates(model, batch, num_samples):
@@ -265,6 +286,8 @@ class _Tally:
 
             uniformity = float(kstest(prior.cpu().numpy(), "uniform").pvalue)
         size = self.observed.numel()
+        if isinstance(self.function, OfColumns):
+            columns = [columns[i] for i in self.function.columns]
         names = columns if size == len(columns) else [str(i) for i in range(size)] if self.observed.dim() else [""]
         replicated = torch.stack(self.replicated)
         posterior = self.posterior.above()
