@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyro
 import pyro.distributions as dist
+import pyro.infer
 import pytest
 import torch
 from cases import draw_data, small_vae
@@ -245,3 +246,103 @@ def test_frozen_parameters_do_not_move() -> None:
     assert not program.weight.requires_grad
     assert torch.equal(program.weight, before[0])
     assert all(torch.equal(a, b) for a, b in zip(before[1], vae.encoder.parameters(), strict=True))
+
+
+class PerRow(pv.LatentVariableModel):
+    """A guide with parameters of single rows, each kind of a user's own."""
+
+    def __init__(self, kind: str, num_rows: int = 12) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.tensor([[0.1, -0.1, 0.1]]))
+        shapes = {"transposed": (1, num_rows), "list": (1,), "flat": (2 * num_rows,), "embedding": (1,)}
+        self.loc = nn.Parameter(torch.zeros(shapes.get(kind, (num_rows, 1))))
+        self.locs = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(num_rows if kind == "list" else 0)])
+        self.table = nn.Embedding(num_rows, 1) if kind == "embedding" else None
+        self.encoder = nn.Linear(3, 1) if kind in ("encoder", "global") else None
+
+    def model(self, x=None, *, rows=None, **batch):
+        weight = self.weight
+        if self.kind == "global":
+            weight = pyro.sample("w", dist.Normal(torch.zeros(1, 3), 1.0).to_event(2))
+        with pyro.plate("data", len(x) if x is not None else rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            effect = self.loc if self.kind == "model" else 0.0
+            return pyro.sample("x", dist.Normal((z + effect) * weight.squeeze(-2), 0.3).to_event(1), obs=x)
+
+    def guide(self, x, number=None, **batch):
+        size = len(x)
+        loc = {
+            "rows": lambda: self.loc,
+            "first rows": lambda: self.loc[:size],
+            "scale": lambda: torch.zeros(size, 1),
+            "transposed": lambda: self.loc.T,
+            "list": lambda: torch.stack(list(self.locs)) + self.loc,
+            "flat": lambda: self.loc.reshape(size, 2)[:, :1],
+            "embedding": lambda: self.table(torch.arange(size)) + self.loc,
+            "looked up": lambda: self.loc[number.long()],
+            "encoder": lambda: self.encoder(x) + self.loc.mean(),
+            "global": lambda: self.encoder(x) + self.loc.mean(),
+            "model": lambda: x.mean(-1, keepdim=True),
+        }[self.kind]()
+        if self.kind == "global":
+            pyro.sample("w", dist.Normal(self.weight + x.mean(0), 0.1).to_event(2))
+        with pyro.plate("data", size):
+            scale = 0.2 * self.loc.exp() if self.kind == "scale" else 0.2
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+PER_ROW = ["rows", "first rows", "scale", "transposed", "list", "flat", "embedding", "model"]
+
+
+@pytest.mark.parametrize("kind", PER_ROW)
+def test_parameters_of_single_rows_are_refused_where_rows_are_shuffled(kind: str) -> None:
+    program, x = PerRow(kind), torch.randn(12, 3)
+    with pytest.raises(ValueError, match="must treat a row alike wherever it stands in a batch.*DataLoader"):
+        program.fit(x, epochs=1, progress=False)
+    assert len(program.history) == 0
+
+
+@pytest.mark.parametrize("kind", ["rows", "list"])
+def test_parameters_of_single_rows_train_where_all_rows_keep_their_order(kind: str) -> None:
+    z = torch.randn(40, 1, generator=torch.Generator().manual_seed(0))
+    x = z * torch.tensor([1.0, -1.0, 0.5])
+    program = PerRow(kind, 40)
+    program.fit(DataLoader(TensorDataset(x), batch_size=40), epochs=60, learning_rate=0.05, seed=0, progress=False)
+    loc = program.loc if kind == "rows" else torch.stack(list(program.locs))
+    assert abs(float(torch.corrcoef(torch.cat([loc.detach(), z], 1).T)[0, 1])) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["looked up", "encoder", "global"])
+def test_programs_that_do_not_depend_on_the_place_of_a_row_pass(kind: str) -> None:
+    program, rows = PerRow(kind), pv.Rows(torch.randn(12, 3), {"number": torch.arange(12)})
+    program.weight.requires_grad_(kind != "encoder")
+    assert len(program.fit(rows, fields=("number",), epochs=1, progress=False)) == 1
+
+
+class Coupled(pv.LatentVariableModel):
+    """A Gaussian process over the rows: one latent outside the plate, with an entry for each row."""
+
+    def __init__(self, amortized: bool, num_rows: int = 12) -> None:
+        super().__init__()
+        self.noise = nn.Parameter(torch.zeros(()))
+        self.net = nn.Linear(1, 1) if amortized else None
+        self.loc = None if amortized else nn.Parameter(torch.zeros(num_rows))
+
+    def model(self, x=None, *, rows=None, time, **batch):
+        covariance = (-((time - time.T) ** 2)).exp() + 0.1 * torch.eye(len(time))
+        f = pyro.sample("f", dist.MultivariateNormal(torch.zeros(len(time)), covariance))
+        with pyro.plate("data", len(time)):
+            return pyro.sample("x", dist.Normal(f.unsqueeze(-1), self.noise.exp()).to_event(1), obs=x)
+
+    def guide(self, x, time, **batch):
+        loc = self.loc if self.net is None else self.net(x).squeeze(-1)
+        pyro.sample("f", dist.Normal(loc, 0.3).to_event(1))
+
+
+def test_a_process_over_rows_passes_unless_its_guide_has_parameters_of_single_rows() -> None:
+    rows = pv.Rows(torch.randn(12, 1), {"time": torch.randn(12, 1)})
+    options = {"fields": ("time",), "elbo": pyro.infer.Trace_ELBO(), "epochs": 1, "progress": False}
+    assert len(Coupled(amortized=True).fit(rows, **options)) == 1
+    with pytest.raises(ValueError, match=r"must treat a row alike.*got other gradients for loc \(12,\)"):
+        Coupled(amortized=False).fit(rows, **options)

@@ -125,3 +125,117 @@ def test_a_subclass_without_model_or_guide_raises_what_to_define() -> None:
         Empty().sample(3)
     with pytest.raises(ValueError, match="rows must be given where x is not"):
         small_vae().model()
+
+
+class Broadcast(pv.LatentVariableModel):
+    """Programs that treat one particle right and several wrong, or several right ("well"), by the way they index."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.encoder, self.decoder = how, nn.Linear(3, 1), nn.Linear(1, 3)
+
+    def model(self, x=None, *, rows=None, **batch):
+        weight = pyro.sample("weight", dist.Normal(torch.zeros(3, 1), 1.0).to_event(2)) if "global" in self.how else 1.0
+        with pyro.plate("data", len(x) if x is not None else rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            mean = {
+                "well": lambda: self.decoder(z),
+                "well, global": lambda: (weight @ z.unsqueeze(-1)).squeeze(-1) + self.decoder.bias,
+                "global matrix": lambda: z @ weight.mT + self.decoder.bias,
+                "first column": lambda: self.decoder.bias + z[:, 0].unsqueeze(-1),
+                "mean over rows": lambda: self.decoder(z - z.mean(0)),
+                "flattened": lambda: self.decoder(z.reshape(-1, 1)),
+                "concatenated": lambda: self.decoder(torch.cat([z, z], 1)[:, :1]),
+                "guide": lambda: self.decoder(z),
+            }[self.how]()
+            return pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+    def guide(self, x, **batch):
+        loc = self.encoder(x)
+        if "global" in self.how:
+            weight = pyro.sample("weight", dist.Normal(self.decoder.weight, 0.1).to_event(2))
+            loc = loc + 0.0 * weight.sum((-2, -1)).unsqueeze(-1)
+        with pyro.plate("data", len(x)):
+            z0 = pyro.sample("z0", dist.Normal(loc, 0.5).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(z0[0] if self.how == "guide" else z0, 0.5).to_event(1))
+
+
+WRONG = ["global matrix", "first column", "mean over rows", "flattened", "concatenated", "guide"]
+ACTIONS = {
+    "fit": lambda m, x: m.fit(x, epochs=1, progress=False),
+    "elbo": lambda m, x: m.elbo(x, num_particles=3),
+    "log_likelihood": lambda m, x: m.log_likelihood(x, num_particles=30),
+    "posterior_draws": lambda m, x: m.posterior_draws(x, num_samples=3),
+    "posterior_predictive": lambda m, x: m.posterior_predictive(x, num_samples=3),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("how", [*WRONG, "well", "well, global"])
+def test_programs_that_mix_up_particles_are_refused_by_every_door(how: str, action: str) -> None:
+    program, x = Broadcast(how), torch.randn(8, 3)
+    if how == "guide" and action == "fit":
+        pytest.skip("a guide that uses the first row alone is refused for the order of rows")
+    if how.startswith("well"):
+        ACTIONS[action](program, x)
+        return
+    with pytest.raises(ValueError, match=r"Site '.*particle|must accept two particles"):
+        ACTIONS[action](program, x)
+
+
+def test_programs_that_mix_up_particles_still_train_one_by_one_and_evaluation_refuses_them() -> None:
+    program, x = Broadcast("global matrix"), torch.randn(8, 3)
+    program.fit(x, elbo=Trace_ELBO(num_particles=2), epochs=1, progress=False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Site 'x' must have log-probabilities of shape \(2, 8\).*Rowwise"):
+            program.elbo(x, num_particles=4)
+
+
+class Subsampling(pv.LatentVariableModel):
+    """Programs that draw a subsample of rows by themselves, of a number or of a share of the rows."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.encoder, self.decoder = size, nn.Linear(3, 1), nn.Linear(1, 3)
+
+    def plate(self, num_rows: int) -> pyro.plate:
+        return pyro.plate("data", num_rows, subsample_size=self.size)
+
+    def model(self, x=None, *, rows=None, **batch):
+        with self.plate(len(x) if x is not None else rows) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            mean = self.decoder(z)
+            return pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=None if x is None else x[index])
+
+    def guide(self, x, **batch):
+        with self.plate(len(x)) as index:
+            pyro.sample("z", dist.Normal(self.encoder(x[index]), 0.5).to_event(1))
+
+
+BY_ROW = {name: action for name, action in ACTIONS.items() if name != "fit"} | {
+    "encode": lambda m, x: m.encode(x),
+    "reconstruct": lambda m, x: m.reconstruct(x),
+    "sample": lambda m, x: m.sample(8),
+    "simulate": lambda m, x: m.simulate(8),
+    "predictive": lambda m, x: m.predictive({"z": torch.zeros(8, 1)}),
+    "decode": lambda m, x: m.decode(torch.zeros(8, 1)),
+    "resampled": lambda m, x: m.posterior_predictive(x, num_samples=2, num_candidates=4),
+    "AIS": lambda m, x: m.log_likelihood(x, num_particles=3, method=pv.evaluation.AIS(num_steps=2)),
+    "semi_amortized": lambda m, x: m.log_likelihood(x, num_particles=30, method="semi_amortized"),
+    "latent use": lambda m, x: pv.latents.use(m, x),
+}
+
+
+@pytest.mark.parametrize("action", BY_ROW)
+def test_programs_that_subsample_by_themselves_are_refused_outside_of_training(action: str) -> None:
+    program, x = Subsampling(5), torch.randn(8, 3)
+    with pytest.raises(NotImplementedError, match=r"Plate 'data' must have all of its rows.*fit\(batch_size=\)"):
+        BY_ROW[action](program, x)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_programs_that_subsample_by_themselves_train(num_particles: int) -> None:
+    program, x = Subsampling(5), torch.randn(8, 3)
+    elbo = pv.elbos.ELBO(num_particles=num_particles)
+    assert len(program.fit(x, valid=x, elbo=elbo, epochs=2, progress=False)) == 2

@@ -15,7 +15,7 @@ from pyro_vae.elbos.weighted import Renyi
 from pyro_vae.inference.programs import GradientPath, Program, ScaleRows, row_plate
 from pyro_vae.inference.weights import LogWeights
 
-__all__ = ["PyroEstimator", "from_pyro"]
+__all__ = ["PyroEstimator", "from_pyro", "runs_one_by_one"]
 
 
 class PyroEstimator(Estimator):
@@ -99,3 +99,9 @@ def from_pyro(elbo: pyro.infer.ELBO, *, reparameterized: bool = True) -> Estimat
     ours: Estimator = make[type(elbo)](num_particles=elbo.num_particles, **options)
     ours.one_by_one = not elbo.vectorize_particles  # such programs may not allow leading dimensions
     return ours
+
+
+def runs_one_by_one(elbo: pyro.infer.ELBO) -> bool:
+    """Whether an estimator, ours or Pyro's, runs its particles one after the other."""
+    inner = elbo.elbo if isinstance(elbo, PyroEstimator) else elbo
+    return not inner.vectorize_particles or getattr(inner, "one_by_one", False)

@@ -17,6 +17,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.inference import broadcasting
 from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated
 from pyro_vae.runtime.random import Noise, preserved_rng
 
@@ -168,17 +169,64 @@ _nestings: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """How many plate dimensions the programs use: found by one run, and remembered while the model lives."""
+    """How many plate dimensions the programs use: found by one run, and remembered while the model lives.
+
+    Raises:
+        ValueError: if the programs do not treat two particles as they treat one, which a further run shows.
+    """
     owner = getattr(model, "__self__", model)
     if owner not in _nestings:
-        quiet = evaluating(owner) if isinstance(owner, nn.Module) else isolated()
+        quiet = evaluating(owner, subsampling=True) if isinstance(owner, nn.Module) else isolated()
         with quiet, preserved_rng(), torch.no_grad(), poutine.block():
             traces = run_programs(model, guide, args, kwargs)
-        dims = [
-            frame.dim for trace in traces for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())
-        ]
-        _nestings[owner] = max((-dim for dim in dims if dim is not None), default=0)
+            dims = [
+                frame.dim
+                for trace in traces
+                for site in trace.nodes.values()
+                for frame in site.get("cond_indep_stack", ())
+            ]
+            nesting = max((-dim for dim in dims if dim is not None), default=0)
+            _check_two_particles(model, guide, args, kwargs, traces, nesting)
+        _nestings[owner] = nesting
     return _nestings[owner]
+
+
+def _check_two_particles(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], alone: tuple[Any, Any], nesting: int
+) -> None:
+    """Raise a ValueError unless a run with two particles, whose first is that of `alone`, agrees with `alone`."""
+    advice = (
+        "Write the programs so that they accept dimensions to the left of the plates: count from the right"
+        " (z[..., 0], not z[:, 0]) and broadcast; nets.Rowwise does this for a net. Training by"
+        " elbo=pyro.infer.Trace_ELBO() runs particles one by one."
+    )
+    try:
+        with broadcasting.FirstParticle(*alone), particles(2, nesting):
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        together = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        found = [broadcasting.disagreement(*pair, nesting) for pair in zip(alone, together, strict=True)]
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"Model and guide must accept two particles, whose draws have one more dimension; got"
+            f" {type(error).__name__} ({str(error).strip().splitlines()[0] if str(error) else 'no message'}). {advice}"
+        ) from error
+    found = [(kind, text) for kind, text in reversed(found) if kind]  # the guide first: the model sees its draws
+    if any(kind == "value" for kind, _ in found) and not _repeatable(model, guide, args, kwargs, alone):
+        found = [(kind, text) for kind, text in found if kind != "value"]
+    if found:
+        raise ValueError(f"Site {found[0][1]}. {advice}")
+
+
+def _repeatable(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], traces: tuple[Any, Any]
+) -> bool:
+    """Whether a second run at the same draws gives the same log-probabilities: no noise or subsample of its own."""
+    sites = [(name, site) for trace in traces for name, site in trace.nodes.items() if site["type"] == "sample"]
+    with FixLatents({name: site["value"] for name, site in sites if not site["is_observed"]}):
+        return broadcasting.same_log_probs(traces, run_programs(model, guide, args, kwargs))
 
 
 def particles(num_particles: int, nesting: int) -> Any:

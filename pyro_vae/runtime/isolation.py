@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -58,16 +58,31 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
         restore()
 
 
+class _RefuseSubsamples(pyro.poutine.messenger.Messenger):
+    """A handler that raises where a plate draws a subsample: results by row would be those of other rows."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if type(fn).__name__ == "_Subsample" and fn.subsample_size not in (None, fn.size):
+            raise NotImplementedError(
+                f"Plate {msg['name']!r} must have all of its rows outside of training; got subsample_size="
+                f"{fn.subsample_size} of {fn.size}, by which results would be those of other rows. Give the plate"
+                " len(x), without subsample_size, and subsample by fit(batch_size=)."
+            )
+
+
 @contextmanager
-def evaluating(module: nn.Module, *, seed: int | None = None) -> Iterator[None]:
+def evaluating(module: nn.Module, *, seed: int | None = None, subsampling: bool = False) -> Iterator[None]:
     """Evaluate a module: in evaluation mode, without gradients, Pyro's globals isolated; modes are restored on exit.
 
     Args:
         module: the module.
         seed: seed of the draws; the global random stream by default.
+        subsampling: whether plates of the programs may draw subsamples, as in training.
     """
     keep_memory()
-    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed):
+    refuse = nullcontext() if subsampling else _RefuseSubsamples()
+    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed), refuse:
         for part in module.modules():
             part.training = False
         yield

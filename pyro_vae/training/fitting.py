@@ -12,16 +12,19 @@ from typing import Any
 
 import pyro.infer
 import torch
+from torch.utils.data import DataLoader, SequentialSampler
 
 from pyro_vae.data.batches import Batches, Rows
 from pyro_vae.data.columns import Ranges, named_columns, warn_of_lost_digits
 from pyro_vae.elbos import Estimator, from_pyro
+from pyro_vae.elbos.foreign import runs_one_by_one
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.programs import plate_nesting
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_modes
 from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
-from pyro_vae.training import first_batch
+from pyro_vae.training import first_batch, row_order
 from pyro_vae.training.checkpoints.writer import CheckpointWriter, open_checkpoints
 from pyro_vae.training.compiled.graph import CaptureError
 from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads, pays
@@ -231,8 +234,17 @@ def _validate_first_batch(model: ProgramPair, batches: Batches, options: FitOpti
     x, fields = batch.pop("x"), batch
     row_weights = {"row_weights": fields.pop("row_weights")} if "row_weights" in fields else {}
     estimator = from_pyro(elbo, reparameterized=first_batch.check_programs(model, x, fields))
+    if len(x) < batches.num_rows or not _keeps_order(batches):
+        row_order.check_row_order(model, x, fields)
+    if options.elbo is None or not runs_one_by_one(elbo):
+        plate_nesting(model.model, model.guide, (x,), fields)  # checks that several particles are treated like one
     first_batch.check_gradients(model, estimator, x, num_rows=batches.num_rows, **row_weights, **fields)
     return estimator
+
+
+def _keeps_order(batches: Batches) -> bool:
+    """Whether the user's loader yields the rows in the order of the data, every time."""
+    return isinstance(batches.data, DataLoader) and isinstance(batches.data.sampler, SequentialSampler)
 
 
 def _make_step(eager: EagerStep, epochs: int, compile: bool | str, writer: CheckpointWriter | None) -> Step:

@@ -199,7 +199,7 @@ class Loop:
         unweighted, held_out = self.estimator.unweighted(), self.held_out
         assert held_out is not None
         totals, num_rows = torch.zeros(4, dtype=torch.float64), 0
-        with evaluating(self.model, seed=VALIDATION_SEED):
+        with evaluating(self.model, seed=VALIDATION_SEED, subsampling=True):
             own = processes.own()
             for number, key in itertools.islice(enumerate(held_out.order()), own.start, None, own.step):
                 batch = held_out.read(key)
