@@ -248,3 +248,47 @@ def test_an_estimator_of_pyro_without_differentiable_loss_gives_the_same_gradien
 def test_an_impossible_option_raises_an_error_that_names_it(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def _fit_from_far(elbo: elbos.Estimator, learning_rate: float, epochs: int, shift: float) -> pv.VAE:
+    vae = pv.VAE(likelihood=pv.likelihoods.Normal(6, "fixed", standardize=False), prior=pv.priors.Normal(2), seed=0)
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    vae.fit(
+        x + shift,
+        elbo=elbo,
+        epochs=epochs,
+        batch_size=20,
+        learning_rate=learning_rate,
+        seed=0,
+        compile=False,
+        progress=False,
+    )
+    return vae
+
+
+@pytest.mark.parametrize("name", ELBOS)
+def test_no_run_from_a_bad_start_is_taken_for_one_that_diverges(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(elbos.Estimator, "guide_may_diverge", True)
+    vae = _fit_from_far(ELBOS[name](), 1e-3, 8, shift=50.0)
+    assert len(vae.history) == 8
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, 3e-3])
+def test_a_guide_that_runs_away_stops_training_and_the_best_parameters_are_restored(learning_rate: float) -> None:
+    vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(40), prior=pv.priors.Normal(8), seed=0)
+    x = (torch.rand(200, 40, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    with pytest.raises(RuntimeError, match=r"must not fall without limit.*CUBO.*Start from a model trained"):
+        vae.fit(
+            x,
+            elbo=elbos.CUBO(num_particles=3),
+            epochs=60,
+            batch_size=20,
+            learning_rate=learning_rate,
+            seed=0,
+            compile=False,
+            progress=False,
+        )
+    assert len(vae.history) < 60
+    bounds = vae.history["train_bound"]
+    assert bounds[-1] < max(bounds) - 20
+    assert float(vae.elbo(x, seed=0).bound.mean()) > bounds[-1]

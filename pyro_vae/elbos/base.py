@@ -71,6 +71,7 @@ class Estimator(pyro.infer.ELBO):
     Attributes:
         step: the number of training steps taken, for schedules; counted by `loss_and_grads`, set by `fit`.
         epoch: the number of epochs completed; set by `fit`.
+        guide_may_diverge: whether the guide's target has no limit, so that `fit` watches for guides that run away.
         schedulable: names of the options that may be schedules; read their values through `current_value`.
         schedule_inputs: tensors that take the place of schedules' values in a compiled training step, by option.
         one_by_one: whether particles run one after the other, for programs that do not allow leading dimensions.
@@ -81,6 +82,7 @@ class Estimator(pyro.infer.ELBO):
 
     gradients: tuple[str, ...] = ("reparameterized",)
     schedulable: tuple[str, ...] = ()
+    guide_may_diverge = False
 
     def __init__(
         self,

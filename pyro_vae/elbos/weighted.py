@@ -136,7 +136,9 @@ class CUBO(WeightBound):
     """The guide minimizes the chi upper bound log mean_k w_k^n / n, the model maximizes IWAE on the same draws.
 
     Use it for guides wider than the posterior. The bound reported is IWAE. `bounds.cubo` of the weights estimates the
-    upper bound; at finite K it is biased downward, and no upper bound in expectation.
+    upper bound; at finite K it is biased downward, and no upper bound in expectation. A guide that leaves the posterior
+    behind lowers it without limit: start from a model that was trained by another estimator, with many particles and
+    a small learning rate. `fit` stops a run that diverges.
 
     Args:
         order: n, above 1.
@@ -144,6 +146,8 @@ class CUBO(WeightBound):
     References:
         *Variational Inference via chi Upper Bound Minimization* (Dieng et al., 2017), arXiv 1611.00328
     """
+
+    guide_may_diverge = True
 
     def __init__(self, *, order: float = 2.0, **options: Any) -> None:
         super().__init__(**options)

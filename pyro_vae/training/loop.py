@@ -22,6 +22,7 @@ from pyro_vae.runtime.isolation import evaluating, isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import begin_stream, every_random_state, seeded, set_every_random_state
 from pyro_vae.training.checkpoints.writer import CheckpointWriter
+from pyro_vae.training.divergence import DivergenceWatch
 from pyro_vae.training.history import History
 from pyro_vae.training.options import FitOptions
 from pyro_vae.training.progress import ProgressBar
@@ -67,10 +68,13 @@ class Loop:
             self._begin_run()
         epochs = self.options.epochs if writer is None else writer.epochs_left(self.options.epochs, state)
         last = len(state.history) + epochs
+        watch = DivergenceWatch(self.model, type(self.estimator).__name__) if self.estimator.guide_may_diverge else None
         try:
             while len(state.history) < last and not state.stopped:
                 step = step.begin_epoch(state.position.totals, state.position.skipped)
                 self._train_epoch(step)
+                if watch is not None:
+                    watch.check(state.history.rows[-1])
                 self._note_best()
                 stop = [callback(self.model, state.history) for callback in self.options.callbacks]
                 waited = patience is not None and state.epochs_since_best >= patience
