@@ -324,3 +324,36 @@ def test_load_leaves_the_random_state_alone(tmp_path) -> None:
     before = torch.get_rng_state()
     pv.load(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_likelihood_object_for_several_blocks_is_refused() -> None:
+    shared = likelihoods.Normal(1)
+    inner = likelihoods.Product({"a": shared})
+    for blocks in (dict.fromkeys("abc", shared), [("a", shared), ("b", shared)], {"a": shared, "b": inner}):
+        with pytest.raises(ValueError, match=r"blocks must be objects of their own; got one Normal for 'a' and 'b'"):
+            likelihoods.Product(blocks)
+    likelihoods.Product({name: likelihoods.Normal(1) for name in "abc"})
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8, 6)])
+def test_channels_last_are_told_how_to_come_first(shape: tuple[int, ...]) -> None:
+    vae = pv.VAE(likelihood=likelihoods.DiscretizedLogistic(shape), prior=pv.priors.Normal(1), seed=0)
+    x = np.zeros((20, *shape[1:], shape[0]), "uint8")
+    for call in (lambda: vae.fit(x, epochs=1, progress=False), lambda: vae.elbo(x)):
+        with pytest.raises(ValueError, match=r"Channels come first: x.movedim\(-1, 1\)"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("unit", [1e18, 1e-20])
+def test_values_in_extreme_units_are_refused_with_the_advice_to_change_units(unit: float) -> None:
+    x = unit * np.random.default_rng(0).normal(size=(400, 2))
+    vae = pv.VAE(likelihood=likelihoods.Normal(2, scale="per_dimension"), prior=pv.priors.Normal(1), seed=0)
+    with pytest.raises(ValueError, match="the units of x.*power of 10"):
+        vae.fit(x, epochs=1, progress=False)
+
+
+def test_nuts_that_has_not_converged_warns() -> None:
+    program = LinearGaussian(event=3, latent=1)
+    with pytest.warns(UserWarning, match="NUTS has not converged: the largest R-hat is .* no reference"):
+        pv.calibration.against_nuts(program, program.draw(1), num_samples=4, warmup=1, max_tree_depth=1, seed=0)

@@ -330,3 +330,43 @@ def test_latents_may_be_an_array() -> None:
 def test_a_seed_that_is_no_integer_raises() -> None:
     with pytest.raises(TypeError, match="seed must be an integer or None; got '0'"):
         small_vae().sample(3, seed="0")
+
+
+class WithoutRows(LinearGaussian):
+    """A model as in Pyro's tutorial."""
+
+    def model(self, x):
+        return super().model(x)
+
+
+class NeedsX(LinearGaussian):
+    def model(self, x, *, rows=None):
+        return super().model(x, rows=rows)
+
+
+@pytest.mark.parametrize("kind", [WithoutRows, NeedsX])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda m, x: m.sample(3),
+        lambda m, x: m.simulate(3),
+        lambda m, x: m.posterior_predictive(x),
+        lambda m, x: m.predictive(torch.zeros(3, 2)),
+        lambda m, x: m.reconstruct(x),
+        lambda m, x: m.decode(torch.zeros(3, 2)),
+    ],
+)
+def test_models_that_do_not_draw_rows_are_refused_with_what_to_write(kind, draw) -> None:
+    program = kind()
+    with pytest.raises(TypeError, match=r"model must take rows=.*Write model\(self, x=None, \*, rows=None"):
+        draw(program, program.draw(5))
+
+
+def test_draws_that_do_not_fit_into_memory_are_refused_with_their_size() -> None:
+    vae, program = small_vae(), LinearGaussian()
+    with pytest.raises(ValueError, match=r"got .* GB, of shape \(1000000000000, 5, 2, 3\). .*out='draws.npy'"):
+        vae.posterior_predictive(torch.ones(5, 2, 3), num_samples=10**12)
+    with pytest.raises(ValueError, match="Draw fewer rows at a time"):
+        vae.sample(10**13)
+    with pytest.raises(ValueError, match="Lower num_samples"):
+        program.predictive(torch.zeros(5, 2), num_samples=10**13)

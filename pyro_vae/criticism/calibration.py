@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -297,6 +298,9 @@ class AgainstNUTS:
         return plots.moments(self.guide_mean, self.guide_scale, self.nuts_mean, self.nuts_scale, ax=ax)
 
 
+CONVERGED = 1.05  # the largest split R-hat of draws that are a reference
+
+
 def against_nuts(
     model: LatentVariableModel,
     x: Any,
@@ -369,6 +373,14 @@ def against_nuts(
             by_row.append((guide, nuts, rhat))
     guide, nuts = (torch.stack([part[i] for part in by_row], 1) for i in (0, 1))
     rhat = torch.stack([part[2] for part in by_row])
+    largest = float(rhat.max())  # NaN if one is
+    if not largest <= CONVERGED:
+        warnings.warn(
+            f"NUTS has not converged: the largest R-hat is {largest:.3f}, above {CONVERGED}, for"
+            f" {int((~(rhat <= CONVERGED)).sum())} of {rhat.numel()} coordinates of rows. Its draws are no reference:"
+            " raise warmup and num_samples, or max_tree_depth.",
+            stacklevel=2,
+        )
     return AgainstNUTS(guide.mean(0), guide.std(0), nuts.mean(0), nuts.std(0), rhat, labels, guide, nuts)
 
 

@@ -98,9 +98,10 @@ class Likelihood(Part):
         self.check_support()
         if tuple(x.shape[1:]) != self.event_shape:
             expected = ", ".join(map(str, self.event_shape))
-            raise ValueError(
-                f"x must have shape (rows, {expected}) for {name}; got {tuple(x.shape)}. Reshape the data."
-            )
+            advice = "Reshape the data."
+            if len(self.event_shape) > 1 and tuple(x.shape[1:]) == (*self.event_shape[1:], self.event_shape[0]):
+                advice = "Channels come first: x.movedim(-1, 1) of a tensor, np.moveaxis(x, -1, 1) of an array."
+            raise ValueError(f"x must have shape (rows, {expected}) for {name}; got {tuple(x.shape)}. {advice}")
         outside = ~self.support.check(x).reshape(len(x), -1)
         if outside.any():
             row, cell = (int(i) for i in outside.nonzero()[0])

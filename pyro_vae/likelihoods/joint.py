@@ -138,7 +138,7 @@ class Product(Likelihood):
         blocks: likelihoods of vectors by name, in the order of the columns.
 
     Raises:
-        ValueError: if there is no block, or one is not a likelihood of vectors.
+        ValueError: if there is no block, one is not a likelihood of vectors, or one object is given for several.
 
     References:
         *Handling Incomplete Heterogeneous Data Using VAEs* (Nazabal et al., 2018), arXiv 1807.03653
@@ -160,6 +160,7 @@ class Product(Likelihood):
                 raise ValueError(
                     f"blocks must be likelihoods of vectors; got {block!r} for {name!r}. Give e.g. Normal(1)."
                 )
+        _check_own_objects(named)
         super().__init__(sum(block.event_shape[0] for block in named.values()))
         self.names, self.parts = list(named), nn.ModuleList(named.values())
         sizes = [block.event_shape[0] for block in named.values()]
@@ -217,3 +218,16 @@ class Product(Likelihood):
                 block.check(part, first_row)
             except ValueError as error:
                 raise ValueError(f"In block {name!r}: {error}") from None
+
+
+def _check_own_objects(blocks: Mapping[str, Likelihood]) -> None:
+    """Raise a ValueError if two blocks are one object, or share a likelihood within: they would share its state."""
+    owners: dict[int, str] = {}
+    for name, block in blocks.items():
+        for part in block.modules():
+            if isinstance(part, Likelihood) and owners.setdefault(id(part), name) != name:
+                raise ValueError(
+                    f"blocks must be objects of their own; got one {type(part).__name__} for {owners[id(part)]!r} and"
+                    f" {name!r}, whose scale and parameters all these columns would share. Make one for each, e.g."
+                    " {name: Normal(1) for name in columns}; or one block of several columns, Normal(2)."
+                )

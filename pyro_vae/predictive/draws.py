@@ -18,6 +18,7 @@ from pyro_vae.inference import chunks, pareto
 from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import FixLatents, any_site_outside_rows, particles, plate_nesting, row_dims
+from pyro_vae.predictive.memory import check_memory
 from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
@@ -92,6 +93,8 @@ def _traces(model: ProgramPair, num_rows: int, fields: dict[str, Any]) -> Iterat
         probe = trace_of(model.model, rows=1, **{name: value[:1] for name, value in fields.items()})
     cells = max(value.numel() for value in data_of(model, probe).values())
     size = num_rows if any_site_outside_rows(probe, model.row_plate) else max(1, chunks.CELLS // cells)
+    shapes = {name: ((num_rows, *value.shape[1:]), value) for name, value in data_of(model, probe).items()}
+    check_memory(shapes, "Draw fewer rows at a time.")
     for start in range(0, num_rows, size):
         batch = {name: value[start : start + size] for name, value in fields.items()}
         yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
@@ -200,7 +203,9 @@ def predictive(
         with preserved_rng(), FixLatents(values):
             probe = trace_of(model.model, rows=num_rows, **batch)
         frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
-        size = max(1, chunks.CELLS // max(value.numel() for value in data_of(model, probe).values()))
+        single = data_of(model, probe)
+        check_memory({name: ((num_samples, *v.shape), v) for name, v in single.items()}, "Lower num_samples.")
+        size = max(1, chunks.CELLS // max(value.numel() for value in single.values()))
         parts = []
         for start in range(0, num_samples, size):
             count = min(size, num_samples - start)
@@ -274,6 +279,8 @@ def _allocate(out: Any, draws: dict[str, Tensor], num_samples: int, num_rows: in
     """The place of the result: new tensors, a new .npy file, or what the user passed, checked."""
     shapes = {name: (num_samples, num_rows, *value.shape[2:]) for name, value in draws.items()}
     if out is None:
+        advice = "Write them to a file by out='draws.npy', keep quantiles= alone, or lower num_samples."
+        check_memory({name: (shape, draws[name]) for name, shape in shapes.items()}, advice)
         made = {name: draws[name].new_empty(shape) for name, shape in shapes.items()}
         return _only_site_or_all(made)
     if len(draws) > 1:

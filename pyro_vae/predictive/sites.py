@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from pyro import poutine
@@ -19,8 +20,27 @@ __all__ = ["check_latent", "data_of", "latents_of", "num_rows_of", "read_latents
 
 
 def trace_of(program: Any, *args: Any, **kwargs: Any) -> Any:
-    """The trace of a run of the program, without the sites by which plates subsample."""
+    """The trace of a run of the program, without the sites by which plates subsample.
+
+    Raises:
+        TypeError: if the model does not draw: it is called with `rows`, and without x.
+    """
+    if "rows" in kwargs:
+        _check_draws_rows(program)
     return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+
+
+def _check_draws_rows(program: Any) -> None:
+    """Raise a TypeError unless the program can be called with rows= and without x."""
+    parameters = inspect.signature(program).parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    takes_rows = "rows" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+    if not takes_rows or ("x" in parameters and parameters["x"].default is inspect.Parameter.empty):
+        raise TypeError(
+            "model must take rows=, the number of rows to draw where there is no x, to draw data; got"
+            f" model{inspect.signature(program)}. Write model(self, x=None, *, rows=None, **batch), with"
+            " pyro.plate('data', len(x) if x is not None else rows) and obs=x."
+        )
 
 
 def latents_of(model: ProgramPair, trace: Any) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
-__all__ = ["keep_memory", "tuned_processor"]
+__all__ = ["keep_memory", "memory_limit", "tuned_processor"]
 
 
 def keep_memory() -> None:
@@ -18,6 +21,23 @@ def keep_memory() -> None:
     of the step.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def memory_limit(device: torch.device) -> float:
+    """The memory, in bytes, that this process can have on a device; infinity where this is unknown."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    limits = [math.inf]
+    with suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ImportError, ValueError, OSError):  # not on Windows
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [] if allowed == resource.RLIM_INFINITY else [allowed]
+    with suppress(ValueError, OSError):  # of a container; "max" if there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 @contextmanager

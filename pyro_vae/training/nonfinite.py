@@ -16,6 +16,7 @@ from pyro_vae.elbos import Terms
 __all__ = ["cause", "explain", "locate"]
 
 FAR = 1e3  # rows this many times larger than the others are likely to be the cause
+UNITS = 1e12  # values beyond this, or below its inverse, are hard to compute with in float32
 EXTREME = 1e10  # so are parameters of distributions beyond this, and scales below its inverse
 
 
@@ -90,6 +91,13 @@ def cause(owner: nn.Module, x: Tensor, row_numbers: list[int], bad: list[int], d
         return (
             f"Likely cause: x reaches {sizes[~good].max():g} in rows {_listed(row_numbers, bad)} and at most"
             f" {sizes[good].max():g} in the others: look at these rows, or rescale x."
+        )
+    largest = x.detach().reshape(len(x), -1).double().abs().amax(0)
+    far = largest[(largest > UNITS) | ((largest > 0) & (largest < 1 / UNITS))]
+    if far.numel():
+        return (
+            f"Likely cause: the units of x, with {far.numel()} cells of a row whose values reach {far[0]:g} at most:"
+            " choose units in which values are near 1 (divide x by a power of 10), or train in float64: model.double()."
         )
     extreme = _extreme(distribution)
     if extreme:
