@@ -211,7 +211,7 @@ class LatentVariableModel(ProgramPair):
         self,
         x: Any,
         *,
-        num_particles: int = 1000,
+        num_particles: int | None = None,
         method: str | evaluation.Method = "importance",
         target_error: float | None = None,
         max_particles: int = 100_000,
@@ -221,16 +221,21 @@ class LatentVariableModel(ProgramPair):
         """log p(x) of each row with its standard error, effective sample size and Pareto k-hat, in nats.
 
         It is on the original scale of the data; for real x it is a log-density. The estimate is a lower bound in
-        expectation. A warning counts the rows whose k-hat is above min(1 - 1 / log10 K, 0.7): neither their estimates
-        nor their errors can be relied on.
+        expectation, and printed as one.
+
+        A row is flagged if its k-hat is above min(1 - 1 / log10 K, 0.7) with fewer than 100 effective draws, or if its
+        k-hat is unknown, as with fewer than 25 draws. A warning counts these rows. They describe the set by their share
+        (`flagged_share`): above 5 % the error of the mean is known to be larger than the stated one and is not printed.
+        Rows that are not flagged are not the better ones: never pick them out.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
-            num_particles: K, draws per row.
+            num_particles: K, draws per row; by default the method's own number: 1,000, or 32 chains of "ais".
             method: "importance" sampling from the guide; "semi_amortized", from a guide refined row by row;
                 "ais", annealed from the guide to the posterior; or an object such as
                 `pv.evaluation.AIS(num_steps=500)`.
-            target_error: double the number of draws until each row's standard error is at most this.
+            target_error: double the number of draws until each row's standard error is at most this. First draws decide
+                how many a row needs, and new ones estimate it, since rows that stop early would be the lucky ones.
             max_particles: the largest number of draws per row; if the target is not reached by then, a warning says so.
             seed: seed of the draws.
             **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
@@ -261,7 +266,7 @@ class LatentVariableModel(ProgramPair):
         x: Any,
         given: Any,
         *,
-        num_particles: int = 1000,
+        num_particles: int | None = None,
         method: str | evaluation.Method = "importance",
         seed: int | None = None,
         **fields: Any,
@@ -269,13 +274,13 @@ class LatentVariableModel(ProgramPair):
         """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, in nats, with its error and k-hat for both terms.
 
         Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A is informative
-        about z it is too narrow for p(x_B). Its k-hat shows this, and "ais" helps.
+        about z it is too narrow for p(x_B). Its k-hat shows this, and "ais" helps; "semi_amortized" makes it worse.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             given: which cells are x_B: a boolean tensor of shape E, or (B, *E) with cells of its own for each row; or
                 names of the columns of a frame.
-            num_particles: K, draws per row.
+            num_particles: K, draws per row, as in `log_likelihood`.
             method: as in `log_likelihood`.
             seed: seed of the draws.
             **fields: as in `log_likelihood`.
@@ -299,7 +304,7 @@ class LatentVariableModel(ProgramPair):
         self,
         num_rows: int = 200,
         *,
-        num_particles: int = 16,
+        num_particles: int | None = None,
         method: evaluation.AIS | None = None,
         seed: int | None = None,
         **fields: Any,
@@ -310,9 +315,12 @@ class LatentVariableModel(ProgramPair):
         log p(x) from above; forward it bounds it from below. Compute the `log_likelihood` of the same rows, `.x`: it
         must lie between the two.
 
+        All chains of a row that run backward start at its one exact draw, so that more chains do not average over the
+        start. The error of the upper estimate therefore comes from the spread over rows: draw more rows to lower it.
+
         Args:
             num_rows: B.
-            num_particles: K, chains per row.
+            num_particles: K, chains per row; by default those of the method, 32.
             method: an object `pv.evaluation.AIS(...)`, with the lengths of the chains.
             seed: seed of the rows and the draws.
             **fields: named per-row fields to draw under.

@@ -27,7 +27,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     columns = list(lines[0])
     text = [[_cell(line[column]) for column in columns] for line in lines]
     widths = [max(len(cells[i]) for cells in [columns, *text]) for i in range(len(columns))]
-    left = [isinstance(lines[0][column], str) for column in columns]
+    left = [_is_name(lines[0][column]) for column in columns]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if is_name else cell.rjust(width)
@@ -35,6 +35,11 @@ def table(lines: list[dict[str, Any]]) -> str:
         ).rstrip()
         for cells in [columns, *text]
     )
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this is text, and not a bound, such as ">= -85.672"."""
+    return isinstance(value, str) and not value.startswith((">= ", "<= "))
 
 
 def _cell(value: Any) -> str:

@@ -103,7 +103,7 @@ def test_draws_of_a_vae_on_vectors_have_their_shapes_and_dimensions(xarray: Any)
         "inference_library": "pyro_vae",
         "num_samples": 5,
         "num_particles": 10,
-        "unreliable_rows": 0,
+        "unreliable_rows": 7,  # of so few draws k-hat is unknown
     }
     assert found.columns is found.index is None
     tree = found.to_datatree()

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.cli import commands, main, options, runs
+from pyro_vae.cli import commands, main, options, results, runs
 from pyro_vae.training import loop
 
 SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", "--num-likelihood-particles", "20"]
@@ -128,7 +128,25 @@ def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_poin
     assert main(["evaluate", str(run), "--num-particles", "4"]) == 0
     out = capsys.readouterr().out
     assert "so few that the estimate is too low and more draws would raise it" in out
-    assert "Pareto k-hat: not computed" in out
+    assert "Pareto k-hat: not computed in 360 of 360 rows; it needs at least 25 draws" in out and "in 0 of" not in out
+    (line,) = (line for line in out.splitlines() if line.startswith("test log-likelihood"))
+    evaluation = read(run / "evaluation.json")
+    assert f">= {evaluation['test_log_likelihood']:.3f}" in line
+    assert line.split()[-1] == "360" and len(line.split()) == 6  # one error is printed: that of the choice of rows
+    assert "100% of the rows are flagged" in out and "Monte Carlo error would say, so none is printed" in out
+    assert evaluation["test_log_likelihood_is"] == "lower bound" and evaluation["flagged_share"] == 1.0
+    assert evaluation["test"]["unknown_khat_rows"] == evaluation["test"]["unreliable_rows"] == 360
+    assert evaluation["test"]["log_likelihood"]["monte_carlo_error"] is None
+    assert evaluation["test"]["elbo"]["monte_carlo_error"] > 0
+
+
+def test_infinity_and_unknown_are_two_things_in_json() -> None:
+    assert [results._finite(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [
+        1.5,
+        None,
+        "Infinity",
+        "-Infinity",
+    ]
 
 
 def test_sample_gives_the_draws_of_the_python_method(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation import Mean, UnreliableWarning
+from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.inference import pareto
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.training.history import History
@@ -42,8 +43,11 @@ def evaluate(vae: VAE, rows: Rows, seed: int, num_particles: int | None = None) 
         parts = {"log_likelihood": likelihood.mean(), **parts}
         numbers |= {
             "likelihood_particles": num_particles,
-            "median_ess": float(likelihood.ess.median()),
+            "median_ess": _finite(float(likelihood.ess.nanmedian())),
             "unreliable_rows": int(likelihood.unreliable.sum()),
+            "unknown_khat_rows": int(likelihood.khat.isnan().sum()),
+            "flagged_share": likelihood.flagged_share,
+            "khat_threshold": _finite(float(torch.as_tensor(likelihood.threshold).max())),
         }
     return numbers | {name: _numbers(mean) for name, mean in parts.items()}
 
@@ -51,9 +55,10 @@ def evaluate(vae: VAE, rows: Rows, seed: int, num_particles: int | None = None) 
 def flatten(vae: VAE, test: dict[str, Any]) -> dict[str, Any]:
     """The estimates of the test rows as one flat dictionary: `test_elbo` and so on."""
     flat: dict[str, Any] = {"unit": "nats per row"} | {f"test_{name}": test[name]["estimate"] for name in NAMES}
+    flat |= {"test_log_likelihood_is": test["log_likelihood"]["kind"], "flagged_share": test["flagged_share"]}
     if vae.likelihood.discrete:
         cells = math.prod(vae.likelihood.event_shape)
-        flat["test_bits_per_dimension"] = -flat["test_log_likelihood"] / (cells * math.log(2))
+        flat["test_bits_per_dimension"] = _finite(-float(flat["test_log_likelihood"]) / (cells * math.log(2)))
     return flat
 
 
@@ -92,7 +97,9 @@ def report(summary: dict[str, Any]) -> str:
     notes = [reporting.table(_lines(summary)), *_about_estimates(summary["test"])]
     if "test_bits_per_dimension" in summary:
         bits = summary["test_bits_per_dimension"]
-        notes.append(f"The test log-likelihood corresponds to {bits:.3f} bits per dimension (lower is better).")
+        notes.append(
+            f"The test log-likelihood corresponds to <= {float(bits):.3f} bits per dimension (lower is better)."
+        )
     if "seconds" in summary:
         notes += _about_training(summary)
     return "\n".join(notes)
@@ -101,18 +108,38 @@ def report(summary: dict[str, Any]) -> str:
 def _about_estimates(test: dict[str, Any]) -> list[str]:
     num_particles = test["likelihood_particles"]
     closed_form = ", and the KL in closed form" if test["kl"]["monte_carlo_error"] == 0 else ""
-    few = ", so few that the estimate is too low and more draws would raise it" if test["median_ess"] < FEW else ""
+    ess = test["median_ess"]
+    few = ", so few that the estimate is too low and more draws would raise it" if ess is None or ess < FEW else ""
+    effective = "unknown" if ess is None else f"{ess:.0f} draws{few}"
     return [
         "Both errors are standard errors: Monte Carlo from the random draws, sampling from the choice of rows.",
         f"ELBO: {test['elbo_particles']:,} draws from the guide for each row{closed_form}.",
         f"Log-likelihood: importance sampling with {num_particles:,} draws from the guide for each row; in expectation"
         " a lower bound.",
-        f"Effective sample size, median over rows: {test['median_ess']:.0f} draws{few}.",
-        f"Pareto k-hat above {pareto.threshold(num_particles):.2f} in {test['unreliable_rows']} of {test['rows']} rows:"
-        " there neither the log-likelihood nor its Monte Carlo error is reliable."
-        if num_particles >= pareto.MIN_PARTICLES
-        else f"Pareto k-hat: not computed, since that takes at least {pareto.MIN_PARTICLES} draws for each row.",
+        f"Effective sample size, median over rows: {effective}.",
+        *_about_flags(test),
     ]
+
+
+def _about_flags(test: dict[str, Any]) -> list[str]:
+    """How many rows are flagged, why, and what follows for the log-likelihood."""
+    unknown, rows = test["unknown_khat_rows"], test["rows"]
+    high, lines = test["unreliable_rows"] - unknown, []
+    if unknown < rows:
+        lines.append(
+            f"Pareto k-hat above {pareto.threshold(test['likelihood_particles']):.2f}, with fewer than"
+            f" {pareto.MIN_EFFECTIVE} effective draws, in {high} of {rows} rows."
+        )
+    if unknown:
+        few = test["likelihood_particles"] < pareto.MIN_PARTICLES
+        why = f"it needs at least {pareto.MIN_PARTICLES} draws for each row" if few else "all weights are zero there"
+        lines.append(f"Pareto k-hat: not computed in {unknown} of {rows} rows; {why}.")
+    if not test["log_likelihood"]["error_holds"]:
+        lines.append(
+            f"{test['flagged_share']:.0%} of the rows are flagged: the log-likelihood is too low, by more than a Monte"
+            " Carlo error would say, so none is printed."
+        )
+    return lines
 
 
 def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -124,7 +151,7 @@ def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
             lines.append(
                 {
                     "nats per row": f"  {NAMES[name]}" if is_part else f"{SPLITS[split]} {NAMES[name]}",
-                    "estimate": mean["estimate"],
+                    "estimate": f"{SIGNS[mean.get('kind', 'estimate')]}{float(mean['estimate']):.3f}",
                     "Monte Carlo error": mean["monte_carlo_error"],
                     "sampling error": mean["sampling_error"],
                     "rows": summary[split]["rows"],
@@ -188,8 +215,20 @@ def as_plain(found: Diagnosis) -> dict[str, Any]:
 
 
 def _numbers(mean: Mean) -> dict[str, Any]:
-    return {name: _finite(value) for name, value in asdict(mean).items()}
+    """A mean as values for JSON; a Monte Carlo error that is known to be too small is left out (null).
+
+    A bound has two values more: its kind, and whether its error holds.
+    """
+    numbers = {name: _finite(value) if isinstance(value, float) else value for name, value in asdict(mean).items()}
+    if not mean.error_holds:
+        return numbers | {"monte_carlo_error": None}
+    if mean.kind == "estimate":
+        del numbers["kind"], numbers["error_holds"]
+    return numbers
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float) -> float | str | None:
+    """The number; null if it is unknown (NaN); "Infinity" or "-Infinity", which JSON has no numbers for."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"

@@ -7,7 +7,7 @@ separate draws and then kept fixed, so that the weights stay unbiased and chains
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
-from pyro_vae.evaluation.results import Sandwich, as_upper_bound
+from pyro_vae.evaluation.results import Sandwich, as_sandwich
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights
 from pyro_vae.inference.chunks import fields_of, program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
@@ -43,14 +43,14 @@ class AIS(Method):
     The mean of its weights is p(x). They mostly vary far less than those of importance sampling, at the cost of
     `num_steps` x `leapfrog_steps` gradients each.
 
-    The threshold of k-hat is strict for few chains (0.34 for 32), so that good estimates are flagged too; with fewer
-    than 25 chains k-hat is NaN. It is a better check to take more steps and see whether the estimate changes, or to
-    call `sandwich`.
+    With fewer than 25 chains k-hat is unknown, and its threshold is strict for few chains (0.34 for 32). It is a better
+    check to take more steps and see whether the estimate changes, or to call `sandwich`.
 
     Args:
         num_steps: T, the number of steps of b, whose values follow a sigmoid.
         leapfrog_steps: gradient steps in each move of a chain.
         start: "guide" or "prior". The prior needs more steps; use it if the guide may miss part of the posterior.
+        num_chains: K, chains per row, where a call gives no `num_particles`.
 
     Raises:
         ValueError: if one is out of range.
@@ -62,16 +62,21 @@ class AIS(Method):
 
     name: ClassVar[str] = "ais"
     shares_draws: ClassVar[bool] = False
-    remedy: ClassVar[str] = "Take more steps, evaluation.AIS(num_steps=...), or draw more particles."
     num_steps: int = 100
-    leapfrog_steps: int = 5
+    leapfrog_steps: int = 3
     start: str = "guide"
+    num_chains: int = 32
 
     def __post_init__(self) -> None:
         positive_integer("num_steps", self.num_steps)
         positive_integer("leapfrog_steps", self.leapfrog_steps)
+        positive_integer("num_chains", self.num_chains, 2)
         if self.start not in ("guide", "prior"):
             raise ValueError(f"start must be guide or prior; got {self.start!r}. Choose one of these.")
+
+    @property
+    def default_particles(self) -> int:
+        return self.num_chains
 
     def log_weights(
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
@@ -99,7 +104,7 @@ class AIS(Method):
         b = self._temperatures()
         point = target.at(target.first)
         log_w = b[1] * point.log_ratio
-        for t in range(1, self.num_steps):
+        for t in _progress(range(1, self.num_steps)):
             point = target.move(point, b[t], steps, t - 1)
             log_w = log_w + (b[t + 1] - b[t]) * point.log_ratio
         return log_w
@@ -109,7 +114,7 @@ class AIS(Method):
         b = self._temperatures()
         point = target.at(state)
         log_w = -(b[-1] - b[-2]) * point.log_ratio
-        for t in reversed(range(1, self.num_steps)):
+        for t in _progress(range(self.num_steps - 1, 0, -1)):
             point = target.move(point, b[t], steps, t - 1)
             log_w = log_w - (b[t] - b[t - 1]) * point.log_ratio
         return log_w
@@ -244,6 +249,16 @@ class _Target:
         return sum(terms.values(), torch.zeros(()))
 
 
+def _progress(temperatures: range) -> Iterable[int]:
+    """The temperatures, with a bar over them; it shows nothing where there is no terminal."""
+    from tqdm.auto import tqdm
+
+    bar: Iterable[int] = tqdm(
+        temperatures, desc="annealing", unit="temperature", disable=None, leave=False, dynamic_ncols=True
+    )
+    return bar
+
+
 def _is_data(site: Any) -> bool:
     return bool(site["type"] == "sample" and site["is_observed"])
 
@@ -273,7 +288,7 @@ def sandwich(
     model: ProgramPair,
     num_rows: int = 200,
     *,
-    num_particles: int = 16,
+    num_particles: int | None = None,
     method: AIS | None = None,
     seed: int | None = None,
     **fields: Any,
@@ -282,10 +297,10 @@ def sandwich(
 
     They check other estimates, which must lie between both. See `LatentVariableModel.sandwich`.
     """
-    positive_integer("num_particles", num_particles, 2)
     ais = AIS() if method is None else method
     if not isinstance(ais, AIS):
         raise TypeError(f"method must be an AIS object; got {ais!r}. Pass e.g. evaluation.AIS(num_steps=500).")
+    num_particles = ais.num_chains if num_particles is None else positive_integer("num_particles", num_particles, 2)
     with seeded(seed):
         drawn, rows = simulated_rows(model, num_rows, **fields)
         structure, done = program_structure(model, rows, tuple(fields)), 0
@@ -302,4 +317,4 @@ def sandwich(
     lower, upper = (
         as_log_likelihood(Summary.joined(parts), num_particles, ais, structure) for parts in (lowers, uppers)
     )
-    return Sandwich(lower, as_upper_bound(upper), rows.x)
+    return as_sandwich(lower, upper, rows.x)

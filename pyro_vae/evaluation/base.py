@@ -24,12 +24,17 @@ class Method(ABC):
     Attributes:
         name: the name of the method, for `method=` and in results.
         shares_draws: whether one call uses the same draws for all sets of cells, so that their errors are correlated.
-        remedy: what to do if its weights are unreliable, for the warning.
+        remedy: what to do if its weights are unreliable, for the warning; `remedies` has what depends on the question.
     """
 
     name: ClassVar[str]
     shares_draws: ClassVar[bool] = True
     remedy: ClassVar[str] = "Draw more particles, or try another method."
+
+    @property
+    def default_particles(self) -> int:
+        """K where no number is given."""
+        return 1000
 
     @abstractmethod
     def log_weights(

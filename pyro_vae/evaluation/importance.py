@@ -29,7 +29,6 @@ class Importance(Method):
     """
 
     name: ClassVar[str] = "importance"
-    remedy: ClassVar[str] = "Draw more particles, train a more flexible guide, or try method='semi_amortized' or 'ais'."
     guide: Program | None = None
 
     def log_weights(

@@ -14,6 +14,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.evaluation.base import Batch, Method
 from pyro_vae.evaluation.methods import as_method
+from pyro_vae.evaluation.remedies import remedy
 from pyro_vae.evaluation.results import (
     ConditionalLogLikelihood,
     LogLikelihood,
@@ -21,7 +22,8 @@ from pyro_vae.evaluation.results import (
     check_estimates,
 )
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights, warn_if_unreliable
-from pyro_vae.inference.chunks import program_structure, row_chunks
+from pyro_vae.inference import pareto
+from pyro_vae.inference.chunks import ProgramStructure, program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating
@@ -34,7 +36,7 @@ def log_likelihood(
     model: ProgramPair,
     rows: Rows,
     *,
-    num_particles: int = 1000,
+    num_particles: int | None = None,
     method: str | Method = "importance",
     target_error: float | None = None,
     max_particles: int = 100_000,
@@ -42,11 +44,12 @@ def log_likelihood(
     fields: tuple[str, ...] = (),
 ) -> LogLikelihood:
     """log p(x) of each row; see `LatentVariableModel.log_likelihood`."""
-    num_particles = positive_integer("num_particles", num_particles)
+    method = as_method(method)
+    num_particles = _count(num_particles, method)
     if target_error is not None:
         positive_number("target_error", target_error)
         positive_integer("max_particles", max_particles, num_particles)
-    method, structure = as_method(method), program_structure(model, rows, fields)
+    structure = program_structure(model, rows, fields)
     count = 1 if structure.joint else len(rows)  # joint estimates are not divided among processes
     share = processes.share(count)
     stream = (processes.rank(),) if share else ()
@@ -62,7 +65,7 @@ def log_likelihood(
         structure = structure._replace(num_cells=len(rows) * structure.num_cells)
     particles = num_particles if target_error is None else counts
     result = as_log_likelihood(Summary(*columns), particles, method, structure)
-    warn_if_unreliable(result, method)
+    warn_if_unreliable(result, _remedy("log p(x)", method, structure, result))
     if target_error is not None and not (result.standard_error <= target_error).all():
         above = int((~(result.standard_error <= target_error)).sum())
         warnings.warn(
@@ -83,16 +86,56 @@ def _estimate(
     max_particles: int,
     joint: bool,
 ) -> tuple[Summary, Tensor]:
-    """Summary and number of particles of each row; particles double while the error of a row is above its target."""
+    """Summary and number of particles of each row.
+
+    With a target, first draws decide how many a row needs, and new ones, twice as many, estimate it. Estimates from the
+    draws that decided would be too low: rows stop early if they happened to miss the weights that matter.
+    """
+    if target_error is None:
+        (log_w,) = method.log_weights(model, batch, num_particles)
+        result = summarize_log_weights(log_w)
+        return result, torch.full_like(result.estimate, num_particles, dtype=torch.int64)
+    result, first = _double(model, batch, method, num_particles, target_error, max_particles, joint, first=True)
+    stopped = (first < max_particles) & (result.khat != -torch.inf)  # weights that do not vary leave nothing to chance
+    counts = first.clone()
+    for count in first[stopped].unique().tolist():
+        index = (stopped & (first == count)).nonzero().squeeze(1)
+        part = batch if joint else {name: value[index] for name, value in batch.items()}
+        room = max_particles - count
+        better, more = _double(model, part, method, min(2 * count, room), target_error, room, joint, first=False)
+        result = result.with_rows(index, better)
+        counts[index] = more
+    return result, counts
+
+
+def _double(
+    model: ProgramPair,
+    batch: Batch,
+    method: Method,
+    num_particles: int,
+    target_error: float,
+    max_particles: int,
+    joint: bool,
+    first: bool,
+) -> tuple[Summary, Tensor]:
+    """Summary and number of particles of each row; particles double while the error of a row is above its target.
+
+    The first draws must also have a small k-hat and 100 effective draws, and leave room for as many again; otherwise
+    they continue to the maximum.
+    """
     (log_w,) = method.log_weights(model, batch, num_particles)
     result = summarize_log_weights(log_w)
     counts = torch.full_like(result.estimate, num_particles, dtype=torch.int64)
     index = torch.arange(len(counts), device=counts.device)  # of the rows whose weights are in log_w
-    while target_error is not None:
-        above = ~(result.standard_error[index] <= target_error)
-        if not above.any() or len(log_w) >= max_particles:
+    while len(log_w) < max_particles:
+        met = result.standard_error[index] <= target_error
+        if first:
+            khat = result.khat[index]
+            reliable = (khat <= pareto.threshold(len(log_w))) & (result.ess[index] >= pareto.MIN_EFFECTIVE)
+            met &= (reliable & (2 * len(log_w) <= max_particles)) | (khat == -torch.inf)
+        if met.all():
             break
-        log_w, index = log_w[:, above], index[above]
+        log_w, index = log_w[:, ~met], index[~met]
         part = batch if joint else {name: value[index] for name, value in batch.items()}
         (more,) = method.log_weights(model, part, min(len(log_w), max_particles - len(log_w)))
         log_w = torch.cat([log_w, more])
@@ -106,14 +149,15 @@ def conditional_log_likelihood(
     rows: Rows,
     given: Any,
     *,
-    num_particles: int = 1000,
+    num_particles: int | None = None,
     method: str | Method = "importance",
     seed: int | None = None,
     fields: tuple[str, ...] = (),
 ) -> ConditionalLogLikelihood:
     """log p(x_A | x_B) of each row; see `LatentVariableModel.conditional_log_likelihood`."""
-    num_particles = positive_integer("num_particles", num_particles)
-    method, structure = as_method(method), program_structure(model, rows, fields)
+    method = as_method(method)
+    num_particles = _count(num_particles, method)
+    structure = program_structure(model, rows, fields)
     if structure.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
     mask, done = _read_cells(given, rows), 0
@@ -129,10 +173,23 @@ def conditional_log_likelihood(
     whole, condition = (
         as_log_likelihood(Summary.joined(parts), num_particles, method, structure) for parts in (wholes, conditions)
     )
-    warn_if_unreliable(whole, method)
-    warn_if_unreliable(condition, method, "log p(x_B)", "as a rule too low, and log p(x_A | x_B) too high")
+    advice = _remedy("conditional", method, structure, whole)
+    warn_if_unreliable(whole, advice)
+    warn_if_unreliable(condition, advice, "log p(x_B)", "as a rule too low, and log p(x_A | x_B) too high")
     difference = check_estimates("log p(x_A | x_B)", whole.estimate - condition.estimate)
     return ConditionalLogLikelihood(difference, torch.cat(errors), whole, condition)
+
+
+def _count(num_particles: int | None, method: Method) -> int:
+    """The number of particles that was given, or else the method's own."""
+    return method.default_particles if num_particles is None else positive_integer("num_particles", num_particles)
+
+
+def _remedy(question: str, method: Method, structure: ProgramStructure, result: LogLikelihood) -> str:
+    """The advice of the warning about a result."""
+    all_unknown = bool(result.khat.isnan().all())
+    few = int(torch.as_tensor(result.num_particles).max()) if all_unknown else None
+    return remedy(question, method, structure, few)
 
 
 def _read_cells(given: Any, rows: Rows) -> Tensor:

@@ -47,7 +47,6 @@ class SemiAmortized(Method):
     """
 
     name: ClassVar[str] = "semi_amortized"
-    remedy: ClassVar[str] = "Draw more particles, take more steps, evaluation.SemiAmortized(steps=...), or try 'ais'."
     steps: int = 20
     learning_rate: float = 0.05
 

@@ -15,6 +15,12 @@ from pyro_vae.inference import pareto
 __all__ = ["BoundResult", "ConditionalLogLikelihood", "LogLikelihood", "Mean", "Sandwich", "UnreliableWarning"]
 
 
+SIGNS = {"estimate": "", "lower bound": ">= ", "upper bound": "<= "}
+SMALL_SHARE = (
+    0.05  # of flagged rows; with more of them, the error of the mean is known to be larger than the stated one
+)
+
+
 class UnreliableWarning(UserWarning):
     """Warns that an estimate which is returned is not reliable."""
 
@@ -33,30 +39,41 @@ def check_estimates(what: str, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over rows with its two errors.
+    """A mean over rows with its two errors, and what kind of number it is.
+
+    It is printed as what it is: a lower bound as `>= -85.67`, and a Monte Carlo error only where it holds.
 
     Attributes:
         estimate: the mean.
-        monte_carlo_error: standard error due to the finite number of particles.
-        sampling_error: standard error due to the finite number of rows.
+        monte_carlo_error: standard error due to the finite number of particles; NaN where it is unknown.
+        sampling_error: standard error due to the finite number of rows; NaN for one row.
+        kind: "estimate", or, of one whose expectation lies on one side of what it estimates, "lower bound" or
+            "upper bound".
+        error_holds: whether the Monte Carlo error is to be relied on. If not, the error is known to be larger.
     """
 
     estimate: float
     monte_carlo_error: float
     sampling_error: float
+    kind: str = "estimate"
+    error_holds: bool = True
 
     def __str__(self) -> str:
-        errors = f"Monte Carlo error {self.monte_carlo_error:.3f}"
+        errors = []
+        if self.error_holds:
+            known = not math.isnan(self.monte_carlo_error)
+            errors.append(f"Monte Carlo error {f'{self.monte_carlo_error:.3f}' if known else 'unknown'}")
         if not math.isnan(self.sampling_error):
-            errors += f", sampling error {self.sampling_error:.3f}"
-        return f"{self.estimate:.3f} ({errors})"
+            errors.append(f"sampling error {self.sampling_error:.3f}")
+        return f"{SIGNS[self.kind]}{self.estimate:.3f}" + (f" ({', '.join(errors)})" if errors else "")
 
 
-def mean_over_rows(estimate: Tensor, standard_error: Tensor) -> Mean:
+def mean_over_rows(estimate: Tensor, standard_error: Tensor, kind: str = "estimate", error_holds: bool = True) -> Mean:
     """The mean over rows of estimates (B,) whose Monte Carlo standard errors (B,) are independent."""
     num_rows = len(estimate)
     sampling = float(estimate.std() / math.sqrt(num_rows)) if num_rows > 1 else math.nan
-    return Mean(float(estimate.mean()), float(standard_error.square().sum().sqrt() / num_rows), sampling)
+    error = float(standard_error.square().sum().sqrt() / num_rows)
+    return Mean(float(estimate.mean()), error, sampling, kind, error_holds)
 
 
 @dataclass(frozen=True)
@@ -104,14 +121,16 @@ class LogLikelihood:
     Attributes:
         estimate: log mean_k w_k, a lower bound in expectation.
         standard_error: Monte Carlo standard error by the delta method; NaN for one particle.
-        ess: effective sample size, (sum w)^2 / sum w^2, between 1 and K.
-        khat: Pareto k-hat of the weights; -inf if they do not vary, NaN with fewer than 25, too few for an estimate.
+        ess: effective sample size, (sum w)^2 / sum w^2, between 1 and K; NaN if all weights are zero.
+        khat: Pareto k-hat of the weights; -inf if they do not vary; NaN, unknown, with fewer than 25, too few for an
+            estimate, or if all are zero.
         smoothed: the same estimate from Pareto-smoothed weights; where k-hat is large it has less noise and some bias.
         num_particles: K; if a target for the error was given, K of each row, (B,).
         joint: whether a latent lies outside the row plate, so that there is one number for all rows together.
         method: the name of the method: "importance", "semi_amortized" or "ais".
         discrete: whether these are logarithms of probabilities, not of densities.
         num_cells: how many numbers a row of x has, or all rows together if joint.
+        kind: "lower bound", or "upper bound" for the upper half of a sandwich: what the estimate is in expectation.
     """
 
     estimate: Tensor
@@ -124,11 +143,22 @@ class LogLikelihood:
     method: str = "importance"
     discrete: bool = False
     num_cells: int = 1
+    kind: str = "lower bound"
 
     def __str__(self) -> str:
         unit = "for all rows together" if self.joint else f"per row, {len(self.estimate)} rows"
-        flagged = f"Pareto k-hat above the threshold in {int(self.unreliable.sum())} of {len(self.khat)}"
-        return f"log p(x) {self.mean()} nats {unit}; {flagged}"
+        return "; ".join([f"log p(x) {self.mean()} nats {unit}", *self.flags()])
+
+    def flags(self) -> list[str]:
+        """How many rows are flagged, and why, in words; rows whose k-hat is unknown are counted apart."""
+        num_rows, unknown = len(self.khat), int(self.khat.isnan().sum())
+        texts = []
+        if unknown < num_rows:
+            texts.append(
+                f"Pareto k-hat above the threshold in {int(self.unreliable.sum()) - unknown} of {num_rows}, with fewer"
+                f" than {pareto.MIN_EFFECTIVE} effective draws"
+            )
+        return [*texts, unknown_khat(self)] if unknown else texts
 
     @property
     def threshold(self) -> float | Tensor:
@@ -139,8 +169,25 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Whether k-hat is above the threshold, (B,): estimate and standard error are then unreliable."""
-        return self.khat > self.threshold
+        """Which rows are flagged, (B,): k-hat is above the threshold with fewer than 100 effective draws, or unknown.
+
+        Flags describe a set of rows by their share. Rows that are not flagged are not the better ones, and may err
+        more: do not pick them out.
+        """
+        return pareto.flagged(self.khat, self.ess, self.threshold)
+
+    @property
+    def flagged_share(self) -> float:
+        """The share of rows that are flagged; above 5 % the Monte Carlo error of the mean does not hold."""
+        return float(self.unreliable.double().mean())
+
+    @property
+    def error_holds(self) -> bool:
+        """Whether the Monte Carlo error of the mean is to be relied on: at most 5 % of the rows are flagged.
+
+        That of the upper half of a sandwich comes from the spread over rows, whatever the weights are.
+        """
+        return self.kind == "upper bound" or self.flagged_share <= SMALL_SHARE
 
     @property
     def bias(self) -> Tensor:
@@ -171,8 +218,10 @@ class LogLikelihood:
         if unit not in ("nats", "bits"):
             raise ValueError(f"unit must be nats or bits; got {unit!r}. Bits are per dimension.")
         if unit == "nats":
-            return mean_over_rows(self.estimate, self.standard_error)
-        return mean_over_rows(self.bits_per_dimension(bin_width), self.standard_error / (self.num_cells * math.log(2)))
+            return mean_over_rows(self.estimate, self.standard_error, self.kind, self.error_holds)
+        kind = "upper bound" if self.kind == "lower bound" else "lower bound"  # the sign changes
+        error = self.standard_error / (self.num_cells * math.log(2))
+        return mean_over_rows(self.bits_per_dimension(bin_width), error, kind, self.error_holds)
 
     def plot(self, ax: Any = None) -> Any:
         """k-hat of each row; returns matplotlib axes."""
@@ -181,9 +230,21 @@ class LogLikelihood:
         return plots.khat(self.khat, float(torch.as_tensor(self.threshold).max()), ax=ax)
 
 
+def unknown_khat(result: LogLikelihood) -> str:
+    """In how many rows k-hat is unknown, and why, in words."""
+    unknown = result.khat.isnan()
+    counts = torch.as_tensor(result.num_particles, device=unknown.device).expand_as(unknown)[unknown]
+    few = bool((counts < pareto.MIN_PARTICLES).any())
+    why = f"it needs at least {pareto.MIN_PARTICLES} draws" if few else "all their weights are zero"
+    where = "for all rows together" if result.joint else f"in {int(unknown.sum())} of {len(unknown)} rows"
+    return f"k-hat could not be computed {where}; {why}"
+
+
 @dataclass(frozen=True)
 class ConditionalLogLikelihood:
     """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, (B,), in nats.
+
+    Both terms are lower bounds in expectation; their difference may err either way.
 
     Attributes:
         estimate: the difference.
@@ -198,16 +259,23 @@ class ConditionalLogLikelihood:
     given: LogLikelihood
 
     def __str__(self) -> str:
-        return f"log p(x_A | x_B) {self.mean()} nats per row; {int(self.unreliable.sum())} rows unreliable"
+        count, num_rows = int(self.unreliable.sum()), len(self.estimate)
+        unknown = f"; {unknown_khat(self.given)}" if self.given.khat.isnan().any() else ""
+        return f"log p(x_A | x_B) {self.mean()} nats per row; {count} of {num_rows} rows flagged{unknown}"
 
     @property
     def unreliable(self) -> Tensor:
-        """Whether k-hat of one of the terms is above the threshold, (B,)."""
+        """Which rows are flagged in one of the terms, (B,); see `LogLikelihood.unreliable`."""
         return self.whole.unreliable | self.given.unreliable
+
+    @property
+    def flagged_share(self) -> float:
+        """The share of rows that are flagged; above 5 % the Monte Carlo error of the mean does not hold."""
+        return float(self.unreliable.double().mean())
 
     def mean(self) -> Mean:
         """Mean over rows, with both errors."""
-        return mean_over_rows(self.estimate, self.standard_error)
+        return mean_over_rows(self.estimate, self.standard_error, error_holds=self.flagged_share <= SMALL_SHARE)
 
 
 @dataclass(frozen=True)
@@ -218,7 +286,9 @@ class Sandwich:
 
     Attributes:
         lower: forward annealed importance sampling, a lower bound in expectation.
-        upper: reverse annealed importance sampling from exact posterior draws, an upper bound in expectation.
+        upper: reverse annealed importance sampling from an exact posterior draw, an upper bound in expectation. All
+            chains of a row share this start, so their spread is too small for an error. The standard error of a row,
+            one number for all rows, comes from the spread of upper - lower over rows; NaN for one row, or if joint.
         x: the rows drawn, (B, *E).
     """
 
@@ -227,14 +297,14 @@ class Sandwich:
     x: Tensor
 
     def __str__(self) -> str:
-        return (
-            f"log p(x) of {len(self.x)} simulated rows: at least {self.lower.mean()}, at most {self.upper.mean()} nats"
-        )
+        low, high = (replace(side.mean(), kind="estimate") for side in (self.lower, self.upper))
+        unit = "for all rows together" if self.lower.joint else "per row"
+        return f"log p(x) of {len(self.x)} simulated rows: at least {low}, at most {high} nats {unit}"
 
     def gap(self) -> Mean:
-        """Mean over rows of upper - lower, a bound on the error of both."""
-        error = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return mean_over_rows(self.upper.estimate - self.lower.estimate, error)
+        """Mean over rows of upper - lower, a bound on the error of both; its error comes from the spread over rows."""
+        gap = self.upper.estimate - self.lower.estimate
+        return mean_over_rows(gap, _spread(gap))
 
     def plot(self, ax: Any = None) -> Any:
         """Both estimates of each row; returns matplotlib axes."""
@@ -243,6 +313,20 @@ class Sandwich:
         return plots.sandwich(self.lower.estimate, self.upper.estimate, ax=ax)
 
 
-def as_upper_bound(result: LogLikelihood) -> LogLikelihood:
-    """The upper bounds on log p(x) that estimates of log 1 / p(x) give, with their signs changed."""
-    return replace(result, estimate=-result.estimate, smoothed=-result.smoothed)
+def as_sandwich(lower: LogLikelihood, reverse: LogLikelihood, x: Tensor) -> Sandwich:
+    """Both bounds, from estimates of log p(x) and of log 1 / p(x).
+
+    The chains of `reverse` start at one exact draw for each row, so only the spread over rows shows their error: the
+    variance of upper - lower, less the error that `lower` states for itself.
+    """
+    estimate = -reverse.estimate
+    variance = _spread(estimate - lower.estimate).square() - lower.standard_error.square().mean()
+    error = torch.maximum(variance.clamp_min(0.0).sqrt(), reverse.standard_error.square().mean().sqrt())
+    upper = replace(reverse, estimate=estimate, smoothed=-reverse.smoothed, standard_error=error, kind="upper bound")
+    return Sandwich(lower, upper, x)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """The standard deviation over rows, repeated for each row, (B,); NaN for one row."""
+    spread = values.std() if len(values) > 1 else values.new_tensor(math.nan)
+    return spread.expand_as(values)

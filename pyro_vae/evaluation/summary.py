@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae import bounds
 from pyro_vae.evaluation.base import Method
-from pyro_vae.evaluation.results import LogLikelihood, UnreliableWarning, check_estimates
+from pyro_vae.evaluation.results import LogLikelihood, UnreliableWarning, check_estimates, unknown_khat
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import ProgramStructure
 
@@ -42,10 +42,12 @@ def summarize_log_weights(log_w: Tensor) -> Summary:
     The standard error is that of the logarithm of a mean to first order: the weights' coefficient of variation over
     sqrt(K). Weights that differ by no more than rounding errors have a k-hat of -inf.
     """
-    rounding = 64 * torch.finfo(log_w.dtype).eps * log_w.abs().amax(0).double()
+    size = log_w.abs().masked_fill(log_w.isinf(), 0.0).amax(0).double()  # weights of zero are no rounding errors
+    rounding = 64 * torch.finfo(log_w.dtype).eps * size
     log_w, k = log_w.double(), len(log_w)
     ess = 1.0 / torch.softmax(log_w, 0).square().sum(0)
     ess = torch.where((log_w == log_w[0]).all(0), torch.full_like(ess, k), ess)
+    ess[log_w.amax(0) == -torch.inf] = torch.nan  # no draw has weight
     variance = (k / ess - 1.0).clamp_min(0.0) / (k - 1) if k > 1 else torch.full_like(ess, torch.nan)
     smoothed, khat = pareto.smooth(log_w)
     khat = torch.where((log_w.amax(0) - log_w.amin(0) <= rounding) & (k > 1), -torch.inf, khat)
@@ -72,21 +74,30 @@ def as_log_likelihood(
 
 
 def warn_if_unreliable(
-    result: LogLikelihood, method: Method, what: str = "log p(x)", consequence: str = "as a rule too low"
+    result: LogLikelihood,
+    advice: str,
+    what: str = "log p(x)",
+    consequence: str = "as a rule too low",
 ) -> None:
-    """Warn if k-hat is above its threshold in some rows, and say in how many.
+    """Warn if rows are flagged, and say how many, why, and what to do.
 
     Args:
         result: the estimates.
-        method: the method that made them.
+        advice: what to do; see `remedies.remedy`.
         what: what they estimate.
-        consequence: which way they err.
+        consequence: which way their mean errs.
     """
-    count = int(result.unreliable.sum())
-    if count:
-        where = "All rows together have" if result.joint else f"{count} of {len(result.khat)} rows have"
+    num_rows, unknown = len(result.khat), int(result.khat.isnan().sum())
+    high = int(result.unreliable.sum()) - unknown
+    reasons = []
+    if high:
+        where = "All rows together have" if result.joint else f"{high} of {num_rows} rows have"
+        reasons.append(
+            f"{where} a Pareto k-hat above the threshold and fewer than {pareto.MIN_EFFECTIVE} effective draws"
+        )
+    if unknown:
+        reasons.append(unknown_khat(result))
+    if reasons:
         warnings.warn(
-            f"{where} a Pareto k-hat above the threshold: there {what} is unreliable, {consequence}. {method.remedy}",
-            UnreliableWarning,
-            stacklevel=4,
+            f"{'; '.join(reasons)}: {what} is unreliable, {consequence}. {advice}", UnreliableWarning, stacklevel=4
         )

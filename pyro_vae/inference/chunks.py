@@ -29,11 +29,13 @@ class ProgramStructure(NamedTuple):
         joint: whether a sample site lies outside the row plate, so that rows are not independent.
         discrete: whether all observed sites have probabilities, not densities.
         num_cells: how many numbers a row has at the observed sites.
+        differentiable: whether every latent of the guide has real numbers, so that gradients can move them.
     """
 
     joint: bool
     discrete: bool
     num_cells: int
+    differentiable: bool = True
 
 
 def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = ()) -> ProgramStructure:
@@ -46,7 +48,12 @@ def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = 
         joint=any(any_site_outside_rows(trace, model.row_plate) for trace in traces),
         discrete=bool(sites) and all(_is_discrete(site["fn"]) for site in sites),
         num_cells=sum(torch.as_tensor(site["value"]).numel() for site in sites),
+        differentiable=not any(_is_discrete(site["fn"]) for site in _latents(traces[1])),
     )
+
+
+def _latents(trace: Any) -> list[Any]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
 
 
 def _is_discrete(distribution: Any) -> bool:

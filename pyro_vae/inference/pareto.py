@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_PARTICLES", "smooth", "threshold"]
+__all__ = ["MIN_EFFECTIVE", "MIN_PARTICLES", "flagged", "smooth", "threshold"]
 
 MIN_PARTICLES = 25  # with fewer, the tail has less than five weights
+MIN_EFFECTIVE = 100  # a k-hat above its threshold counts against a row only if it has fewer effective draws than these
 
 
 def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,7 +26,8 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The smoothed log-weights (K, B), in the order of the particles and on the scale of `log_w`; and k-hat (B,). It
         is -inf if the largest weights are all equal (weights that do not vary, or a tail that ends in an atom), inf if
-        fewer than five are larger than the rest, and NaN with fewer than 25 particles, too few for an estimate.
+        fewer than five are larger than the rest, and NaN, unknown, with fewer than 25 particles, too few for an
+        estimate, or if all weights are zero.
 
     References:
         *Pareto Smoothed Importance Sampling* (Vehtari et al., 2024), arXiv 1507.02646; the fit is that of *A New and
@@ -38,7 +40,7 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
     k, num_rows = log_w.shape
     smoothed, khat = log_w.double().clone(), log_w.new_full((num_rows,), math.nan, dtype=torch.float64)
     if k < MIN_PARTICLES:
-        khat[(log_w == log_w[0]).all(0)] = -math.inf
+        khat[(log_w == log_w[0]).all(0) & log_w[0].isfinite() & (k > 1)] = -math.inf  # one weight cannot vary
         return smoothed.to(log_w), khat.to(log_w)
     largest = smoothed.amax(0)
     top, where = (smoothed - largest).topk(tail_length(k) + 1, 0)  # decreasing; the tail begins after the last
@@ -61,6 +63,7 @@ def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:
         probability = (torch.arange(size, dtype=torch.float64, device=log_w.device) + 0.5) / size
         replaced = (_quantile(probability[:, None], shape, scale) + start).log().clamp_max(0.0).flip(0)
         smoothed[where[:size, part], part] = replaced + largest[part]
+    khat[largest == -math.inf] = math.nan
     return smoothed.to(log_w), khat.to(log_w)
 
 
@@ -77,6 +80,24 @@ def threshold(num_particles: int) -> float:
         (0.667, 0.7)
     """
     return min(1 - 1 / math.log10(num_particles), 0.7) if num_particles > 1 else -math.inf
+
+
+def flagged(khat: Tensor, ess: Tensor, limit: float | Tensor) -> Tensor:
+    """Which rows count against the estimates of a set of rows, (B,).
+
+    A row is flagged if its k-hat is unknown, or if it is above the limit and there are fewer than 100 effective draws:
+    either one alone is a false alarm more often than not.
+
+    Args:
+        khat: k-hat of each row, (B,); NaN where it is unknown.
+        ess: effective sample size of each row, (B,).
+        limit: the threshold of k-hat.
+
+    Example:
+        >>> flagged(torch.tensor([0.9, 0.9, math.nan, 0.2]), torch.tensor([50.0, 500, 500, 50]), 0.7)
+        tensor([ True, False,  True, False])
+    """
+    return khat.isnan() | ((khat > limit) & (ess < MIN_EFFECTIVE))
 
 
 def fit(excess: Tensor) -> tuple[Tensor, Tensor]:
