@@ -19,6 +19,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import evaluation
 from pyro_vae.criticism import comparison
+from pyro_vae.evaluation import UnreliableWarning
 
 X = LinearGaussian().draw(200)
 
@@ -228,3 +229,12 @@ def test_comparing_leaves_models_and_global_state_unchanged() -> None:
     assert all(parameter.grad is None for parameter in vae.parameters())
     assert sorted(pyro.get_param_store()) == store
     assert call(None) != call(None)
+
+
+def test_flagged_rows_are_warned_of_once_with_advice_for_a_comparison() -> None:
+    narrow = LinearGaussian(width=0.05, shift=2.0)
+    with pytest.warns(UnreliableWarning, match="100% under 'narrow'.* Compare by method='ais'") as caught:
+        pv.compare({"exact": LinearGaussian(), "narrow": narrow}, X, num_particles=100, seed=0)
+    assert len(caught) == 1
+    with pytest.warns(UnreliableWarning, match="too few draws for it.* Draw at least 25 particles"):
+        pv.compare({"exact": LinearGaussian(), "narrow": narrow}, X, num_particles=10, seed=0)

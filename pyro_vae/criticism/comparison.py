@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_finite
-from pyro_vae.evaluation import LogLikelihood, Mean, Method, mean_over_rows
+from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
+from pyro_vae.evaluation.methods import as_method
+from pyro_vae.evaluation.remedies import remedy
+from pyro_vae.inference.chunks import program_structure
 from pyro_vae.model import check_model
 from pyro_vae.runtime.random import seeded
 
@@ -29,7 +33,7 @@ class Comparison:
         bias: approximate bias of each score, at most 0, because its guide is not the exact posterior.
         within_bias: whether a difference is at most twice the sum of its Monte Carlo error and the larger bias of the
             two models, so that it may be due to the guides.
-        unreliable: number of rows of each model with a k-hat above the threshold.
+        unreliable: number of flagged rows of each model; see `LogLikelihood.unreliable`.
         results: the log-likelihood of each row, by model.
     """
 
@@ -42,9 +46,13 @@ class Comparison:
     results: dict[str, LogLikelihood]
 
     def _note(self, i: int) -> str:
-        if self.unreliable[i] > 0.05 * len(self.results[self.names[i]].khat):
+        khat = self.results[self.names[i]].khat
+        unknown = int(khat.isnan().sum())
+        if self.unreliable[i] - unknown > 0.05 * len(khat):
             return "high k-hat: elpd is too low by more than the bias shown"
-        return "difference may be due to the guides" if self.within_bias[i] else ""
+        if self.within_bias[i]:
+            return "difference may be due to the guides"
+        return "k-hat unknown: elpd may be too low by more than the bias shown" if unknown > 0.05 * len(khat) else ""
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the table, one for each model; "-" where there are too few particles for a k-hat."""
@@ -93,7 +101,7 @@ def compare(
     models: Mapping[str, Any],
     x: Any,
     *,
-    num_particles: int = 1000,
+    num_particles: int | None = None,
     method: str | Method = "importance",
     seed: int | None = None,
     **fields: Any,
@@ -131,10 +139,12 @@ def compare(
     data = x if isinstance(x, Rows) else first.read_rows(x, {"fields": fields.get("fields", ())})[0]
     with seeded(seed):
         data = data.drawn(first.like)
-    results = {
-        str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
-        for name, model in models.items()
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreliableWarning)  # one warning for all models follows
+        results = {
+            str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
+            for name, model in models.items()
+        }
     for name, result in results.items():
         check_finite(f"log p(x) under {name!r}", result.estimate)
     kinds = {name: "probabilities" if result.discrete else "densities" for name, result in results.items()}
@@ -146,6 +156,7 @@ def compare(
         raise ValueError(
             "models must have independent rows to be paired; got a global latent. Compare log_likelihood(x) by hand."
         )
+    _warn_if_unreliable(models, results, data, fields, as_method(method))
     names = sorted(results, key=lambda name: -float(results[name].estimate.mean()))
     best = results[names[0]]
     differences, within = [], []
@@ -168,4 +179,24 @@ def compare(
         within_bias=within,
         unreliable=[int(results[name].unreliable.sum()) for name in names],
         results={name: results[name] for name in names},
+    )
+
+
+def _warn_if_unreliable(
+    models: Mapping[str, Any], results: dict[str, LogLikelihood], data: Rows, fields: dict[str, Any], method: Method
+) -> None:
+    """Warn if rows of a model are flagged: one warning for all models, with advice for a comparison."""
+    flagged = {name: result for name, result in results.items() if result.unreliable.any()}
+    if not flagged:
+        return
+    name, worst = max(flagged.items(), key=lambda item: item[1].flagged_share)
+    few = int(torch.as_tensor(worst.num_particles).max()) if worst.khat.isnan().all() else None
+    model = next(model for key, model in models.items() if str(key) == name)
+    structure = program_structure(model, *model.read_rows(data, fields))
+    shares = ", ".join(f"{result.flagged_share:.0%} under {name!r}" for name, result in flagged.items())
+    warnings.warn(
+        f"Rows are flagged by Pareto k-hat, or have too few draws for it: {shares}. There scores and differences are"
+        f" unreliable. {remedy('comparison', method, structure, few)}",
+        UnreliableWarning,
+        stacklevel=3,
     )

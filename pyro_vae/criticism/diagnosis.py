@@ -180,7 +180,7 @@ def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:
     mean, share = score.mean(), float(score.unreliable.double().mean())
     gap = mean.estimate - bound.mean().estimate
     unit = "for all rows together" if score.joint else "per row"
-    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"k-hat above the threshold in {share:.0%} of rows"
+    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"{share:.0%} of rows flagged by k-hat"
     text = f"log p(x) {mean} nats {unit}, {gap:.2f} above the ELBO; {flagged}"
     advice = ""
     if share > 0.05:

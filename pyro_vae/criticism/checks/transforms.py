@@ -129,10 +129,11 @@ def pit_of_cells(model: ProgramPair, rows: Rows, fields: tuple[str, ...], num_pa
         chunks = row_chunks(model, rows, num_particles, fields, at_once=num_particles)
         parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
     values, khat = (torch.cat(part) for part in zip(*parts, strict=True))
-    share = float((khat > pareto.threshold(num_particles)).double().mean())
+    share = float((~(khat <= pareto.threshold(num_particles))).double().mean())  # NaN, unknown, is no pass
     if share > 0.01:
         warnings.warn(
-            f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out: their PIT values"
+            f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out, or an unknown"
+            f" one (it needs at least {pareto.MIN_PARTICLES} particles): their PIT values"
             " are too near 1/2. Draw more particles, or use unit='row'.",
             UnreliableWarning,
             stacklevel=3,
