@@ -233,7 +233,7 @@ def test_comparing_leaves_models_and_global_state_unchanged() -> None:
 
 def test_flagged_rows_are_warned_of_once_with_advice_for_a_comparison() -> None:
     narrow = LinearGaussian(width=0.05, shift=2.0)
-    with pytest.warns(UnreliableWarning, match="100% under 'narrow'.* Compare by method='ais'") as caught:
+    with pytest.warns(UnreliableWarning, match=r"9\d% under 'narrow'.* Compare by method='ais'") as caught:
         pv.compare({"exact": LinearGaussian(), "narrow": narrow}, X, num_particles=100, seed=0)
     assert len(caught) == 1
     with pytest.warns(UnreliableWarning, match="too few draws for it.* Draw at least 25 particles"):

@@ -17,7 +17,7 @@ from pyro_vae import predictive
 from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.criticism.intervals import LEVELS, rank_coverage, rank_p_value
 from pyro_vae.data.tensors import check_finite
-from pyro_vae.evaluation import Importance, Mean, SemiAmortized, mean_over_rows
+from pyro_vae.evaluation import Importance, Mean, SemiAmortized, UnreliableWarning, mean_over_rows
 from pyro_vae.inference.chunks import program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
@@ -379,6 +379,7 @@ def against_nuts(
             f"NUTS has not converged: the largest R-hat is {largest:.3f}, above {CONVERGED}, for"
             f" {int((~(rhat <= CONVERGED)).sum())} of {rhat.numel()} coordinates of rows. Its draws are no reference:"
             " raise warmup and num_samples, or max_tree_depth.",
+            UnreliableWarning,
             stacklevel=2,
         )
     return AgainstNUTS(guide.mean(0), guide.std(0), nuts.mean(0), nuts.std(0), rhat, labels, guide, nuts)

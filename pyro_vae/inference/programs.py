@@ -6,7 +6,7 @@ A *particle* is one weighted draw of all latents from the guide. A *row plate* i
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.inference import broadcasting
-from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated
+from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import Noise, preserved_rng
 
 __all__ = [
@@ -176,8 +176,12 @@ def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs:
     """
     owner = getattr(model, "__self__", model)
     if owner not in _nestings:
-        quiet = evaluating(owner, subsampling=True) if isinstance(owner, nn.Module) else isolated()
-        with quiet, preserved_rng(), torch.no_grad(), poutine.block():
+        quiet: list[Any] = [isolated()]
+        if isinstance(owner, nn.Module):
+            quiet = [evaluating(owner, subsampling=True), preserved_buffers(owner)]
+        with ExitStack() as stack:
+            for context in (*quiet, preserved_rng(), torch.no_grad(), poutine.block()):
+                stack.enter_context(context)
             traces = run_programs(model, guide, args, kwargs)
             dims = [
                 frame.dim

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.inference.broadcasting import subsamples
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import FixLatents, row_dims, run_programs
-from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.runtime.isolation import evaluating, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["check_row_order"]
@@ -38,7 +38,7 @@ def check_row_order(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) ->
     """
     if len(x) < 2:
         return
-    with evaluating(model, subsampling=True), preserved_rng(), poutine.block():
+    with evaluating(model, subsampling=True), preserved_rng(), preserved_buffers(model), poutine.block():
         traces = run_programs(model.model, model.guide, (x,), fields)
         if subsamples(*traces):
             return
