@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, nets, priors
 from pyro_vae.arguments import check_kind, positive_integer
+from pyro_vae.fields import Field, merge_fields
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.parts import as_scale, support_name, support_of
@@ -151,7 +152,16 @@ class HierarchicalVAE(LatentVariableModel):
     def unbounded_at(self, constant: Tensor) -> Tensor:
         return self.likelihood.unbounded_at(constant)
 
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
+        return merge_fields((super().fields, self.likelihood.fields, self.prior.fields))
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        self.likelihood.check_fields(x, fields, first_row)
+
     def check_columns(self, columns: Sequence[str]) -> None:
+        super().check_columns(columns)
         self.likelihood.check_columns(columns)
 
 

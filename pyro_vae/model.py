@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro.infer
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pyro_vae import evaluation, predictive
 from pyro_vae.data.batches import Rows, as_rows
-from pyro_vae.data.loaders import read_whole
-from pyro_vae.data.tensors import as_names
+from pyro_vae.data.loaders import names_of_columns, read_whole
 from pyro_vae.evaluation import annealing, bound, likelihood
+from pyro_vae.fields import choose_fields, split_fields
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
@@ -97,20 +97,27 @@ class LatentVariableModel(ProgramPair):
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
-            fields: values by name; or, as `fields=("x", "label")`, the names of the fields that `x` itself has.
+            fields: values by name, or a dictionary of them as `fields=`; or, as `fields=("x", "label")`, the names of
+                the fields that `x` itself has. Fields of `x` that the model reads need not be named.
+
+        Raises:
+            ValueError: if a field is given that nothing reads, one is absent that is required or was used in `fit`, or
+                the columns of `x` have other names than in `fit`.
         """
-        given = {name: value for name, value in fields.items() if name != "fields"}
-        names = as_names(fields.get("fields", ()))
+        names, given = split_fields(fields)
+        readable = self.fields
         with preserved_rng():  # a random transform draws numbers here, too
-            read = as_rows(x, names)
-            rows = read if isinstance(read, Rows) else read_whole(read, names)
-            if rows.columns is not None:
-                self.check_columns(rows.columns)
+            read = as_rows(x, names, readable=(*readable, *(self.schema.fields or ())))
+            columns = names_of_columns(read)
+            if columns is not None:
+                self.check_columns(columns)
+            rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
             if given:
                 rows = rows.with_fields(given)
-            used = tuple(dict.fromkeys((*(name for name in names if name != "x"), *given)))
+            used = choose_fields(readable, (*names, *given), rows.field_names, seen=self.schema.fields)
             for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
                 self.check_data(batch["x"], first_row)
+                self.check_fields(batch["x"], {name: batch[name] for name in used}, first_row)
         return rows, used
 
     def fit(
@@ -128,7 +135,7 @@ class LatentVariableModel(ProgramPair):
         num_rows: int | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
-        fields: Sequence[str] = (),
+        fields: Sequence[str] | Mapping[str, Any] = (),
         callbacks: Sequence[Callback] = (),
         compile: bool | str = "auto",
         on_nonfinite: str = "raise",
@@ -162,8 +169,9 @@ class LatentVariableModel(ProgramPair):
             num_rows: N, the number of rows that an epoch visits; needed where data or sampler do not state it.
             seed: seed of the order of rows and of the noise; parameters are drawn when the model is made.
             device: where to train, e.g. "cuda"; the model is moved there.
-            fields: names of the elements of a tuple data set, `"x"` among them, or of the fields of `Rows` or a frame;
-                the programs receive them as keywords. `row_weights` multiplies each row's bound.
+            fields: values of per-row fields by name; or names of the elements of a tuple data set, `"x"` among them, or
+                of the fields of `Rows` or a frame, where those that the model reads (`model.fields`) need not be named.
+                The programs receive them as keywords. `row_weights`, (N,), multiplies each row's bound.
             callbacks: functions of (model, history), called after each epoch; if one returns True, the run ends.
             compile: True compiles programs, gradient and update into one function, which is many times faster for small
                 models, or raises with the reason why it can't; False never compiles; "auto" compiles if the steps of

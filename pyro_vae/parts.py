@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_vae.arguments import is_integer
+from pyro_vae.fields import Field, ReadsFields, keyword_fields, merge_fields
 
 __all__ = ["Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
 
 
-class Part(nn.Module):
+class Part(ReadsFields, nn.Module):
     """A module whose `forward` returns a `pyro.distributions` object.
 
     Every argument of the constructor is kept under its own name, as plain values (numbers, strings, tuples,
@@ -30,10 +31,27 @@ class Part(nn.Module):
         """The constructor's arguments."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The per-row fields that the part reads: keyword parameters of `forward`, and those of parts within it.
+
+        A class may state others in a class attribute `fields`.
+        """
+        own = self.stated_fields
+        if own is None:
+            own = keyword_fields(type(self).forward)
+        within = (part.fields for part in self.children() if isinstance(part, Part))
+        lists = (part.fields for child in self.children() for part in _parts_of_list(child))
+        return merge_fields((own, *within, *lists))
+
     def extra_repr(self) -> str:
         return ", ".join(
             f"{name}={value!r}" for name, value in self.arguments().items() if not isinstance(value, nn.Module)
         )
+
+
+def _parts_of_list(child: nn.Module) -> list[Part]:
+    return [part for part in child if isinstance(part, Part)] if isinstance(child, nn.ModuleList) else []
 
 
 def as_event_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

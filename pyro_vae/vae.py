@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from pyro_vae import guides, likelihoods, nets, predictive, priors
 from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.data.tensors import as_tensor
+from pyro_vae.fields import Field, merge_fields
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.model import LatentVariableModel, keep_parameters
@@ -233,7 +234,16 @@ class VAE(LatentVariableModel):
     def unbounded_at(self, constant: Tensor) -> Tensor:
         return self.likelihood.unbounded_at(constant)
 
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
+        return merge_fields((super().fields, self.likelihood.fields, self.prior.fields))
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        self.likelihood.check_fields(x, fields, first_row)
+
     def check_columns(self, columns: Sequence[str]) -> None:
+        super().check_columns(columns)
         self.likelihood.check_columns(columns)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> dist.TorchDistribution:
@@ -243,7 +253,7 @@ class VAE(LatentVariableModel):
             chunks = [rows.take(part, names, like=self.like) for part in torch.arange(len(rows)).split(4096)]
             return self.family(torch.cat([self._guide_parameters(chunk.pop("x"), chunk) for chunk in chunks]))  # type: ignore[no-any-return]
 
-    def decode(self, z: Any, **fields: Tensor) -> dist.TorchDistribution:
+    def decode(self, z: Any, **fields: Any) -> dist.TorchDistribution:
         """The distribution p(x | z) for latents (..., D): batch shape (...), event shape E."""
         z = as_tensor(z, "z").to(self.like)
         if z.shape[-1:] != (self.prior.latent_dim,) or z.numel() == 0:
@@ -252,7 +262,7 @@ class VAE(LatentVariableModel):
                 " the last dimension."
             )
         with evaluating(self):
-            read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1) if fields else {}
+            read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1)
             predictive.check_latent("z", z, self.prior(posterior=self._posterior, **read), means=True)
             return self.likelihood(self.decoder(z), **read)  # type: ignore[no-any-return]
 
@@ -296,7 +306,7 @@ class VAE(LatentVariableModel):
             raise ValueError(f"x must be at least two rows; got {len(z)}. Pass those of training.")
         return fits[family](z, seed=seed, **options)  # type: ignore[no-any-return]
 
-    def interpolate(self, x0: Any, x1: Any, *, steps: int = 9, path: str = "linear") -> Tensor:
+    def interpolate(self, x0: Any, x1: Any, *, steps: int = 9, path: str = "linear", **fields: Any) -> Tensor:
         """Decoder means along a path between the guide's means of two batches of rows.
 
         Args:
@@ -305,6 +315,7 @@ class VAE(LatentVariableModel):
             steps: number of points on the path, both ends included.
             path: "linear", or "spherical": directions along the great circle and lengths along the line, so that the
                 path stays where a standard normal prior has its mass.
+            **fields: named per-row fields, one entry for each pair of rows, under which all points are decoded.
 
         Returns:
             (steps, B, *E).
@@ -319,11 +330,14 @@ class VAE(LatentVariableModel):
             raise ValueError(f"steps must be at least 2; got {steps}. Count both ends.")
         if not isinstance(path, str) or path not in ("linear", "spherical"):
             raise ValueError(f"path must be linear or spherical; got {path!r}. Choose one of these.")
-        z0, z1 = self.encode(x0).mean, self.encode(x1).mean
+        z0, z1 = self.encode(x0, **fields).mean, self.encode(x1, **fields).mean
         if len(z0) != len(z1):
             raise ValueError(f"x1 must have as many rows as x0, {len(z0)}; got {len(z1)}. Pair the rows.")
         t = torch.linspace(0, 1, steps).to(z0).reshape(-1, 1, 1)
-        means: Tensor = self.decode(_linear(z0, z1, t) if path == "linear" else _spherical(z0, z1, t)).mean
+        rows, names = self.read_rows(x0, fields)
+        given = {name: rows.field(name) for name in names}
+        points = _linear(z0, z1, t) if path == "linear" else _spherical(z0, z1, t)
+        means: Tensor = self.decode(points, **given).mean
         return means
 
 

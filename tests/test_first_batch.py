@@ -92,7 +92,9 @@ OPTIONS = {
     "valid must be given where patience is": {"patience": 3},
     "patience must be a positive integer; got 0": {"patience": 0, "valid": GOOD},
     "seed must be zero or more; got -3": {"seed": -3},
-    r"fields must name fields of the data \(\[\]\); got 'label'": {"fields": ("label",)},
+    r"field 'label' must be one that the model reads \(it reads none\); got a name that no part": {
+        "fields": ("label",)
+    },
 }
 
 

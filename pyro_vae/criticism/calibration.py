@@ -127,11 +127,11 @@ def simulation_based_calibration(
     positive_integer("num_draws", num_draws, 3)
     with seeded(seed):
         drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
-        structure = program_structure(model, rows, tuple(fields))
+        structure = program_structure(model, rows, rows.field_names)
         if structure.joint:
             raise NotImplementedError("Rows must be independent to be ranked one by one; got a global latent.")
         draws = predictive.posterior_draws(
-            model, rows, num_samples=num_draws, fields=tuple(fields), structure=structure
+            model, rows, num_samples=num_draws, fields=rows.field_names, structure=structure
         )
         by_site, names = [], []
         for name, value in drawn.items():

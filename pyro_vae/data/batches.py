@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyro_vae.data.frames import from_frame
-from pyro_vae.data.loaders import index_sampler, name_elements, name_item, rows_per_epoch, samplers
+from pyro_vae.data.loaders import (
+    fields_of_item,
+    index_sampler,
+    name_elements,
+    name_item,
+    rows_per_epoch,
+    samplers,
+)
 from pyro_vae.data.rows import Batch, Rows, cast, check_finite_after_cast
 from pyro_vae.data.tensors import as_names, check_finite
 from pyro_vae.runtime import processes
@@ -28,13 +35,19 @@ PARTIAL_SAMPLE = 2**24  # cells of the sample that it starts from if they have m
 
 
 def as_rows(
-    data: Any, fields: Sequence[str] = (), *, batch_size: int = 256, shuffle: bool = False
+    data: Any,
+    fields: Sequence[str] = (),
+    *,
+    readable: Collection[str] = (),
+    batch_size: int = 256,
+    shuffle: bool = False,
 ) -> Rows | DataLoader[Any]:
     """The rows of a tensor, array, frame or tuple; a loader of a data set that is not in memory.
 
     Args:
         data: a tensor or array (N, *E), a pandas frame, a tuple of them, `Rows`, a `Dataset` or a `DataLoader`.
         fields: names of a tuple's elements, `"x"` among them; or of a frame's columns that are fields and not data.
+        readable: names of columns that are fields wherever a frame has them.
         batch_size: rows per batch of the loader that is made of a `Dataset`.
         shuffle: whether that loader draws a new order each time; an `IterableDataset` has its own.
 
@@ -50,12 +63,26 @@ def as_rows(
         named = name_elements(data, fields)
         return Rows(named.pop("x"), named)
     if type(data).__module__.startswith("pandas"):
-        return from_frame(data, fields)
+        return from_frame(data, fields, readable)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size=batch_size, shuffle=shuffle)
     return Rows(data)
+
+
+def _with_values(data: Rows | DataLoader[Any], values: Mapping[str, Any]) -> Rows:
+    """Rows with further fields.
+
+    Raises:
+        TypeError: if the data are not in memory, so that fields can't be matched with rows.
+    """
+    if isinstance(data, Rows):
+        return data.with_fields(values)
+    raise TypeError(
+        f"fields must be names for data that are read in batches; got values of {sorted(values)}. Put them into the"
+        " batches, as dictionaries {'x': ..., 'label': ...}."
+    )
 
 
 class Batches:
@@ -72,6 +99,8 @@ class Batches:
             own.
         shuffle: whether the order is random (drawn from torch's global stream).
         num_rows: N, the number of rows that an epoch visits; needed where data or sampler do not state it.
+        readable: names of the fields that are used wherever the data have them.
+        values: further fields by name, for data in memory.
 
     Raises:
         ValueError: if the data have no length and `num_rows` is not given.
@@ -86,12 +115,26 @@ class Batches:
         batch_size: int = 128,
         shuffle: bool = True,
         num_rows: int | None = None,
+        readable: Collection[str] = (),
+        values: Mapping[str, Any] | None = None,
     ) -> None:
-        fields = as_names(fields)
-        self.data, self._new = as_rows(data, fields, batch_size=batch_size, shuffle=shuffle), not isinstance(data, Rows)
+        fields, self._new = as_names(fields), not isinstance(data, Rows)
+        self.data = as_rows(data, fields, readable=readable, batch_size=batch_size, shuffle=shuffle)
+        if values:
+            fields, self.data = (*fields, *values), _with_values(self.data, values)
+            self._new = False
         self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle
         self.num_rows = self._count() if num_rows is None else num_rows
         self._first: Any = None
+        if readable:
+            self.fields += tuple(name for name in self._stored_fields() if name in readable and name not in fields)
+
+    def _stored_fields(self) -> tuple[str, ...]:
+        """The names of the fields that the data bring."""
+        if isinstance(self.data, Rows):
+            return self.data.field_names
+        with preserved_rng():
+            return fields_of_item(self.first())
 
     def _count(self) -> int:
         """The number of rows that an epoch visits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,8 +16,8 @@ __all__ = ["UNNAMED", "from_frame", "refuse_row_names"]
 UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # a column of row names, as `DataFrame.to_csv` and `read_csv` name it
 
 
-def from_frame(frame: Any, fields: Sequence[str]) -> Rows:
-    """x, fields and names of a frame.
+def from_frame(frame: Any, fields: Sequence[str], readable: Collection[str] = ()) -> Rows:
+    """x, fields and names of a frame; `readable` columns are fields wherever the frame has them.
 
     Raises:
         TypeError: if a column does not hold numbers.
@@ -33,7 +33,7 @@ def from_frame(frame: Any, fields: Sequence[str]) -> Rows:
         raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
     if names and UNNAMED.fullmatch(names[0]) and frame.dtypes.iloc[0].kind in "iu" and frame.iloc[:, 0].is_unique:
         refuse_row_names(names[0])
-    keep = [name not in fields for name in names]
+    keep = [name not in fields and name not in readable for name in names]
     taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
     columns = [name for name, kept in zip(names, keep, strict=True) if kept]
     warn_of_lost_integers(columns, [frame.iloc[:, i].to_numpy() for i, kept in enumerate(keep) if kept])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from pyro_vae.data.rows import Batch, Rows
 from pyro_vae.runtime import processes
 
 __all__ = [
+    "fields_of_item",
     "index_sampler",
     "name_elements",
     "name_item",
+    "names_of_columns",
     "read_whole",
     "rows_per_epoch",
     "samplers",
@@ -60,6 +62,18 @@ def name_item(item: Any, fields: Sequence[str]) -> Batch:
             raise ValueError(f"batches must have {names}; got a dictionary of {tuple(item)}. Rename its entries.")
         return {name: item[name] for name in names}
     return name_elements(list(item), fields)
+
+
+def names_of_columns(data: Rows | DataLoader[Any]) -> list[str] | None:
+    """The names of the columns of x, where the data have names."""
+    columns: Any = data.columns if isinstance(data, Rows) else getattr(data.dataset, "columns", None)
+    named = isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns)
+    return list(columns) if named else None
+
+
+def fields_of_item(item: Any) -> tuple[str, ...]:
+    """The names of the fields of what a loader yields: those of a dictionary."""
+    return tuple(str(name) for name in item if name != "x") if isinstance(item, Mapping) else ()
 
 
 def rows_per_epoch(loader: DataLoader[Any]) -> int:
@@ -175,15 +189,19 @@ def _other_order(loader: DataLoader[Any]) -> str:
     return "" if visited == there else f"a loader with a sampler of {visited} of {there} rows"
 
 
-def read_whole(loader: DataLoader[Any], fields: Sequence[str]) -> Rows:
-    """All rows of a loader in memory, in its order.
+def read_whole(loader: DataLoader[Any], fields: Sequence[str], readable: Collection[str] = ()) -> Rows:
+    """All rows of a loader in memory, in its order, with the fields that are named or that it has and are readable.
 
     Raises:
         ValueError: if that is not the order of the data, so that results could not be matched with rows.
     """
     check_fixed_order(loader)
-    items = [name_item(item, fields) for item in loader]
+    items: list[Batch] = []
+    for item in loader:
+        if not items:
+            fields = (*fields, *(name for name in fields_of_item(item) if name in readable and name not in fields))
+        items.append(name_item(item, fields))
     if not items:
         raise ValueError("x must be at least one row; got none. Check the data set.")
     named = {name: torch.cat([item[name] for item in items]) for name in items[0]}
-    return Rows(named.pop("x"), named)
+    return Rows(named.pop("x"), named, columns=names_of_columns(loader))

@@ -56,6 +56,8 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         index: Sequence[Any] | None = None,
         first_row: int = 0,
     ) -> None:
+        if columns is None and type(x).__module__.startswith("pandas") and getattr(x, "ndim", 0) == 2:
+            columns = [str(column) for column in x.columns]  # type: ignore[attr-defined]
         x = as_tensor(x)
         if x.dim() == 0 or len(x) == 0:
             raise ValueError(
@@ -104,6 +106,11 @@ class Rows(Dataset[tuple[Tensor, ...]]):
     def fields(self) -> dict[str, Tensor]:
         """The fields by name; copies if the rows were picked from large data."""
         return {name: self._whole(name) for name in self._stored if name != "x"}
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return tuple(name for name in self._stored if name != "x")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -303,10 +303,10 @@ def sandwich(
     num_particles = ais.num_chains if num_particles is None else positive_integer("num_particles", num_particles, 2)
     with seeded(seed):
         drawn, rows = simulated_rows(model, num_rows, **fields)
-        structure, done = program_structure(model, rows, tuple(fields)), 0
+        structure, done = program_structure(model, rows, rows.field_names), 0
         lowers, uppers = [], []
         with evaluating(model):
-            for batch in row_chunks(model, rows, num_particles, tuple(fields), structure=structure):
+            for batch in row_chunks(model, rows, num_particles, rows.field_names, structure=structure):
                 count = len(batch["x"])
                 steps = ais._find_steps(model, batch, num_particles)
                 target = _Target(ais, model, batch, num_particles, None)

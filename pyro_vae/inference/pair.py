@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_vae.fields import Field, ReadsFields, Schema, keyword_fields, merge_fields
+
 __all__ = ["ProgramPair"]
 
 
-class ProgramPair(PyroModule):
+class ProgramPair(ReadsFields, PyroModule):
     """A module with two Pyro programs over rows of data: a model p(x, z) and a guide q(z | x).
 
     It is a class and not a `typing.Protocol` because callers also use what every `torch.nn.Module` has (parameters,
@@ -24,12 +26,14 @@ class ProgramPair(PyroModule):
         data_sites: the names of the sites that are data.
         initialized: whether `initialize` has been called, as a tensor that is saved with the model.
         training_state: what a later `fit` continues from; None before the first.
+        schema: the names of columns and fields of the data of `fit`.
     """
 
     row_plate: ClassVar[str] = "data"
     data_sites: ClassVar[tuple[str, ...]] = ("x",)
     initialized: Tensor
     training_state: Any
+    schema: Schema = Schema()
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Any:
         """p(x, z): evaluates the density of x (B, *E); without x it draws `rows` rows."""
@@ -38,6 +42,17 @@ class ProgramPair(PyroModule):
     def guide(self, x: Tensor, **batch: Tensor) -> Any:
         """q(z | x) for the rows of `x` (B, *E)."""
         raise NotImplementedError(f"{type(self).__name__} must define guide(self, x, **batch).")
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The per-row fields that the programs read: keyword parameters of `model` and `guide` besides x and rows.
+
+        A class may state others in a class attribute `fields`: names, or a dictionary of names and truth values that
+        say whether the field is required.
+        """
+        if self.stated_fields is not None:
+            return dict(self.stated_fields)
+        return merge_fields((keyword_fields(type(self).model), keyword_fields(type(self).guide)))
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         """Set starting values from the data (N, *E) and their fields; `fit` calls this once, before its first step."""
@@ -54,8 +69,18 @@ class ProgramPair(PyroModule):
         """Of cells that are constant in the data, E, those at which the density of the data has no upper bound."""
         return torch.zeros_like(constant)
 
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        """Raise unless these fields, (N, ...) each, are possible under this model; called with `check_data`.
+
+        Args:
+            x: the rows of data that they belong to; None where rows are to be drawn.
+            fields: the fields by name.
+            first_row: the number of the first row, for the message.
+        """
+
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raise if the names of the columns of x show that they are in a wrong order; called with `check_data`."""
+        """Raise if the names of the columns of x are not those of `fit`, in order; called with `check_data`."""
+        self.schema.check_columns(columns)
 
     def made_of(self) -> dict[str, Any] | None:
         """The constructor's arguments for saving, by name; None if they are not known."""

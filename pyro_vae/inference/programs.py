@@ -17,6 +17,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.fields import check_one_per_row
 from pyro_vae.inference import broadcasting
 from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import Noise, preserved_rng
@@ -140,6 +141,8 @@ class ScaleRows(poutine.messenger.Messenger):
     def _factor(self, size: int) -> float | Tensor:
         """N/B for a plate of this size, times the row weights: one object for all sites, so that they compare equal."""
         if size != self.size:
+            if self.row_weights is not None and self.row_weights.dim() != 1:  # they would multiply along particles
+                check_one_per_row("row_weights", self.row_weights, size)
             factor = 1.0 if self.num_rows is None else self.num_rows / size
             self.size, self.factor = size, factor if self.row_weights is None else factor * self.row_weights
         return self.factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import pyro.distributions as dist
@@ -93,6 +94,9 @@ class Autoregressive(Likelihood):
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.likelihood.initialize(x, **batch)
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        self.likelihood.check_fields(x, fields, first_row)
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         self.likelihood.check(x, first_row)

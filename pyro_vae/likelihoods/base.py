@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.fields import check_one_per_row
 from pyro_vae.parts import Part, as_event_shape, support_name
 
 __all__ = ["Likelihood", "check_vector"]
@@ -74,6 +75,19 @@ class Likelihood(Part):
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise a ValueError where the names of the columns of x show another order than that of the likelihood."""
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        """Raise a ValueError unless these fields of rows are possible.
+
+        Args:
+            x: the rows, (N, *E); None where rows are to be drawn.
+            fields: the fields by name; those of other parts are ignored.
+            first_row: the number of the first of these rows, for the message.
+        """
+        for name, field in self.fields.items():
+            if field.one_per_row and name in fields:
+                values = fields[name]
+                check_one_per_row(name, values, len(x) if x is not None else len(values) if values.dim() else 1)
 
     def check_support(self) -> None:
         """Raise a TypeError unless the class states its support."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer
+from pyro_vae.fields import Field
 from pyro_vae.likelihoods.base import Likelihood, check_vector
 from pyro_vae.parts import as_scale
 
@@ -164,6 +165,31 @@ class Multinomial(Likelihood):
         elif total_count is None:
             total_count = self.mean_total.round()
         return distributions.Multinomial(total_count, self.offset.double() + outputs, dtype=outputs.dtype)
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        found = super().fields
+        if self.total_count is not None:  # every row has this total
+            found.pop("total_count", None)
+        elif "total_count" in found:
+            found["total_count"] = Field(found["total_count"].required, one_per_row=True, meaning="the sum of the row")
+        return found
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        super().check_fields(x, fields, first_row)
+        if "total_count" not in fields or "total_count" not in self.fields:
+            return
+        total = fields["total_count"]
+        least = torch.zeros_like(total) if x is None else x.sum(-1)
+        wrong = (total != total.floor()) | (total < least)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"field 'total_count' must be whole numbers, at least the sum of the row; got {total[row].item():g} in"
+                f" row {first_row + row}"
+                + ("" if x is None else f", whose sum is {least[row].item():g}")
+                + ". Correct it."
+            )
 
     def features(self, x: Tensor) -> Tensor:
         return x.log1p()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -12,10 +12,12 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.fields import Field
 from pyro_vae.likelihoods.scales import Scaled
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
 
+LARGEST_OFFSET = 50.0  # exp(50) is an exposure of 5e21: larger ones were not turned into logarithms
 LOG_RATES = -80.0, 20.0  # exp(-80) is not yet zero in float32; exp(20) is a rate of 5e8
 
 
@@ -37,6 +39,25 @@ class _Counts(Scaled):
         self.dispersion = dispersion
         self.gate = math.log(1 / 9) if self.inflated else -math.inf  # the logit of the gate where the output is zero
         self.register_buffer("log_mean", torch.zeros(self.event_shape))
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        found = super().fields
+        if "offset" in found:
+            found["offset"] = Field(found["offset"].required, one_per_row=True, meaning="the logarithm of the exposure")
+        return found
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        super().check_fields(x, fields, first_row)
+        if "offset" not in fields:
+            return
+        sizes = fields["offset"].abs()
+        if (sizes > LARGEST_OFFSET).any():
+            row = int(sizes.argmax())
+            raise ValueError(
+                f"field 'offset' must be logarithms of exposures, from {-LARGEST_OFFSET:g} to {LARGEST_OFFSET:g}; got"
+                f" {fields['offset'][row].item():g} in row {first_row + row}. Pass the logarithm: np.log(exposure)."
+            )
 
     @abstractmethod
     def family(self, log_rate: Tensor, size: Tensor, dtype: torch.dtype) -> dist.TorchDistribution:

@@ -187,7 +187,8 @@ class Product(Likelihood):
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         split = outputs.split([block.output_shape[0] for _, block in self.blocks], -1)
-        return distributions.Blocks([block(part, **batch) for (_, block), part in zip(self.blocks, split, strict=True)])
+        made = [block(part, **batch) for (_, block), part in zip(self.blocks, split, strict=True)]
+        return distributions.Blocks(made, names=self.names)
 
     def features(self, x: Tensor) -> Tensor:
         return torch.cat([block.features(part) for _, block, part in self.columns(x)], -1)
@@ -209,6 +210,12 @@ class Product(Likelihood):
                     " Reorder them: frame[[...]]."
                 )
             place += size
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        blocks = [block for _, block in self.blocks]
+        columns = [None] * len(blocks) if x is None else [part for _, _, part in self.columns(x)]
+        for block, part in zip(blocks, columns, strict=True):
+            block.check_fields(part, fields, first_row)
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         if tuple(x.shape[1:]) != self.event_shape:

@@ -14,6 +14,7 @@ from pyro_vae.arguments import as_path, is_number, positive_integer, true_or_fal
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
+from pyro_vae.fields import choose_fields, split_fields
 from pyro_vae.inference import chunks, pareto
 from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
@@ -69,6 +70,7 @@ def simulated_rows(model: ProgramPair, num_rows: int, **fields: Any) -> tuple[di
     Raises:
         NotImplementedError: if the model has several data sites, since it is unknown how x is made from them.
     """
+    _, fields = split_fields(fields)
     latents = simulate(model, num_rows, **fields)
     data = {name: latents.pop(name) for name in model.data_sites}
     return latents, Rows(one_site(data), {name: as_tensor(value, name) for name, value in fields.items()})
@@ -109,13 +111,22 @@ def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None
         num_rows: the number of rows that all must have; by default that of the longest.
 
     Raises:
-        ValueError: if a field has another number of rows, or is not finite.
+        ValueError: if a field has another number of rows, is not finite, or is none that the model reads; or if one is
+            absent that is required or was used in `fit`.
     """
-    read = cast({name: as_tensor(value, name) for name, value in fields.items()}, model.like)
+    names, given = split_fields(fields)
+    if set(names) - {"x"}:
+        raise ValueError(
+            f"fields must be values by name where there are no rows to read them from; got the names {names}. Pass e.g."
+            " fields={'label': labels}."
+        )
+    choose_fields(model.fields, tuple(given), (), seen=model.schema.fields)
+    read = cast({name: as_tensor(value, name) for name, value in given.items()}, model.like)
     longest = max((len(value) for value in read.values() if value.dim()), default=1) or 1
     check_fields(read, longest if num_rows is None else num_rows)
     for name, value in read.items():
         check_finite(f"field {name!r}", value)
+    model.check_fields(None, read)
     return read
 
 

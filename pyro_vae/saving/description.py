@@ -28,7 +28,17 @@ from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.parts import Part
 from pyro_vae.saving import files
 
-__all__ = ["USER_CLASS", "comparable", "configuration", "describe", "differences", "is_plain", "rebuild", "save"]
+__all__ = [
+    "USER_CLASS",
+    "comparable",
+    "configuration",
+    "describe",
+    "differences",
+    "in_common",
+    "is_plain",
+    "rebuild",
+    "save",
+]
 
 FORMER = {("guides.Flow", "latent_dim")}  # arguments in files of earlier versions that the class no longer takes
 PACKAGES = {package.__name__.split(".")[-1]: package for package in (guides, likelihoods, nets, priors)}
@@ -174,6 +184,17 @@ def differences(one: dict[str, Any], other: dict[str, Any], here: str, there: st
     return shown + (f"; {len(different) - 8} more" if len(different) > 8 else "")
 
 
+def in_common(one: Any, other: Any) -> tuple[Any, Any]:
+    """Two descriptions without the entries that only one of them has, such as arguments that a class gained since."""
+    if isinstance(one, dict) and isinstance(other, dict) and (USER_CLASS in one) == (USER_CLASS in other):
+        pairs = {key: in_common(one[key], other[key]) for key in one if key in other}
+        return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs_in_order = [in_common(part, own) for part, own in zip(one, other, strict=True)]
+        return [pair[0] for pair in pairs_in_order], [pair[1] for pair in pairs_in_order]
+    return one, other
+
+
 def _flattened(value: Any, name: str = "") -> dict[str, Any]:
     """The values within nested dictionaries, by their keys joined with dots."""
     if isinstance(value, dict) and value:
@@ -205,5 +226,7 @@ def save(model: ProgramPair, path: str | os.PathLike[str], **extra: Any) -> None
     if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a folder or a new name; got the file {str(path)!r}. Choose another name.")
     config = configuration(model)
+    schema = {name: value for name, value in dataclasses.asdict(model.schema).items() if value is not None}
+    config |= {"schema": schema} if schema else {}
     files.save_tensors(path / "model.safetensors", model.state_dict(), config)
     files.write_json(path / "config.json", {"format": files.FORMAT, **config, **extra})

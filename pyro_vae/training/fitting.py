@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from pyro_vae.data.batches import Batches, Rows
 from pyro_vae.data.columns import Ranges, named_columns, warn_of_lost_digits
+from pyro_vae.data.loaders import names_of_columns
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.elbos.foreign import runs_one_by_one
+from pyro_vae.fields import ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, split_fields
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import plate_nesting
 from pyro_vae.runtime import processes
@@ -66,6 +68,7 @@ def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
                     _initialize(model, batches)
             processes.synchronize(model.state_dict().values())
             estimator = _validate_first_batch(model, batches, options)
+            model.schema = model.schema.after_fit(names_of_columns(batches.data), batches.names)
             state = prepare_state(model, options.optimizer, options.learning_rate)
             if writer is not None:
                 writer.restore(model, state)
@@ -99,14 +102,16 @@ def _existing_device(device: Any) -> torch.device:
 
 def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batches, Batches | None]:
     """The rows to train on and the validation rows, read and checked."""
-    common: dict[str, Any] = {"like": model.like, "fields": options.fields, "batch_size": options.batch_size}
-    batches = Batches(data, num_rows=options.num_rows, **common)
-    ranges = _check_rows(model, batches)
+    names, values = split_fields({"fields": options.fields})
+    readable = (*model.fields, ROW_WEIGHTS)
+    common: dict[str, Any] = {"like": model.like, "readable": readable, "batch_size": options.batch_size}
+    batches = Batches(data, num_rows=options.num_rows, fields=names, values=values, **common)
+    ranges = _check_rows(model, batches, model.schema)
     held_out = None
     if options.valid is not None:
         try:
-            held_out = Batches(options.valid, shuffle=False, **common)
-            _check_rows(model, held_out)
+            held_out = Batches(options.valid, shuffle=False, fields=names, **common)
+            _check_rows(model, held_out, model.schema.after_fit(names_of_columns(batches.data), batches.names))
         except ValueError as error:
             raise ValueError(f"valid must be rows like those of data. {error}") from error
     warn_of_lost_digits(batches.data, model.like)
@@ -115,15 +120,43 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
     return batches, held_out
 
 
-def _check_rows(model: ProgramPair, batches: Batches) -> Ranges:
-    """Raise unless all rows, or the first batch of a loader, are data for the model; returns the cells' ranges."""
-    if isinstance(batches.data, Rows) and batches.data.columns is not None:
-        model.check_columns(batches.data.columns)
+def _check_rows(model: ProgramPair, batches: Batches, schema: Schema) -> Ranges:
+    """Raise unless all rows, or the first batch of a loader, are data for the model, with names as in the schema.
+
+    Returns the ranges of the cells.
+    """
+    columns = names_of_columns(batches.data)
+    if columns is not None:
+        schema.check_columns(columns)
+        model.check_columns(columns)
+    choose_fields(model.fields, batches.names, (), seen=schema.fields, training=True)
+    weighted = ROW_WEIGHTS not in batches.names
     ranges = Ranges()
     for first_row, batch in batches.chunks():
         model.check_data(batch["x"], first_row)
+        model.check_fields(batch["x"], {name: batch[name] for name in batches.names}, first_row)
         ranges.add(batch["x"])
+        if ROW_WEIGHTS in batch:
+            weighted |= _has_weight(batch[ROW_WEIGHTS], len(batch["x"]), first_row)
+    if not weighted:
+        raise ValueError("field 'row_weights' must be positive for some row; got zeros alone. Check the weights.")
     return ranges
+
+
+def _has_weight(weights: torch.Tensor, num_rows: int, first_row: int) -> bool:
+    """Whether some of these weights are positive.
+
+    Raises:
+        ValueError: if they are not one number of at least 0 for each row.
+    """
+    check_one_per_row(ROW_WEIGHTS, weights, num_rows)
+    if (weights < 0).any():
+        row = int((weights < 0).nonzero()[0])
+        raise ValueError(
+            f"field 'row_weights' must be at least 0; got {weights[row].item():g} in row {first_row + row}. Give a row"
+            " weight 0 to leave it out."
+        )
+    return bool((weights > 0).any())
 
 
 def _check_columns_vary(model: ProgramPair, rows: Rows, constant: torch.Tensor) -> None:
@@ -152,12 +185,23 @@ def _initialize(model: ProgramPair, batches: Batches) -> None:
     """Let the model start from its data.
 
     Raises:
-        ValueError: if that leaves a buffer that is not finite because a cell is too large to compute with.
+        ValueError: if that leaves a value that is not finite, because a cell is too large to compute with or because
+            of a field.
     """
-    finite = [name for name, buffer in model.named_buffers() if torch.isfinite(buffer).all()]
-    model.initialize(**batches.sample())
-    if not all(torch.isfinite(model.get_buffer(name)).all() for name in finite):
+    finite = [name for name, value in model.state_dict().items() if torch.isfinite(value).all()]
+    sample = batches.sample()
+    model.initialize(**sample)
+    started = model.state_dict()
+    broken = [name for name in finite if not torch.isfinite(started[name]).all()]
+    if broken:
         _refuse_large_cells(batches, model.like.dtype)
+        fields = {name: sample[name] for name in batches.names if name != ROW_WEIGHTS}
+        ranges = ", ".join(f"{name!r} from {value.min():g} to {value.max():g}" for name, value in fields.items())
+        found = f"{broken[0]!r} is not from x" + (f" and the fields {ranges}" if fields else "")
+        raise ValueError(
+            f"Start values must be finite; got others: {found}. Check the scale of the data"
+            + (" and of the fields." if fields else ".")
+        )
     model.initialized.fill_(True)
 
 
@@ -176,13 +220,13 @@ def _refuse_large_cells(batches: Batches, dtype: torch.dtype) -> None:
 def _restored_on_error(model: ProgramPair) -> Iterator[None]:
     """Set the model, its training state included, back to how it was if what is within raises."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    earlier = copy.copy(model.training_state)
+    earlier, schema = copy.copy(model.training_state), model.schema
     rates = [] if earlier is None else [group["lr"] for group in earlier.optimizer.param_groups]
     try:
         yield
     except BaseException:
         model.load_state_dict(before)
-        model.training_state = earlier
+        model.training_state, model.schema = earlier, schema
         for rate, group in zip(rates, earlier.optimizer.param_groups if earlier else (), strict=True):
             group["lr"] = rate
         raise

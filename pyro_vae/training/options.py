@@ -38,7 +38,7 @@ class FitOptions:
     num_rows: int | None = field(metadata=OF_THE_RUN)
     seed: int | None = field(metadata=OF_THE_RUN)
     device: torch.device | str | None
-    fields: Sequence[str] = field(metadata=OF_THE_RUN)
+    fields: Sequence[str] | Mapping[str, Any]
     callbacks: Sequence[Callback]
     compile: bool | str
     on_nonfinite: str
