@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -12,10 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae.arguments import as_path
+from pyro_vae.fields import Schema
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime.random import preserved_rng
-from pyro_vae.saving import files
+from pyro_vae.saving import description, files
 from pyro_vae.saving.description import USER_CLASS, rebuild
 from pyro_vae.saving.limits import TensorBudget
 from pyro_vae.vae import VAE
@@ -52,6 +54,8 @@ def load(
         file = file / "model.safetensors"
     tensors, config = files.load_tensors(file)
     with preserved_rng():  # initial parameters are drawn, and replaced
+        if isinstance(model, LatentVariableModel):
+            _check_same_description(file, config, model)
         loaded = model if isinstance(model, LatentVariableModel) else _construct(file, config, tensors, model, parts)
     try:
         loaded.load_state_dict(tensors, assign=True)
@@ -60,8 +64,23 @@ def load(
             f"path must hold the tensors of {type(loaded).__name__}; got other names or shapes in {str(file)!r}"
             f" ({_shortened(error)}). Give the same class and arguments as when it was saved."
         ) from error
+    loaded.schema = Schema.read(config.get("schema"))
     loaded.eval()
     return loaded
+
+
+def _check_same_description(file: Path, config: dict[str, Any], model: LatentVariableModel) -> None:
+    """Raise a ValueError unless an instance has the saved parts and arguments, as far as both are known."""
+    saved = description.without_former({"model": config.get("model"), "arguments": config.get("arguments")})
+    made = description.configuration(model)
+    given = json.loads(json.dumps({"model": made["model"], "arguments": made["arguments"]}))
+    if saved["arguments"] is None or given["arguments"] is None:
+        del saved["arguments"], given["arguments"]
+    if found := description.differences(*description.in_common(saved, given), "in the file", "in the instance"):
+        raise ValueError(
+            f"model must be made as the one that was saved; got {found}, for {str(file)!r}. Pass an instance with the"
+            " saved arguments."
+        )
 
 
 def _shortened(error: BaseException) -> str:

@@ -179,3 +179,37 @@ def test_a_model_is_not_saved_over_a_file(tmp_path) -> None:
 def test_the_error_for_a_missing_file_names_it(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path must be a saved model; got .*nowhere.* does not exist"):
         pv.load(tmp_path / "nowhere")
+
+
+L = pv.likelihoods
+OTHERS = {
+    "df 5.0 in the file and 2.1 in the instance": (lambda: L.StudentT(3, df=5.0), lambda: L.StudentT(3, df=2.1)),
+    "class 'likelihoods.Normal' in the file and 'likelihoods.Laplace'": (lambda: L.Normal(3), lambda: L.Laplace(3)),
+    "total_count 4 in the file and 5": (lambda: L.Binomial(3, total_count=4), lambda: L.Binomial(3, total_count=5)),
+    r"blocks \[\['a'.*Poisson.* in the file and .*Normal": (
+        lambda: L.Product({"a": L.Poisson(1), "b": L.Normal(2)}),
+        lambda: L.Product({"a": L.Normal(1), "b": L.Normal(2)}),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_an_instance_must_be_made_as_the_model_that_was_saved(tmp_path, message: str) -> None:
+    saved, given = (pv.VAE(likelihood=make(), prior=pv.priors.Normal(1), seed=0) for make in OTHERS[message])
+    saved.save(tmp_path)
+    with pytest.raises(ValueError, match=f"model must be made as the one that was saved; got .*{message}"):
+        pv.load(tmp_path, given)
+    again = pv.load(tmp_path, pv.VAE(likelihood=OTHERS[message][0](), prior=pv.priors.Normal(1), seed=1))
+    assert torch.equal(again.sample(2, seed=0), saved.sample(2, seed=0))
+
+
+def test_an_instance_of_a_class_of_the_user_is_compared_as_far_as_it_is_known(tmp_path) -> None:
+    Mine(3).save(tmp_path)
+    with pytest.raises(ValueError, match="arguments.size 3 in the file and 4 in the instance"):
+        pv.load(tmp_path, Mine(4))
+    with pytest.raises(ValueError, match="model 'Mine' in the file and 'Forgetful' in the instance"):
+        pv.load(tmp_path, Forgetful(3))
+    files.save_tensors(  # of an earlier version, whose class had no argument of this name
+        tmp_path / "model.safetensors", Mine(3).state_dict(), {"model": "Mine", "arguments": {"former": 1}}
+    )
+    assert pv.load(tmp_path, Mine(3)).schema == pv.LatentVariableModel.schema
