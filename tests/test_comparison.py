@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import BatchNormNet, draw_data, small_vae
@@ -238,3 +239,44 @@ def test_flagged_rows_are_warned_of_once_with_advice_for_a_comparison() -> None:
     assert len(caught) == 1
     with pytest.warns(UnreliableWarning, match="too few draws for it.* Draw at least 25 particles"):
         pv.compare({"exact": LinearGaussian(), "narrow": narrow}, X, num_particles=10, seed=0)
+
+
+def product(**blocks: Any) -> pv.VAE:
+    return pv.VAE(likelihood=pv.likelihoods.Product(blocks), prior=pv.priors.Normal(1), seed=0)
+
+
+def test_a_density_does_not_compete_with_a_probability_in_any_column() -> None:
+    parts = pv.likelihoods
+    x = torch.tensor([[0.5, 1.0, 0.0], [1.5, 2.0, 1.0]])
+    models = {
+        "counts": product(age=parts.Normal(1), visits=parts.Poisson(2)),
+        "real": product(age=parts.Normal(1), visits=parts.Normal(2)),
+    }
+    for data, column in ((x, r"visits\[0\]"), (pd.DataFrame(x.numpy(), columns=["age", "v", "w"]), "v")):
+        message = f"got for column '{column}' of 'x' a probability from 'counts' and a density from 'real'"
+        with pytest.raises(ValueError, match=message):
+            pv.compare(models, data, num_particles=3)
+    models["real"] = product(age=parts.StudentT(1), first=parts.NegativeBinomial(1), second=parts.Poisson(1))
+    assert len(pv.compare(models, x, num_particles=3, seed=0).names) == 2  # the same measures, in other blocks
+    models["real"] = product(age=parts.Normal(1), first=parts.Poisson(1), second=parts.ContinuousBernoulli(1))
+    with pytest.raises(ValueError, match=r"column 'visits\[1\]' of 'x' a probability from 'counts' and a density"):
+        pv.compare(models, x, num_particles=3)
+
+
+def test_densities_on_surfaces_are_not_compared_with_others() -> None:
+    def custom(function: Any, support: Any) -> pv.VAE:
+        return pv.VAE(likelihood=pv.likelihoods.Custom(3, function, support=support), prior=pv.priors.Normal(1), seed=0)
+
+    simplex = custom(lambda out: dist.Dirichlet(out.exp()), dist.constraints.simplex)
+    real = custom(lambda out: dist.Normal(out, 1.0).to_event(1), dist.constraints.real)
+    with pytest.raises(ValueError, match="cell 0 of 'x' a density on the probability simplex from 'a' and a density"):
+        pv.compare({"a": simplex, "b": real}, torch.full((4, 3), 1 / 3), num_particles=3)
+
+
+def test_each_model_receives_the_fields_that_it_reads() -> None:
+    counts, offset = torch.poisson(torch.full((9, 2), 3.0)), torch.zeros(9)
+    models = {"with": pv.VAE(likelihood=pv.likelihoods.Poisson(2), prior=pv.priors.Normal(1), seed=0)}
+    models["without"] = pv.VAE(likelihood=pv.likelihoods.Binomial(2, 99), prior=pv.priors.Normal(1), seed=0)
+    assert len(pv.compare(models, counts, num_particles=3, offset=offset).names) == 2
+    with pytest.raises(ValueError, match=r"field 'label' must be one that the model reads \('offset'\)"):
+        pv.compare(models, counts, num_particles=3, label=offset)

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from pyro_vae.data.batches import Rows
+from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.loaders import read_whole
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
 from pyro_vae.evaluation.methods import as_method
 from pyro_vae.evaluation.remedies import remedy
-from pyro_vae.inference.chunks import program_structure
+from pyro_vae.fields import choose_fields, merge_fields, split_fields
+from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.model import check_model
-from pyro_vae.runtime.random import seeded
+from pyro_vae.runtime.random import preserved_rng, seeded
 
 __all__ = ["Comparison", "compare"]
 
@@ -118,11 +120,11 @@ def compare(
         num_particles: K, as in `log_likelihood`.
         method: as in `log_likelihood`.
         seed: seed of the draws.
-        **fields: named per-row fields; every model receives all of them.
+        **fields: named per-row fields; each model receives those that it reads.
 
     Raises:
-        ValueError: if there are fewer than two models, if one gives densities and another probabilities, or if a latent
-            is global, so that there is one number for all rows.
+        ValueError: if there are fewer than two models, if one gives a density of a column and another a probability,
+            if no model reads a field, or if a latent is global, so that there is one number for all rows.
 
     References:
         *Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC* (Vehtari, Gelman, Gabry,
@@ -136,27 +138,25 @@ def compare(
     for model in models.values():
         check_model(model)
     first = next(iter(models.values()))
-    data = x if isinstance(x, Rows) else first.read_rows(x, {"fields": fields.get("fields", ())})[0]
+    data, own = _read(models, x, fields)
     with seeded(seed):
         data = data.drawn(first.like)
+    _check_measures(models, data, own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWarning)  # one warning for all models follows
         results = {
-            str(name): model.log_likelihood(data, num_particles=num_particles, method=method, seed=seed, **fields)
+            str(name): model.log_likelihood(
+                data, num_particles=num_particles, method=method, seed=seed, fields=own[name]
+            )
             for name, model in models.items()
         }
     for name, result in results.items():
         check_finite(f"log p(x) under {name!r}", result.estimate)
-    kinds = {name: "probabilities" if result.discrete else "densities" for name, result in results.items()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(
-            f"models must all give probabilities of x, or all densities; got {kinds}. These cannot be compared."
-        )
     if any(result.joint for result in results.values()):
         raise ValueError(
             "models must have independent rows to be paired; got a global latent. Compare log_likelihood(x) by hand."
         )
-    _warn_if_unreliable(models, results, data, fields, as_method(method))
+    _warn_if_unreliable(models, results, data, own, as_method(method))
     names = sorted(results, key=lambda name: -float(results[name].estimate.mean()))
     best = results[names[0]]
     differences, within = [], []
@@ -183,7 +183,11 @@ def compare(
 
 
 def _warn_if_unreliable(
-    models: Mapping[str, Any], results: dict[str, LogLikelihood], data: Rows, fields: dict[str, Any], method: Method
+    models: Mapping[str, Any],
+    results: dict[str, LogLikelihood],
+    data: Rows,
+    fields: dict[str, tuple[str, ...]],
+    method: Method,
 ) -> None:
     """Warn if rows of a model are flagged: one warning for all models, with advice for a comparison."""
     flagged = {name: result for name, result in results.items() if result.unreliable.any()}
@@ -191,8 +195,8 @@ def _warn_if_unreliable(
         return
     name, worst = max(flagged.items(), key=lambda item: item[1].flagged_share)
     few = int(torch.as_tensor(worst.num_particles).max()) if worst.khat.isnan().all() else None
-    model = next(model for key, model in models.items() if str(key) == name)
-    structure = program_structure(model, *model.read_rows(data, fields))
+    key = next(key for key in models if str(key) == name)
+    structure = program_structure(models[key], *models[key].read_rows(data, {"fields": fields[key]}))
     shares = ", ".join(f"{result.flagged_share:.0%} under {name!r}" for name, result in flagged.items())
     warnings.warn(
         f"Rows are flagged by Pareto k-hat, or have too few draws for it: {shares}. There scores and differences are"
@@ -200,3 +204,64 @@ def _warn_if_unreliable(
         UnreliableWarning,
         stacklevel=3,
     )
+
+
+def _read(models: Mapping[str, Any], x: Any, fields: dict[str, Any]) -> tuple[Rows, dict[str, tuple[str, ...]]]:
+    """The rows with all fields, and the names of those that each model reads.
+
+    Raises:
+        ValueError: if a field is given that no model reads.
+    """
+    names, given = split_fields(fields)
+    readable = merge_fields(model.fields for model in models.values())
+    with preserved_rng():
+        seen = [name for model in models.values() for name in model.schema.fields or ()]
+        read = as_rows(x, names, readable=(*readable, *seen))
+        rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
+    rows = rows.with_fields(given) if given else rows
+    used = choose_fields(readable, (*names, *given), rows.field_names)
+    return rows, {name: tuple(field for field in used if field in model.fields) for name, model in models.items()}
+
+
+def _check_measures(models: Mapping[str, Any], rows: Rows, fields: dict[str, tuple[str, ...]]) -> None:
+    """Raise a ValueError where one model gives the probability of a column of x and another its density."""
+    found: dict[str, ProgramStructure] = {}
+    for name, model in models.items():
+        own, used = model.read_rows(rows, {"fields": fields[name]})
+        found[str(name)] = program_structure(model, own, used)
+    kinds = {name: "probabilities" if structure.discrete else "densities" for name, structure in found.items()}
+    if len(set(kinds.values())) > 1 and all(len(_distinct(structure)) == 1 for structure in found.values()):
+        raise ValueError(
+            f"models must all give probabilities of x, or all densities; got {kinds}. These cannot be compared."
+        )
+    first, *others = found.items()
+    columns = {} if rows.columns is None else {site: tuple(rows.columns) for site in first[1].measures}
+    for name, structure in others:
+        for site, cells in first[1].measures.items():
+            theirs = structure.measures.get(site, ())
+            labels = columns.get(site) or first[1].columns.get(site) or structure.columns.get(site, ())
+            for i, (one, other) in enumerate(zip(cells, theirs, strict=False)):
+                if one != other:
+                    label = f"column {labels[i]!r}" if len(labels) == len(cells) else f"cell {i}"
+                    raise ValueError(
+                        f"models must all give a probability, or all a density, of each column; got for {label} of"
+                        f" {site!r} a {one} from {first[0]!r} and a {other} from {name!r}. These cannot be compared."
+                    )
+        if sorted(_cells(first[1])) != sorted(_cells(structure)):
+            raise ValueError(
+                f"models must give probabilities and densities of the same cells; got {_counts(first[1])} from"
+                f" {first[0]!r} and {_counts(structure)} from {name!r}. These cannot be compared."
+            )
+
+
+def _cells(structure: ProgramStructure) -> list[str]:
+    return [measure for cells in structure.measures.values() for measure in cells]
+
+
+def _distinct(structure: ProgramStructure) -> set[str]:
+    return set(_cells(structure))
+
+
+def _counts(structure: ProgramStructure) -> dict[str, int]:
+    cells = _cells(structure)
+    return {measure: cells.count(measure) for measure in sorted(set(cells))}

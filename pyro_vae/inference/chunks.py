@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae.data.batches import Rows
@@ -14,11 +16,13 @@ from pyro_vae.distributions import Blocks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import Program, any_site_outside_rows, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["ProgramStructure", "chunk_weights", "fields_of", "particle_counts", "program_structure", "row_chunks"]
 
+SURFACES = ("the probability simplex", "the unit sphere")  # of a lower dimension than the number of cells
 CELLS = 2**20  # numbers in a chunk, rows x particles x cells of x: 4 MB in float32, which stays in the cache
 
 
@@ -30,12 +34,17 @@ class ProgramStructure(NamedTuple):
         discrete: whether all observed sites have probabilities, not densities.
         num_cells: how many numbers a row has at the observed sites.
         differentiable: whether every latent of the guide has real numbers, so that gradients can move them.
+        measures: by observed site, for each cell of a row, what its log p(x) is: a "probability", or a "density" with
+            respect to some measure.
+        columns: names of the cells at the sites whose distribution has them.
     """
 
     joint: bool
     discrete: bool
     num_cells: int
     differentiable: bool = True
+    measures: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = ()) -> ProgramStructure:
@@ -44,11 +53,14 @@ def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = 
         batch = rows.take(slice(0, 1), fields, like=model.like)
         traces = run_programs(model.model, model.guide, (batch["x"],), fields_of(batch))
     sites: list[Any] = [site for site in traces[0].nodes.values() if site["type"] == "sample" and site["is_observed"]]
+    measures = {site["name"]: measures_of(site["fn"]) for site in sites}
     return ProgramStructure(
         joint=any(any_site_outside_rows(trace, model.row_plate) for trace in traces),
-        discrete=bool(sites) and all(_is_discrete(site["fn"]) for site in sites),
+        discrete=bool(sites) and all(set(cells) == {"probability"} for cells in measures.values()),
         num_cells=sum(torch.as_tensor(site["value"]).numel() for site in sites),
-        differentiable=not any(_is_discrete(site["fn"]) for site in _latents(traces[1])),
+        differentiable=not any("probability" in measures_of(site["fn"]) for site in _latents(traces[1])),
+        measures=measures,
+        columns={site["name"]: names for site in sites if (names := _names_of_cells(site["fn"]))},
     )
 
 
@@ -56,13 +68,37 @@ def _latents(trace: Any) -> list[Any]:
     return [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
 
 
-def _is_discrete(distribution: Any) -> bool:
+def measures_of(distribution: Any) -> tuple[str, ...]:
+    """What the log-probability of a distribution is, for each cell of an event: a probability, or which density."""
+    cells = math.prod(distribution.event_shape)
     if isinstance(distribution, Blocks):
-        return all(_is_discrete(block) for block in distribution.blocks)
-    try:
-        return bool(distribution.support.is_discrete)
-    except (NotImplementedError, AttributeError):
-        return False
+        return tuple(measure for block in distribution.blocks for measure in measures_of(block))
+    return _measures(support_of(distribution), cells)
+
+
+def _measures(support: Any, cells: int) -> tuple[str, ...]:
+    """The measures of the cells that a constraint holds for; a density where it is not known."""
+    if isinstance(support, constraints.cat):
+        sizes = support.lengths
+        known = len(sizes) == len(support.cseq) and sum(sizes) == cells and support.dim in (-1, 0)
+        if known:
+            parts = zip(support.cseq, sizes, strict=True)
+            return tuple(measure for part, size in parts for measure in _measures(part, size))
+    if support is None:
+        return ("density",) * cells
+    if bool(getattr(support, "is_discrete", False)) and not isinstance(support, constraints.cat):
+        return ("probability",) * cells
+    name = support_name(support)
+    surface = name if name in SURFACES else ""
+    return (f"density on {surface}" if surface else "density",) * cells
+
+
+def _names_of_cells(distribution: Any) -> tuple[str, ...]:
+    """The names of the cells of named blocks of columns."""
+    if not isinstance(distribution, Blocks) or distribution.names is None:
+        return ()
+    named = zip(distribution.names, distribution.sizes, strict=True)
+    return tuple(name if size == 1 else f"{name}[{i}]" for name, size in named for i in range(size))
 
 
 def fields_of(batch: dict[str, Tensor]) -> dict[str, Any]:
