@@ -179,7 +179,7 @@ class Multinomial(Likelihood):
         super().check_fields(x, fields, first_row)
         if "total_count" not in fields or "total_count" not in self.fields:
             return
-        total = fields["total_count"]
+        total = fields["total_count"].double()
         least = torch.zeros_like(total) if x is None else x.sum(-1)
         wrong = (total != total.floor()) | (total < least)
         if wrong.any():

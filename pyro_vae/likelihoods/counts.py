@@ -51,7 +51,7 @@ class _Counts(Scaled):
         super().check_fields(x, fields, first_row)
         if "offset" not in fields:
             return
-        sizes = fields["offset"].abs()
+        sizes = fields["offset"].double().abs()
         if (sizes > LARGEST_OFFSET).any():
             row = int(sizes.argmax())
             raise ValueError(
