@@ -197,10 +197,12 @@ def _initialize(model: ProgramPair, batches: Batches) -> None:
         _refuse_large_cells(batches, model.like.dtype)
         fields = {name: sample[name] for name in batches.names if name != ROW_WEIGHTS}
         ranges = ", ".join(f"{name!r} from {value.min():g} to {value.max():g}" for name, value in fields.items())
-        found = f"{broken[0]!r} is not from x" + (f" and the fields {ranges}" if fields else "")
+        found = f"{broken[0]!r}, computed from x" + (f" and the fields {ranges}" if fields else "")
         raise ValueError(
-            f"Start values must be finite; got others: {found}. Check the scale of the data"
-            + (" and of the fields." if fields else ".")
+            f"Start values must be finite; got others: {found}. Check"
+            + (" the scale of the fields and" if fields else "")
+            + " the units of x: choose units in which values are near 1 (divide x by a power of 10), or train in"
+            " float64: model.double()."
         )
     model.initialized.fill_(True)
 
