@@ -215,7 +215,15 @@ EXEMPT = {
     **{f"VAE.{name}": "the program" for name in ("model", "guide")},
     **{
         f"VAE.{name}": "called by fit and evaluation"
-        for name in ("initialize", "check_data", "check_columns", "unbounded_at", "read_rows", "made_of")
+        for name in (
+            "initialize",
+            "check_data",
+            "check_columns",
+            "check_fields",
+            "unbounded_at",
+            "read_rows",
+            "made_of",
+        )
     },
     **{f"evaluation.{name}": "inner" for name in ("mean_over_rows", "summarize_log_weights")},
     "datasets.names": "takes nothing",
