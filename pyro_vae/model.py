@@ -112,9 +112,9 @@ class LatentVariableModel(ProgramPair):
             if columns is not None:
                 self.check_columns(columns)
             rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
+            used = choose_fields(readable, (*names, *given), rows.field_names, seen=self.schema.fields)
             if given:
                 rows = rows.with_fields(given)
-            used = choose_fields(readable, (*names, *given), rows.field_names, seen=self.schema.fields)
             for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
                 self.check_data(batch["x"], first_row)
                 self.check_fields(batch["x"], {name: batch[name] for name in used}, first_row)

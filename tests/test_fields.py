@@ -379,3 +379,9 @@ def test_a_fit_that_fails_leaves_no_names() -> None:
     with pytest.raises(ValueError, match="learning_rate"):
         vae.fit(FRAME, learning_rate=-1.0, **QUICK)
     assert vae.schema.columns is None
+
+
+def test_an_option_that_does_not_exist_is_named_as_one_that_nothing_reads() -> None:
+    vae = pv.VAE(likelihood=pv.likelihoods.Normal(2), prior=pv.priors.Normal(1), seed=0)
+    with pytest.raises(ValueError, match="field 'resample' must be one that the model reads"):
+        vae.posterior_draws(torch.randn(5, 2), resample=10)
