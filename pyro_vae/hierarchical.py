@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, nets, priors
 from pyro_vae.arguments import check_kind, positive_integer
-from pyro_vae.fields import Field, merge_fields
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.model import LatentVariableModel
-from pyro_vae.parts import as_scale, support_name, support_of
+from pyro_vae.parts import AsksParts, as_scale, support_name, support_of
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["HierarchicalVAE"]
 
 
-class HierarchicalVAE(LatentVariableModel):
+class HierarchicalVAE(AsksParts, LatentVariableModel):
     """z_L ~ prior, z_l | z_{l+1} ~ Normal for l = L - 1, ..., 1, and x | z_1 ~ likelihood; sites "z1" to "zL" and "x".
 
     The upper layers make the prior of the lower ones more flexible, which is worth some nats over one layer of the same
@@ -141,28 +140,6 @@ class HierarchicalVAE(LatentVariableModel):
         z = pyro.sample(f"z{len(path)}", _normal(loc, scale))
         for layer in reversed(range(len(lower))):
             z = pyro.sample(f"z{layer + 1}", _normal(*_product_of_normals(lower[layer], _moments(self.down[layer](z)))))
-
-    def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        self.likelihood.initialize(x, **batch)
-        self.prior.initialize(self.likelihood.features(x))
-
-    def check_data(self, x: Tensor, first_row: int = 0) -> None:
-        self.likelihood.check(x, first_row)
-
-    def unbounded_at(self, constant: Tensor) -> Tensor:
-        return self.likelihood.unbounded_at(constant)
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
-        return merge_fields((super().fields, self.likelihood.fields, self.prior.fields))
-
-    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
-        self.likelihood.check_fields(x, fields, first_row)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        super().check_columns(columns)
-        self.likelihood.check_columns(columns)
 
 
 def _check_real(prior: priors.Prior) -> None:

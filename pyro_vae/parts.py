@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from pyro_vae.arguments import is_integer
 from pyro_vae.fields import Field, ReadsFields, keyword_fields, merge_fields
 
-__all__ = ["Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
+__all__ = ["AsksParts", "Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
 
 
 class Part(ReadsFields, nn.Module):
@@ -52,6 +52,36 @@ class Part(ReadsFields, nn.Module):
 
 def _parts_of_list(child: nn.Module) -> list[Part]:
     return [part for part in child if isinstance(part, Part)] if isinstance(child, nn.ModuleList) else []
+
+
+class AsksParts:
+    """What a model that has a likelihood and a prior as parts asks them; mixed into such models."""
+
+    likelihood: Any
+    prior: Any
+
+    def initialize(self, x: Tensor, **batch: Tensor) -> None:
+        self.likelihood.initialize(x, **batch)
+        self.prior.initialize(self.likelihood.features(x))
+
+    def check_data(self, x: Tensor, first_row: int = 0) -> None:
+        self.likelihood.check(x, first_row)
+
+    def unbounded_at(self, constant: Tensor) -> Tensor:
+        return self.likelihood.unbounded_at(constant)  # type: ignore[no-any-return]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
+        own: Any = super()
+        return merge_fields((own.fields, self.likelihood.fields, self.prior.fields))
+
+    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
+        self.likelihood.check_fields(x, fields, first_row)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        super().check_columns(columns)  # type: ignore[misc]
+        self.likelihood.check_columns(columns)
 
 
 def as_event_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

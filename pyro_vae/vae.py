@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,10 @@ from torch.distributions import Distribution
 from pyro_vae import guides, likelihoods, nets, predictive, priors
 from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.fields import Field, merge_fields
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.model import LatentVariableModel, keep_parameters
-from pyro_vae.parts import support_name, support_of
+from pyro_vae.parts import AsksParts, support_name, support_of
 from pyro_vae.priors import aggregate
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
@@ -28,7 +27,7 @@ from pyro_vae.runtime.random import preserved_rng, seeded
 __all__ = ["VAE"]
 
 
-class VAE(LatentVariableModel):
+class VAE(AsksParts, LatentVariableModel):
     """z ~ prior, x | z ~ likelihood(decoder(z)); q(z | x) = guide(encoder(x)).
 
     Args:
@@ -223,28 +222,6 @@ class VAE(LatentVariableModel):
 
     def _posterior(self, features: Tensor) -> dist.TorchDistribution:
         return self.family(self.encoder(features))  # type: ignore[no-any-return]
-
-    def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        self.likelihood.initialize(x, **batch)
-        self.prior.initialize(self.likelihood.features(x))
-
-    def check_data(self, x: Tensor, first_row: int = 0) -> None:
-        self.likelihood.check(x, first_row)
-
-    def unbounded_at(self, constant: Tensor) -> Tensor:
-        return self.likelihood.unbounded_at(constant)
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
-        return merge_fields((super().fields, self.likelihood.fields, self.prior.fields))
-
-    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
-        self.likelihood.check_fields(x, fields, first_row)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        super().check_columns(columns)
-        self.likelihood.check_columns(columns)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> dist.TorchDistribution:
         """q(z | x): batch shape (B,), event shape (D,); its `.mean` is deterministic, its `.sample()` a draw."""
