@@ -138,7 +138,7 @@ def test_fields_mean_the_same_with_the_data_or_beside_them_in_any_form() -> None
     ):
         again = program.log_likelihood(data, num_particles=3, seed=0, **options).estimate
         np.testing.assert_allclose(again, expected, atol=1e-8)
-    with pytest.raises(ValueError, match=r"field 'num_particle' must have one entry per row \(9\); got shape \(\)"):
+    with pytest.raises(ValueError, match=r"field 'num_particle' must be one that the model reads \('label'\)"):
         program.log_likelihood(x, label=label, num_particle=3)
     with pytest.raises(ValueError, match=r"field 'label' must have one entry per row \(5\); got shape \(9,\)"):
         program.sample(5, label=label)
