@@ -77,6 +77,11 @@ def test_processes_share_the_rows_of_an_evaluation_and_each_has_the_whole_result
     assert not torch.equal(estimate, two_processes.likelihood(seed=0)[0])  # the second process drew from its own stream
 
 
+def test_the_threads_of_the_group_end_with_it(both: list[dict[str, Any]]) -> None:
+    """A thread that outlives the group may abort the process while Python shuts down."""
+    assert all(found["freed"] for found in both)
+
+
 def test_the_process_that_has_a_row_that_is_not_finite_names_it(both: list[dict[str, Any]]) -> None:
     messages = [found["spoiled"] for found in both]
     (named,) = [message for message in messages if "another process" not in message]

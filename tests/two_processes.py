@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,10 @@ def main(folder: Path) -> None:
         found["differing"] = differing()
         found["ended"] = ended(folder)
         found["ours"] = processes.agree_on({"rank": processes.rank()}), processes.gathered(processes.rank())
-        torch.save(found, folder / f"{processes.rank()}.pt")
+        own = processes.rank()
+        group = weakref.ref(torch.distributed.group.WORLD)
+    found["freed"] = group() is None
+    torch.save(found, folder / f"{own}.pt")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Everything here uses `torch.distributed`. Without an initialized process group t
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -160,6 +161,9 @@ def launched() -> Iterator[None]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
+    # Its functions take the group that exists at import as a default. An optimizer imports it; then the group's threads
+    # would outlive the group, and one that frees a tensor while Python shuts down aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
