@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae import evaluation, predictive
 from pyro_vae.data.batches import Rows, as_rows
 from pyro_vae.data.loaders import names_of_columns, read_whole
-from pyro_vae.evaluation import annealing, bound, likelihood
+from pyro_vae.evaluation import annealing, audit, bound, likelihood
 from pyro_vae.fields import choose_fields, split_fields
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
@@ -265,6 +265,48 @@ class LatentVariableModel(ProgramPair):
             method=method,
             target_error=target_error,
             max_particles=max_particles,
+            seed=seed,
+            fields=names,
+        )
+
+    def audited_log_likelihood(
+        self,
+        x: Any,
+        *,
+        num_rows: int | None = None,
+        seconds: float = 60.0,
+        num_particles: int | None = None,
+        method: str | evaluation.Method = "ais",
+        seed: int | None = None,
+        **fields: Any,
+    ) -> evaluation.AuditedLogLikelihood:
+        """Mean log p(x) over rows, to be reported: importance sampling for all of them, corrected on random ones.
+
+        A better method scores a random sample of the rows. Its mean difference from importance sampling corrects the
+        mean over all rows, and the spread of the differences gives the error. That error is to be relied on where
+        importance sampling alone is not; what the better method misses is left, and the result is a lower bound.
+
+        Args:
+            x: rows (B, *E), in any form that `fit` takes.
+            num_rows: how many random rows the better method scores; by default 50, and as many more as `seconds` allow.
+            seconds: about how long the better method may take in all, where `num_rows` is not given.
+            num_particles: K, draws per row of importance sampling; 1,000 by default.
+            method: the better method, as in `log_likelihood`.
+            seed: seed of the sample and of the draws.
+            **fields: as in `log_likelihood`.
+
+        Raises:
+            ValueError: naming what is wrong with an option or the data.
+            NotImplementedError: if the better method does not suit the model.
+        """
+        rows, names = self.read_rows(x, fields)
+        return audit.audited_log_likelihood(
+            self,
+            rows,
+            num_rows=num_rows,
+            seconds=seconds,
+            num_particles=num_particles,
+            method=method,
             seed=seed,
             fields=names,
         )

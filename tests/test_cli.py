@@ -9,6 +9,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.cli import commands, main, options, results, runs
+from pyro_vae.cli import commands, main, options, runs, scoring
 from pyro_vae.training import loop
 
-SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", "--num-likelihood-particles", "20"]
+SCORED = ["--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
+SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", *SCORED]
 PICTURES = {"training", "reconstructions", "prior_means", "prior_draws", "interpolation", "latents"}
 NUMBERS = {"checkpoints", "model.safetensors", "config.json", "history.csv", "summary.json"}
 
@@ -37,6 +39,14 @@ def numbers_in(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [number for part in value.values() for number in numbers_in(part)]
     return [value] if isinstance(value, int | float) else []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_annealing() -> Iterator[None]:
+    """Few temperatures: these tests are about commands, and `test_audit.py` and others about the numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "ANNEALING", pv.evaluation.AIS(num_steps=3, num_chains=4))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +120,7 @@ def test_a_seed_repeats_a_run_and_leaves_the_split_of_the_data_alone(trained: Pa
 def test_evaluate_gives_the_numbers_of_the_summary_under_the_same_seed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(run), "--num-particles", "20"]) == 0
+    assert main(["evaluate", str(run), "--num-particles", "20", "--rows", "2"]) == 0
     out = capsys.readouterr().out
     summary, evaluation = read(run / "summary.json"), read(run / "evaluation.json")
     for name in ("test_elbo", "test_reconstruction", "test_kl", "test_log_likelihood", "test_bits_per_dimension"):
@@ -118,16 +128,48 @@ def test_evaluate_gives_the_numbers_of_the_summary_under_the_same_seed(
     assert evaluation["test"] == summary["test"]
     for text in ("nats per row", f"{summary['test_elbo']:.3f}", "Monte Carlo error", "sampling error", "bits per dim"):
         assert text in out
-    assert main(["evaluate", str(run), "--num-particles", "20", "--seed", "1"]) == 0
+    assert main(["evaluate", str(run), "--num-particles", "20", "--rows", "2", "--seed", "1"]) == 0
     assert read(run / "evaluation.json")["test_elbo"] != summary["test_elbo"]
+
+
+def test_train_and_evaluate_print_the_log_likelihood_that_annealing_corrects(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed number is that of `audited_log_likelihood`, and a sandwich on simulated rows stands beside it."""
+    assert main(["evaluate", str(run), "--num-particles", "20", "--rows", "3"]) == 0
+    out = capsys.readouterr().out
+    test = read(run / "evaluation.json")["test"]
+    x = pv.datasets.load("digits").test
+    found = pv.load(run).audited_log_likelihood(x, num_particles=20, num_rows=3, method=scoring.ANNEALING, seed=0)
+    mean = found.mean()
+    expected = {"estimate": mean.estimate, "monte_carlo_error": mean.monte_carlo_error, "kind": "lower bound"}
+    assert expected.items() <= test["log_likelihood"].items()
+    (line,) = (line for line in out.splitlines() if line.startswith("test log-likelihood"))
+    assert f">= {mean.estimate:.3f}" in line and len(line.split()) == 7  # both errors are printed
+    cheap, sandwich = test["likelihood"]["importance"], test["likelihood"]["sandwich"]
+    assert cheap["estimate"] == found.cheap.mean().estimate and f"which alone gives >= {cheap['estimate']:.3f}" in out
+    assert "chains for each row, on 3 of 360 rows, chosen at random" in out
+    assert sandwich["gap"]["estimate"] == pytest.approx(sandwich["upper"]["estimate"] - sandwich["lower"]["estimate"])
+    assert "On 3 rows drawn from the model" in out and f"{sandwich['gap']['estimate']:.3f} nats" in out
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_evaluate_scores_rows_by_each_method(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--method", method, "--num-particles", "10", "--rows", "4"]) == 0
+    test = read(run / "evaluation.json")["test"]
+    assert test["likelihood"]["method"] == method and test["likelihood"]["rows"] == 4
+    assert test["rows"] == 360 and test["likelihood"]["particles"] == 10
+    kind = "chains" if method == "ais" else "draws from the guide"
+    out = capsys.readouterr().out
+    assert f"{scoring.METHODS[method]}, 10 {kind} for each row, on 4 of 360 rows, chosen at random" in out
 
 
 def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_pointed_out(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(run), "--num-particles", "4"]) == 0
+    assert main(["evaluate", str(run), "--method", "importance", "--num-particles", "4"]) == 0
     out = capsys.readouterr().out
-    assert "so few that the estimate is too low and more draws would raise it" in out
+    assert "so few that it is too low alone and more draws would raise it" in out
     assert "Pareto k-hat: not computed in 360 of 360 rows; it needs at least 25 draws" in out and "in 0 of" not in out
     (line,) = (line for line in out.splitlines() if line.startswith("test log-likelihood"))
     evaluation = read(run / "evaluation.json")
@@ -135,13 +177,14 @@ def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_poin
     assert line.split()[-1] == "360" and len(line.split()) == 6  # one error is printed: that of the choice of rows
     assert "100% of the rows are flagged" in out and "Monte Carlo error would say, so none is printed" in out
     assert evaluation["test_log_likelihood_is"] == "lower bound" and evaluation["flagged_share"] == 1.0
-    assert evaluation["test"]["unknown_khat_rows"] == evaluation["test"]["unreliable_rows"] == 360
+    likelihood = evaluation["test"]["likelihood"]
+    assert likelihood["unknown_khat_rows"] == likelihood["unreliable_rows"] == 360
     assert evaluation["test"]["log_likelihood"]["monte_carlo_error"] is None
     assert evaluation["test"]["elbo"]["monte_carlo_error"] > 0
 
 
 def test_infinity_and_unknown_are_two_things_in_json() -> None:
-    assert [results._finite(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [
+    assert [scoring.finite(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [
         1.5,
         None,
         "Infinity",
@@ -192,7 +235,8 @@ def test_a_run_on_a_file_of_vectors_is_evaluated_where_the_file_has_moved_to(
     (tmp_path / "elsewhere").mkdir()
     vectors.rename(tmp_path / "elsewhere" / vectors.name)
     assert main(["evaluate", str(folder)]) == 2
-    assert main(["evaluate", str(folder), "--num-particles", "20", "--data-dir", str(tmp_path / "elsewhere")]) == 0
+    moved = ["--data-dir", str(tmp_path / "elsewhere")]
+    assert main(["evaluate", str(folder), "--num-particles", "20", "--rows", "2", *moved]) == 0
     assert read(folder / "evaluation.json")["test_elbo"] == summary["test_elbo"]
 
 
@@ -210,7 +254,7 @@ def test_a_run_on_a_csv_file_reads_it_alike_each_time(
     assert train(folder, str(tmp_path / "x.csv"), "--no-pictures", *options) == 0
     recorded = read(folder / "config.json")["options"]
     assert recorded["decimal"] == "," and recorded["header"] is (None if header else False)
-    assert main(["evaluate", str(folder), "--num-particles", "5"]) == 0
+    assert main(["evaluate", str(folder), "--num-particles", "5", "--rows", "2"]) == 0
     assert main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
 
 
@@ -240,7 +284,7 @@ def test_each_choice_of_model_estimator_and_data_trains_and_is_evaluated_alike(
     pictures = [] if arguments[1] == "normal" else ["--no-pictures"]
     assert train(tmp_path / "run", "digits", "--epochs", "1", *arguments, *pictures) == 0
     assert math.isfinite(read(tmp_path / "run" / "summary.json")["test_log_likelihood"])
-    assert main(["evaluate", str(tmp_path / "run"), "--num-particles", "20"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--num-particles", "20", "--rows", "2"]) == 0
     assert read(tmp_path / "run" / "evaluation.json")["test"] == read(tmp_path / "run" / "summary.json")["test"]
 
 
@@ -473,7 +517,7 @@ def test_row_indices_are_written_as_ranges() -> None:
 def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(run), "--report", "--num-particles", "30"]) == 0
+    assert main(["evaluate", str(run), "--report", "--num-particles", "30", "--rows", "2"]) == 0
     printed = capsys.readouterr()
     assert "Diagnosis on 360 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err
     report = read(run / "report.json")
@@ -487,7 +531,7 @@ def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
     assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # so that they are removed when the run is replaced
     evaluation = read(run / "evaluation.json")
-    assert 0 <= evaluation["test"]["unreliable_rows"] <= 360
+    assert 0 <= evaluation["test"]["likelihood"]["unreliable_rows"] <= 360
 
 
 def test_a_run_that_is_refused_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:

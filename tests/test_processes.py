@@ -144,7 +144,8 @@ def test_two_processes_with_compiled_steps_equal_uncompiled_ones() -> None:
 @pytest.mark.slow
 def test_a_killed_worker_is_restarted_and_the_run_completes(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--epochs", "60", "--no-pictures", "--num-likelihood-particles", "20", "--hidden", "64"]
+    scored = ["--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
+    options = ["--epochs", "60", "--no-pictures", "--hidden", "64", *scored]
     arguments = ["--max-restarts", "2", "-m", "pyro_vae", "train", "--no-compile", "--run-dir", str(run), *options]
     process = launch(*arguments)
     while process.poll() is None and not list(run.glob("checkpoints/step-*")):

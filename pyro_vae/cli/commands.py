@@ -14,6 +14,7 @@ import numpy as np
 
 from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting
 from pyro_vae.cli import results, runs
+from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
@@ -109,7 +110,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Evaluate a run on its test rows and write `evaluation.json`; with `--report`, diagnose the model as well."""
     vae, splits = _reload(options)
     with processes.launched():
-        numbers = results.evaluate(vae, splits.test, options.seed, options.num_particles)
+        scoring = Scoring(options.num_particles, options.method, options.rows)
+        numbers = results.evaluate(vae, splits.test, options.seed, scoring)
         if processes.rank() > 0:
             return 0
     evaluation = results.flatten(vae, numbers) | {"seed": options.seed, "test": numbers}
@@ -119,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.report:
         from pyro_vae.cli import pictures
 
-        found = diagnose(vae, splits.test, seed=options.seed, num_particles=options.num_particles)
+        found = diagnose(vae, splits.test, seed=options.seed, num_particles=options.num_particles or 1000)
         files.write_text(Path(options.run) / "report.txt", f"{found}\n")
         files.write_json(Path(options.run) / "report.json", results.as_plain(found))
         written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]

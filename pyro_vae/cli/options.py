@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import pyro_vae
 from pyro_vae.cli import commands
+from pyro_vae.cli.scoring import METHODS
 from pyro_vae.inference.gradients import GRADIENTS
 
 __all__ = ["parser"]
@@ -178,12 +179,44 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     output.add_argument("--no-pictures", action="store_true", help="draw no pictures")
-    _likelihood_particles(output, "--num-likelihood-particles")
+    output.add_argument(
+        "--num-likelihood-particles",
+        type=_count,
+        default=1000,
+        metavar="K",
+        help="draws from the guide that estimate a test row's log-likelihood",
+    )
+    output.add_argument(
+        "--num-likelihood-rows",
+        type=_at_least_two,
+        metavar="N",
+        help="random test rows on which annealed importance sampling corrects the log-likelihood (default: 50, and as"
+        " many more as a minute allows)",
+    )
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _run(sub)
-    _likelihood_particles(sub, "--num-particles")
+    sub.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        help="how log p(x) is estimated: importance sampling from the guide, from a guide refined row by row"
+        " (semi_amortized), or annealed from the guide to the posterior (ais) (default: importance sampling for all"
+        " rows, corrected by ais on random ones)",
+    )
+    sub.add_argument(
+        "--num-particles",
+        type=_count,
+        metavar="K",
+        help="draws for each row, or chains of --method ais (default: 1000 draws, 32 chains)",
+    )
+    sub.add_argument(
+        "--rows",
+        type=_at_least_two,
+        metavar="N",
+        help="random test rows that ais corrects, or that --method scores (default: 50, and as many more as a minute"
+        " allows; all of them with --method)",
+    )
     sub.add_argument(
         "--report",
         action="store_true",
@@ -237,16 +270,6 @@ def _run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run", metavar="RUN", help="the folder that `pyro-vae train` wrote")
 
 
-def _likelihood_particles(group: argparse._ActionsContainer, name: str) -> None:
-    group.add_argument(
-        name,
-        type=_count,
-        default=1000,
-        metavar="K",
-        help="draws from the guide that estimate a test row's log-likelihood",
-    )
-
-
 def _seed(group: argparse._ActionsContainer, text: str = "seed of all draws") -> None:
     group.add_argument("--seed", type=_index, default=0, metavar="S", help=text)
 
@@ -261,6 +284,12 @@ def _data_dir(
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer; got {text}. Pass e.g. 100.")
+    return int(text)
+
+
+def _at_least_two(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 2; got {text}. Pass e.g. 100.")
     return int(text)
 
 

@@ -203,11 +203,14 @@ class LogLikelihood:
         Raises:
             ValueError: if x is real and no width is given, or it is discrete and one is.
         """
+        return -(self.estimate + self._log_volume(bin_width)) / (self.num_cells * math.log(2))
+
+    def _log_volume(self, bin_width: float | None) -> float:
+        """The logarithm of the volume of the bins that a row of x was rounded to; 0 for discrete data."""
         if self.discrete == (bin_width is not None):
             kind, advice = ("discrete", "Leave it out") if self.discrete else ("real", "State the data's resolution")
             raise ValueError(f"bin_width must suit x, which is {kind}; got {bin_width!r}. {advice}.")
-        width = 1.0 if bin_width is None else positive_number("bin_width", bin_width)
-        return -(self.estimate + self.num_cells * math.log(width)) / (self.num_cells * math.log(2))
+        return self.num_cells * math.log(1.0 if bin_width is None else positive_number("bin_width", bin_width))
 
     def mean(self, unit: str = "nats", bin_width: float | None = None) -> Mean:
         """Mean over rows, in "nats" or "bits" per dimension, with both errors.
@@ -215,19 +218,34 @@ class LogLikelihood:
         Raises:
             ValueError: for another unit, or as `bits_per_dimension`.
         """
-        if unit not in ("nats", "bits"):
-            raise ValueError(f"unit must be nats or bits; got {unit!r}. Bits are per dimension.")
-        if unit == "nats":
-            return mean_over_rows(self.estimate, self.standard_error, self.kind, self.error_holds)
-        kind = "upper bound" if self.kind == "lower bound" else "lower bound"  # the sign changes
-        error = self.standard_error / (self.num_cells * math.log(2))
-        return mean_over_rows(self.bits_per_dimension(bin_width), error, kind, self.error_holds)
+        found = mean_over_rows(self.estimate, self.standard_error, self.kind, self.error_holds)
+        return in_bits(found, self, unit, bin_width)
 
     def plot(self, ax: Any = None) -> Any:
         """k-hat of each row; returns matplotlib axes."""
         from pyro_vae import plots
 
         return plots.khat(self.khat, float(torch.as_tensor(self.threshold).max()), ax=ax)
+
+
+def in_bits(mean: Mean, result: LogLikelihood, unit: str, bin_width: float | None) -> Mean:
+    """A mean of log p(x) in its unit: unchanged for "nats"; for "bits", -log2 of the probability per number of a row.
+
+    Raises:
+        ValueError: for another unit, or as `LogLikelihood.bits_per_dimension`.
+    """
+    if unit not in ("nats", "bits"):
+        raise ValueError(f"unit must be nats or bits; got {unit!r}. Bits are per dimension.")
+    if unit == "nats":
+        return mean
+    scale = result.num_cells * math.log(2)
+    return Mean(
+        -(mean.estimate + result._log_volume(bin_width)) / scale,
+        mean.monte_carlo_error / scale,
+        mean.sampling_error / scale,
+        "upper bound" if mean.kind == "lower bound" else "lower bound",  # the sign changes
+        mean.error_holds,
+    )
 
 
 def unknown_khat(result: LogLikelihood) -> str:

@@ -1,0 +1,170 @@
+"""The log-likelihood that a command prints: how it is estimated, and what is said about it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pyro_vae.data.batches import Rows
+from pyro_vae.evaluation import AIS, LogLikelihood, Mean, UnreliableWarning
+from pyro_vae.evaluation.results import SIGNS
+from pyro_vae.inference import pareto
+from pyro_vae.runtime import processes
+from pyro_vae.runtime.random import seeded
+from pyro_vae.vae import VAE
+
+__all__ = ["METHODS", "Scoring", "about", "as_numbers", "finite"]
+
+METHODS = {
+    "importance": "importance sampling",
+    "semi_amortized": "importance sampling from a guide that is refined for each row",
+    "ais": "annealed importance sampling",
+}
+FEW = 10  # effective sample size below which an estimate of log p(x) is called too low
+SIMULATED_ROWS = 50  # of the sandwich
+ANNEALING = AIS()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How log p(x) is estimated.
+
+    Attributes:
+        num_particles: draws for each row; None for the method's own number.
+        method: one of `METHODS`, for all rows; None for importance sampling that annealing corrects on random rows.
+        num_rows: how many random rows are annealed, or scored by the method; None for as many as a minute allows, or
+            all of them.
+    """
+
+    num_particles: int | None = None
+    method: str | None = None
+    num_rows: int | None = None
+
+    def numbers(self, vae: VAE, rows: Rows, seed: int) -> dict[str, Any]:
+        """The mean over rows as `log_likelihood`, and how it was found, as values for JSON."""
+        if self.method is None:
+            return self._audited(vae, rows, seed)
+        if self.num_rows is not None and self.num_rows < len(rows):
+            with seeded(seed, 1):
+                rows = rows.subset(torch.randperm(len(rows))[: self.num_rows])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableWarning)  # the printed report counts these rows
+            found = vae.log_likelihood(rows, method=self.method, num_particles=self.num_particles, seed=seed)
+        return {
+            "log_likelihood": as_numbers(found.mean()),
+            "likelihood": {"method": self.method, "rows": len(rows), **_weights(found)},
+        }
+
+    def _audited(self, vae: VAE, rows: Rows, seed: int) -> dict[str, Any]:
+        found = vae.audited_log_likelihood(
+            rows, num_particles=self.num_particles, num_rows=self.num_rows, method=ANNEALING, seed=seed
+        )
+        audit = {
+            "method": found.better.method,
+            "rows": len(found.index),
+            "particles": found.better.num_particles,
+            "difference": found.difference().estimate,
+        }
+        likelihood = {"method": "audited", "rows": len(rows), **_weights(found.cheap), "audit": audit}
+        likelihood["importance"] = as_numbers(found.cheap.mean())
+        if processes.rank() == 0:
+            simulated = min(SIMULATED_ROWS, max(2, len(found.index)))
+            sandwich = vae.sandwich(simulated, method=ANNEALING, seed=seed)
+            likelihood["sandwich"] = {
+                "rows": len(sandwich.x),
+                "lower": as_numbers(sandwich.lower.mean()),
+                "upper": as_numbers(sandwich.upper.mean()),
+                "gap": as_numbers(sandwich.gap()),
+            }
+        return {"log_likelihood": as_numbers(found.mean()), "likelihood": likelihood}
+
+
+def _weights(found: LogLikelihood) -> dict[str, Any]:
+    """How many draws there were, and how the weights behaved."""
+    return {
+        "particles": found.num_particles,
+        "median_ess": finite(float(found.ess.nanmedian())),
+        "unreliable_rows": int(found.unreliable.sum()),
+        "unknown_khat_rows": int(found.khat.isnan().sum()),
+        "flagged_share": found.flagged_share,
+        "khat_threshold": finite(float(torch.as_tensor(found.threshold).max())),
+    }
+
+
+def about(numbers: dict[str, Any]) -> list[str]:
+    """Lines about the log-likelihood: the method, what it may miss, and how its weights behave."""
+    likelihood = numbers["likelihood"]
+    if likelihood["method"] == "audited":
+        return [*_about_audit(likelihood), *_about_weights(likelihood)]
+    mean, what = numbers["log_likelihood"], METHODS[likelihood["method"]]
+    rows, kept = numbers["rows"], likelihood["rows"]
+    where = "" if kept == rows else f", on {kept:,} of {rows:,} rows, chosen at random"
+    lines = [f"Log-likelihood: {what}, {_draws(likelihood)}{where}; in expectation a lower bound."]
+    lines += _about_weights(likelihood)
+    if not mean["error_holds"]:
+        lines.append(
+            f"{likelihood['flagged_share']:.0%} of the rows are flagged: the log-likelihood is too low, by more than a"
+            " Monte Carlo error would say, so none is printed."
+        )
+    return lines
+
+
+def _about_audit(likelihood: dict[str, Any]) -> list[str]:
+    audit, sandwich = likelihood["audit"], likelihood["sandwich"]
+    gap, cheap = sandwich["gap"], likelihood["importance"]
+    alone = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}"
+    return [
+        f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}, which alone gives {alone}; corrected by"
+        f" {METHODS[audit['method']]}, {audit['particles']:,} chains for each row, on {audit['rows']:,} of"
+        f" {likelihood['rows']:,} rows, chosen at random: it is {audit['difference']:.3f} nats higher there.",
+        "What annealing misses is left, so that the result is a lower bound. On"
+        f" {sandwich['rows']} rows drawn from the model, whose posteriors have a known draw, it misses at most"
+        f" {gap['estimate']:.3f} nats (standard error {gap['sampling_error']:.3f}).",
+    ]
+
+
+def _draws(likelihood: dict[str, Any]) -> str:
+    kind = "chains" if likelihood["method"] == "ais" else "draws from the guide"
+    return f"{likelihood['particles']:,} {kind} for each row"
+
+
+def _about_weights(likelihood: dict[str, Any]) -> list[str]:
+    """Effective draws, and how many rows are flagged, and why."""
+    ess, rows, unknown = likelihood["median_ess"], likelihood["rows"], likelihood["unknown_khat_rows"]
+    few = ", so few that it is too low alone and more draws would raise it" if ess is None or ess < FEW else ""
+    which = "Importance sampling: effective" if likelihood["method"] == "audited" else "Effective"
+    lines = [f"{which} sample size, median over rows: {'unknown' if ess is None else f'{ess:.0f} draws'}{few}."]
+    if unknown < rows:
+        lines.append(
+            f"Pareto k-hat above {likelihood['khat_threshold']:.2f}, with fewer than {pareto.MIN_EFFECTIVE} effective"
+            f" draws, in {likelihood['unreliable_rows'] - unknown} of {rows} rows."
+        )
+    if unknown:
+        scarce = likelihood["particles"] < pareto.MIN_PARTICLES
+        why = f"it needs at least {pareto.MIN_PARTICLES} draws for each row" if scarce else "all weights are zero there"
+        lines.append(f"Pareto k-hat: not computed in {unknown} of {rows} rows; {why}.")
+    return lines
+
+
+def as_numbers(mean: Mean) -> dict[str, Any]:
+    """A mean as values for JSON; a Monte Carlo error that is known to be too small is left out (null).
+
+    A bound has two values more: its kind, and whether its error holds.
+    """
+    numbers = {name: finite(value) if isinstance(value, float) else value for name, value in asdict(mean).items()}
+    if not mean.error_holds:
+        return numbers | {"monte_carlo_error": None}
+    if mean.kind == "estimate":
+        del numbers["kind"], numbers["error_holds"]
+    return numbers
+
+
+def finite(value: float) -> float | str | None:
+    """The number; null if it is unknown (NaN); "Infinity" or "-Infinity", which JSON has no numbers for."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
