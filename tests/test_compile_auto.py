@@ -33,6 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
+import pyro_vae as pv
 from pyro_vae import elbos
 from pyro_vae.data.batches import Batches
 from pyro_vae.training import fitting
@@ -185,14 +186,20 @@ def test_compile_is_true_false_or_auto() -> None:
 def test_compiling_pays_where_steps_are_many_or_large() -> None:
     parameters = [nn.Parameter(torch.zeros(2))]
 
-    def pays(epochs: int, num_particles: int = 1, data=DATA) -> bool:
+    def pays(epochs: int, num_particles: int = 1, data=DATA, model=None) -> bool:
         batches = Batches(data, like=DATA, batch_size=10)
         estimator = elbos.IWAE(num_particles=num_particles)
-        return compiled_step.pays(EagerStep(None, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
+        return compiled_step.pays(EagerStep(model, estimator, torch.optim.SGD(parameters, lr=1.0), batches), epochs)
 
     assert not pays(epochs=4)
     assert pays(epochs=10_000)
     assert pays(epochs=4, num_particles=10**7)
+    counts, grades = (
+        pv.VAE(likelihood=likelihood, prior=pv.priors.Normal(2))
+        for likelihood in (pv.likelihoods.BetaBinomial(4, total_count=3), pv.likelihoods.Binomial(4, total_count=3))
+    )
+    assert pays(epochs=4, num_particles=10**6, model=counts)  # log-gamma functions gain more than others
+    assert not pays(epochs=4, num_particles=10**6, model=grades)
     assert not pays(epochs=4, data=DataLoader(DATA, batch_size=10))
     assert pays(epochs=10_000, data=DataLoader(DATA, batch_size=10))
 

@@ -28,6 +28,8 @@ class Likelihood(Part):
         outputs_per_cell: how many numbers the decoder gives for each cell; its output has shape
             (outputs_per_cell * E[0], *E[1:]).
         discrete: whether p(x | z) is a mass function, so that bits per dimension have meaning.
+        gamma_functions: whether log-gamma functions of the decoder's outputs take most of its time. Compiled steps
+            compute these several times as fast.
 
     Raises:
         ValueError: if the shape is empty or a size is not positive.
@@ -37,6 +39,7 @@ class Likelihood(Part):
     support_advice = "Correct the data, or choose a likelihood for such values."
     outputs_per_cell = 1
     discrete = False
+    gamma_functions = False
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()

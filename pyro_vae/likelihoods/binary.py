@@ -61,6 +61,7 @@ class BetaBinomial(Scaled):
 
     support_advice = "Correct total_count, or the data."
     discrete = True
+    gamma_functions = True
     offset: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], total_count: int, dispersion: str = "shared") -> None:

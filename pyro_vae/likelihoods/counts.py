@@ -134,6 +134,8 @@ class NegativeBinomial(_Counts):
         *Deep Generative Modeling for Single-Cell Transcriptomics* (Lopez et al., 2018), Nature Methods 15
     """
 
+    gamma_functions = True
+
     def family(self, log_rate: Tensor, size: Tensor, dtype: torch.dtype) -> dist.TorchDistribution:
         return distributions.NegativeBinomial(size, logits=log_rate - size.log(), dtype=dtype)
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import preserved_rng
+from pyro_vae.training.compiled.functions import RECORDED_AS
 
 __all__ = ["COMPILATION", "SAVED_BY_CELL", "CaptureError", "CudaGraph", "Graph", "compilations"]
 
@@ -131,28 +132,12 @@ class CudaGraph:
 
 
 class _AsRecorded(TorchDispatchMode):
-    """Record some operations in another form, which the graph can hold.
-
-    Bernoulli draws are recorded in the form that the compiler does not rewrite: rewritten, they give other noise.
-    Triangular systems are recorded in their older form, whose shapes torch can infer while sizes are open.
-    """
+    """Record some operations in another form; see `functions`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(isinstance(value, torch.Generator) for value in (kwargs or {}).values()):
             raise CaptureError("the programs draw from a random generator of their own")
-        if func is torch.ops.aten.bernoulli.default:
-            return torch.empty_like(args[0]).bernoulli_(args[0])
-        if func is torch.ops.aten.linalg_solve_triangular.default:
-            return _solve_triangular(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
-    with _disable_current_modes():  # the first call in a process warns that this form is old; the warning is hidden
-        torch.triangular_solve(torch.ones(1, 1), torch.ones(1, 1))
-    if not left:
-        return _solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
-    return torch.ops.aten.triangular_solve.default(b, a, upper, False, unitriangular)[0]  # type: ignore[no-any-return]
+        return RECORDED_AS.get(func, func)(*args, **(kwargs or {}))
 
 
 def _untouched_random_state() -> ExitStack:

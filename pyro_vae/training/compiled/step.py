@@ -29,6 +29,7 @@ logger = logging.getLogger("pyro_vae")
 WATCHED_BUFFER = 2**16  # numbers: larger buffers are not copied before each step
 LITTLE_WORK = 10**7  # parameters x rows x particles
 SAVED_BY_STEP = 2.5e-3  # seconds, as measured on two cores of a server
+SAVED_BY_GAMMA_CELL = 8e-8  # seconds, instead of SAVED_BY_CELL
 MAX_RESIDENT_DATA = 2**32  # bytes: larger data are not copied to a device other than the CPU
 INPUTS = {"_parameters", "_buffers", "step", "epoch", "schedule_inputs"}  # attributes that are inputs of the graph
 
@@ -37,11 +38,13 @@ def pays(eager: EagerStep, epochs: int) -> bool:
     """Whether compiling saves more time than it takes, within this number of epochs.
 
     It is judged by counts and sizes and not by the clock, so that runs can be repeated: a compiled step saves the
-    milliseconds that Python takes, and some nanoseconds for each cell of the batch and each particle.
+    milliseconds that Python takes, and some nanoseconds for each cell of the batch and each particle, more of them
+    where the likelihood is made of log-gamma functions.
     """
-    batches = eager.batches
+    batches, likelihood = eager.batches, getattr(eager.model, "likelihood", None)
     cells = batches.row_size * batches.batch_size * eager.estimator.num_particles
-    return epochs * len(batches) * (SAVED_BY_STEP + SAVED_BY_CELL * cells) > COMPILATION
+    by_cell = SAVED_BY_GAMMA_CELL if getattr(likelihood, "gamma_functions", False) else SAVED_BY_CELL
+    return epochs * len(batches) * (SAVED_BY_STEP + by_cell * cells) > COMPILATION
 
 
 def choose_num_threads(eager: EagerStep) -> int:
