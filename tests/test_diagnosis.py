@@ -54,6 +54,21 @@ def test_a_narrow_guide_a_wrong_model_and_a_collapse_are_found_and_given_advice(
     assert "method='ais'" in advice(found, "evidence")[0]
 
 
+def test_flagged_rows_are_a_concern_where_annealing_shows_that_the_number_is_too_low() -> None:
+    narrow = LinearGaussian(event=8, latent=5, width=0.4)
+    x = narrow.draw(100)
+    found = pv.diagnose(narrow, x, verbose=False)
+    assert found.audit is not None and found.log_likelihood.flagged_share > 0.5
+    mean, exact = found.audit.mean(), narrow.log_evidence(x).mean().item()
+    assert abs(mean.estimate - exact) < 4 * mean.monte_carlo_error < 1.0
+    finding = found.findings[0]
+    assert str(mean) in finding.found and "importance sampling is" in finding.found and finding in found.concerns
+    nearly = LinearGaussian(event=8, latent=5, width=0.7)  # flagged, with next to no bias
+    found = pv.diagnose(nearly, x, verbose=False)
+    assert found.audit is not None and found.audit.difference().estimate < 0.1
+    assert found.findings[0].about == "evidence" and found.findings[0] not in found.concerns
+
+
 class Counts(pv.LatentVariableModel):
     """Counts x ~ Poisson(4), which say nothing of z."""
 

@@ -79,6 +79,18 @@ def test_khat_is_drawn_for_every_row() -> None:
     assert entries(plots.khat([math.nan], 0.7)) == ["0 at most 0.70", "0 above 0.70", "1 NaN, left out"]
 
 
+def test_khat_plots_mark_the_rows_that_are_flagged() -> None:
+    """A row above the threshold with many effective draws is not flagged."""
+    values, flagged = [0.9, 0.9, 0.2, math.nan], [True, False, False, True]
+    assert entries(plots.khat(values, 0.7, flagged=flagged)) == ["2 not flagged", "1 flagged", "1 NaN, left out"]
+    ax = plots.khat_map(np.arange(8.0).reshape(4, 2), values, 0.7, flagged=flagged)
+    _, rings = (part for part in ax.collections if isinstance(part, PathCollection))
+    assert np.asarray(rings.get_offsets()).tolist() == [[0.0, 1.0]]
+    assert ax.figure.axes[1].get_ylabel() == "Pareto k-hat (1 of 3 flagged: ringed)"
+    with pytest.raises(ValueError, match="flagged must"):
+        plots.khat(values, 0.7, flagged=[True])
+
+
 def test_khat_map_rings_rows_above_the_threshold() -> None:
     points = np.arange(10.0).reshape(5, 2)
     ax = plots.khat_map(points, [0.9, 0.2, math.nan, -math.inf, math.inf], 0.7, names=("first", "second"))

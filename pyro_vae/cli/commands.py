@@ -37,7 +37,6 @@ ESTIMATORS: dict[str, type[elbos.Estimator]] = {
     "piwae": elbos.PIWAE,
     "ciwae": elbos.CIWAE,
     "renyi": elbos.Renyi,
-    "cubo": elbos.CUBO,
     "tvo": elbos.TVO,
     "wake-sleep": elbos.WakeSleep,
 }

@@ -95,7 +95,9 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
     drawn: dict[str, tuple[Callable[[Axes], Any], str]] = {
         "khat": (lambda ax: score.plot(ax), "Reliability of log p(x): Pareto k-hat of each row"),
         "khat_map": (
-            lambda ax: plots.khat_map(points, score.khat, float(score.threshold), names, ax=ax),
+            lambda ax: plots.khat_map(
+                points, score.khat, float(score.threshold), names, ax=ax, flagged=score.unreliable
+            ),
             "Where the guide fits badly: Pareto k-hat at the posterior means",
         ),
     }

@@ -14,7 +14,7 @@ from pyro_vae.criticism.calibration import AmortizationGap, Calibration
 from pyro_vae.criticism.checks import Checks
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
-from pyro_vae.evaluation import BoundResult, LogLikelihood, UnreliableWarning
+from pyro_vae.evaluation import AuditedLogLikelihood, BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 
@@ -24,6 +24,8 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 # for `Calibration.miscalibrated`, and a remainder for the rest, whose bounds are several standard errors wide.
 RATE_OF_DATA_SETS = 0.025  # of the tests of all statistics of the data set together
 RATE_OF_ROWS = 0.01  # of the tests of all statistics of rows together
+AUDITED_ROWS = 50
+SMALL_DIFFERENCE = 0.1  # nats per row by which importance sampling may be too low
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Diagnosis:
     Attributes:
         findings: all findings, in the order of the report.
         bound: the ELBO and its parts.
-        log_likelihood: log p(x) with k-hat.
+        log_likelihood: log p(x) by importance sampling, with k-hat.
         use: how the latents are used; None where a latent is global.
         calibration: simulation-based calibration of the guide; None where the model does not allow it.
         gap: amortization gap of the encoder; None where the guide cannot be refined.
         checks: predictive checks; None where x is made of several data sites.
         num_rows: number of rows examined.
         skipped: what was not done, and why.
+        audit: mean log p(x), corrected by annealing on 50 rows; None where 5 % of the rows or fewer are flagged.
     """
 
     findings: list[Finding]
@@ -70,6 +73,7 @@ class Diagnosis:
     checks: Checks | None
     num_rows: int
     skipped: dict[str, str] = field(default_factory=dict)
+    audit: AuditedLogLikelihood | None = None
 
     @property
     def concerns(self) -> list[Finding]:
@@ -150,6 +154,13 @@ def diagnose(
         rows = rows.drawn(model.like)
         bound = model.elbo(rows, **named)
         score = model.log_likelihood(rows, num_particles=num_particles, **named)
+        audit = None
+        if not score.error_holds:
+            count = min(AUDITED_ROWS, len(rows))
+            audit = attempt(
+                "annealing of log p(x)",
+                lambda: model.audited_log_likelihood(rows, num_rows=count, num_particles=num_particles, **named),
+            )
         use = attempt("use of latents", lambda: latents.use(model, rows, **named))
         batch = rows.take(slice(None), names, like=model.like)
         covariates: dict[str, Any] = {name: batch[name] for name in names}
@@ -163,12 +174,12 @@ def diagnose(
             "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
         )
     findings = [
-        _about_score(score, bound),
+        _about_score(score, bound, audit),
         *_about_latents(use),
         *_about_encoder(sbc, gap, score.joint),
         *_about_checks(checked, score.joint),
     ]
-    result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped)
+    result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped, audit)
     if verbose:
         from pyro_vae import reporting
 
@@ -176,18 +187,25 @@ def diagnose(
     return result
 
 
-def _about_score(score: LogLikelihood, bound: BoundResult) -> Finding:
-    mean, share = score.mean(), float(score.unreliable.double().mean())
+def _about_score(score: LogLikelihood, bound: BoundResult, audit: AuditedLogLikelihood | None) -> Finding:
+    """log p(x), by annealing where importance sampling is not to be relied on; that is a concern if it is too low."""
+    mean = score.mean() if audit is None else audit.mean()
     gap = mean.estimate - bound.mean().estimate
     unit = "for all rows together" if score.joint else "per row"
-    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"{share:.0%} of rows flagged by k-hat"
-    text = f"log p(x) {mean} nats {unit}, {gap:.2f} above the ELBO; {flagged}"
-    advice = ""
-    if share > 0.05:
-        advice = (
-            "Estimates of log p(x) are too low in these rows: use log_likelihood(method='ais') or 'semi_amortized',"
-            " more particles, a richer guide (guides.MultivariateNormal, guides.Flow), or train with elbos.IWAE."
-        )
+    flagged = f"k-hat {float(score.khat):.2f}" if score.joint else f"{score.flagged_share:.0%} of rows flagged by k-hat"
+    text, advice = f"log p(x) {mean} nats {unit}, {gap:.2f} above the ELBO; {flagged}", ""
+    remedies = "a richer guide (guides.MultivariateNormal, guides.Flow), or training with elbos.IWAE"
+    if audit is not None:
+        low = audit.difference()
+        rows = "" if score.joint else f" on {len(audit.index)} random rows"
+        text += f"; importance sampling is {low.estimate:.2f} nats lower than annealing{rows}"
+        if low.estimate > max(SMALL_DIFFERENCE, 3 * low.monte_carlo_error):
+            advice = (
+                "log_likelihood(x) is too low for this model: report audited_log_likelihood(x), and compare models by"
+                f" method='ais'. What helps: {remedies}."
+            )
+    elif not score.error_holds:
+        advice = f"log_likelihood(x) is too low for this model. What helps: more particles, {remedies}."
     return Finding("evidence", text, advice)
 
 

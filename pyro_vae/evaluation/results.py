@@ -225,7 +225,8 @@ class LogLikelihood:
         """k-hat of each row; returns matplotlib axes."""
         from pyro_vae import plots
 
-        return plots.khat(self.khat, float(torch.as_tensor(self.threshold).max()), ax=ax)
+        highest = float(torch.as_tensor(self.threshold).max())
+        return plots.khat(self.khat, highest, ax=ax, flagged=self.unreliable)
 
 
 def in_bits(mean: Mean, result: LogLikelihood, unit: str, bin_width: float | None) -> Mean:

@@ -33,13 +33,15 @@ from pyro_vae.plots.style import (
 HIGHLIGHTS = tuple(COLORS[i] for i in (2, 0, 1, 4, 5))  # distinct from each other and from grey
 
 
-def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
+def khat(values: Array, threshold: float, ax: Axes | None = None, *, flagged: Array | None = None) -> Axes:
     """Pareto k-hat of each row: -inf is drawn at the bottom edge, inf at the top edge, and NaN is left out.
 
     Args:
         values: k-hat of each row, (N,).
         threshold: value above which the importance weights of a row are unreliable.
         ax: where to draw.
+        flagged: which rows are marked, boolean (N,), as `LogLikelihood.unreliable`; by default those above the
+            threshold, however many effective draws they have.
 
     Raises:
         ValueError: if a shape is wrong.
@@ -49,15 +51,20 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
     """
     k = shaped("values", values, ("N",), "Give one k-hat for each row.")
     finite_number("threshold", threshold)
+    marked = _marked(k, threshold, flagged)
+    words = [f"at most {threshold:.2f}", f"above {threshold:.2f}"] if flagged is None else ["not flagged", "flagged"]
     ax = axes(ax, (7.2, 4.0))
     row = np.arange(len(k))
     style: dict[str, Any] = {"linestyle": "none", "markersize": 4 if len(k) <= 1000 else 2, "markeredgewidth": 0}
-    for part, color, edge, word in ((k <= threshold, TRAIN, 0, "at most"), (k > threshold, VALID, 1, "above")):
-        inside, beyond = part & np.isfinite(k), part & np.isinf(k)
-        ax.plot(row[inside], k[inside], "o", color=color, label=f"{part.sum()} {word} {threshold:.2f}", **style)
+    for part, color, word in ((~marked, TRAIN, words[0]), (marked, VALID, words[1])):
+        part = part & ~np.isnan(k)
+        inside = part & np.isfinite(k)
+        ax.plot(row[inside], k[inside], "o", color=color, label=f"{part.sum()} {word}", **style)
         at_edge = {**style, "transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 3, "markersize": 6}
-        if beyond.any():  # an empty unclipped line would be laid out at the corner of the figure
-            ax.plot(row[beyond], np.full(beyond.sum(), edge), "v^"[edge], color=color, **at_edge)
+        for edge in (0, 1):
+            beyond = part & (k == (-np.inf, np.inf)[edge])
+            if beyond.any():  # an empty unclipped line would be laid out at the corner of the figure
+                ax.plot(row[beyond], np.full(beyond.sum(), edge), "v^"[edge], color=color, **at_edge)
     if np.isnan(k).any():
         ax.plot([], [], " ", label=f"{np.isnan(k).sum()} NaN, left out")
     ax.axhline(threshold, **GUIDE)
@@ -66,10 +73,22 @@ def khat(values: Array, threshold: float, ax: Axes | None = None) -> Axes:
     return plain(ax, "row", "Pareto k-hat")
 
 
+def _marked(k: Any, threshold: float, flagged: Array | None) -> Any:
+    if flagged is None:
+        return k > threshold
+    return shaped("flagged", flagged, (len(k),), "Say of each row whether it is flagged.").astype(bool)
+
+
 def khat_map(
-    points: Array, values: Array, threshold: float, names: tuple[str, str] = ("z0", "z1"), ax: Axes | None = None
+    points: Array,
+    values: Array,
+    threshold: float,
+    names: tuple[str, str] = ("z0", "z1"),
+    ax: Axes | None = None,
+    *,
+    flagged: Array | None = None,
 ) -> Axes:
-    """Points in a plane, coloured by Pareto k-hat and ringed above the threshold; NaN is left out.
+    """Points in a plane, coloured by Pareto k-hat, with a ring around those that are flagged; NaN is left out.
 
     Args:
         points: coordinates, (N, 2).
@@ -77,6 +96,7 @@ def khat_map(
         threshold: as in `khat`.
         names: names of the two axes.
         ax: where to draw.
+        flagged: as in `khat`.
 
     Raises:
         ValueError: if a shape is wrong.
@@ -89,8 +109,9 @@ def khat_map(
     place = shaped("points", points, ("N", 2), "Choose two coordinates.")
     k = shaped("values", values, (len(place),), "Give one k-hat for each point.")
     order = np.argsort(k)[: np.isfinite(k).sum() + np.isinf(k).sum()]  # the highest on top, NaN (last) left out
+    above = _marked(k, threshold, flagged)[order]
     place, k = place[order], k[order]
-    finite, above = k[np.isfinite(k)], k > threshold
+    finite = k[np.isfinite(k)]
     low, high = finite.min(initial=threshold), finite.max(initial=threshold)
     ax = axes(ax, (6.4, 5.2))
     ax.set_aspect("equal", adjustable="datalim")
@@ -98,9 +119,8 @@ def khat_map(
     style: dict[str, Any] = {"vmin": low, "vmax": high + (low == high), "cmap": "viridis", "linewidths": 0}
     drawn = ax.scatter(place[:, 0], place[:, 1], s=size, c=k.clip(low, high), **style)
     ax.scatter(place[above, 0], place[above, 1], s=3 * size, facecolors="none", edgecolors=VALID, linewidths=1.2)
-    bar = ax.figure.colorbar(
-        drawn, ax=ax, label=f"Pareto k-hat ({above.sum()} of {len(k)} above {threshold:.2f}: ringed)"
-    )
+    rings = f"above {threshold:.2f}" if flagged is None else "flagged"
+    bar = ax.figure.colorbar(drawn, ax=ax, label=f"Pareto k-hat ({above.sum()} of {len(k)} {rings}: ringed)")
     bar.ax.axhline(threshold, color=VALID, linewidth=1.5)
     return plain(ax, first, second)
 
