@@ -41,6 +41,19 @@ ESTIMATORS: dict[str, type[elbos.Estimator]] = {
     "wake-sleep": elbos.WakeSleep,
 }
 
+PRIORS: dict[str, Callable[[int, tuple[int, ...]], priors.Prior]] = {
+    "normal": lambda latent_dim, event_shape: priors.Normal(latent_dim),
+    "mixture": lambda latent_dim, event_shape: priors.Mixture(latent_dim, num_components=20),
+    "vamp": lambda latent_dim, event_shape: priors.VampPrior(latent_dim, event_shape),
+    "flow": lambda latent_dim, event_shape: priors.Flow(latent_dim),
+}
+LIKELIHOODS = {
+    "bernoulli": "Bernoulli",
+    "binomial": "Binomial",
+    "beta-binomial": "BetaBinomial",
+    "normal": "Normal",
+}  # of `--likelihood`
+
 
 def train(options: argparse.Namespace) -> int:
     """Train a model, and write it with its numbers and pictures into the run folder."""
@@ -189,7 +202,7 @@ def _model(options: argparse.Namespace, splits: Splits) -> VAE:
     )
     return VAE(
         likelihood=_likelihood(options.likelihood, splits),
-        prior=priors.Normal(options.latent_dim),
+        prior=PRIORS[options.prior](options.latent_dim, splits.event_shape),
         encoder=encoder,
         decoder=decoder,
         seed=options.seed,
@@ -198,11 +211,11 @@ def _model(options: argparse.Namespace, splits: Splits) -> VAE:
 
 def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
     """The likelihood that was chosen; if it is the one that the data suggest, with the arguments they suggest too."""
-    name = splits.likelihood if choice == "auto" else choice.capitalize()
+    name = splits.likelihood if choice == "auto" else LIKELIHOODS[choice]
     arguments: dict[str, Any] = {}
     if name == splits.likelihood:
         arguments = splits.likelihood_options
-    elif name == "Binomial":
+    elif name in ("Binomial", "BetaBinomial"):
         arguments = {"total_count": max(1, _largest(splits))}
     return getattr(likelihoods, name)(splits.event_shape, **arguments)  # type: ignore[no-any-return]
 

@@ -85,7 +85,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="whether the first line of a .csv file holds names (default: it must; a line of numbers is refused)",
     )
     model = sub.add_argument_group("model")
-    model.add_argument("--latent-dim", type=_count, default=24, metavar="D", help="number of latent variables of a row")
+    model.add_argument("--latent-dim", type=_count, default=16, metavar="D", help="number of latent variables of a row")
+    model.add_argument(
+        "--prior",
+        choices=tuple(commands.PRIORS),
+        default="mixture",
+        help="distribution of the latents: a standard normal, a mixture of 20 normals, a VampPrior of 100"
+        " pseudo-rows, or a normalizing flow",
+    )
     model.add_argument(
         "--net",
         choices=("mlp", "conv"),
@@ -109,7 +116,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--likelihood",
-        choices=("auto", "bernoulli", "binomial", "normal"),
+        choices=("auto", *commands.LIKELIHOODS),
         default="auto",
         help="distribution of a cell given the latents; auto chooses by the data",
     )
@@ -117,7 +124,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--elbo",
         choices=tuple(commands.ESTIMATORS),
-        default="elbo",
+        default="iwae",
         help="bound to train with; meanfield is the ELBO with its KL in closed form",
     )
     training.add_argument(
@@ -136,7 +143,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--epochs", type=_count, default=500, metavar="N", help="largest number of passes over the training rows"
     )
     training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows in a training step")
-    training.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="learning rate of Adam")
+    training.add_argument("--learning-rate", type=_rate, default=4e-3, metavar="R", help="learning rate of Adam")
     training.add_argument(
         "--patience",
         type=_count,

@@ -43,7 +43,22 @@ class Binomial(InFloat64, dist.Binomial):
 
 
 class BetaBinomial(InFloat64, dist.BetaBinomial):
-    """Pyro's distribution of this name, in float64 inside, with draws that hold for tiny concentrations, too."""
+    """Pyro's distribution of this name, in float64 inside, with draws that hold for tiny concentrations, too.
+
+    Args:
+        total: the sum of both concentrations, of a shape that broadcasts with theirs; where it is one number for all
+            cells, its log-gamma terms are computed once.
+        *parameters, **named: as in Pyro, and as in `InFloat64`.
+    """
+
+    def __init__(self, *parameters: Any, total: Tensor | None = None, **named: Any) -> None:
+        super().__init__(*parameters, **named)
+        self.total = self.concentration1 + self.concentration0 if total is None else total.double()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        new = super().expand(batch_shape, _instance)
+        new.total = self.total
+        return new
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -58,7 +73,8 @@ class BetaBinomial(InFloat64, dist.BetaBinomial):
             torch.lgamma(a + value) - torch.lgamma(without_repeats(a)),
             torch.lgamma(b + rest) - torch.lgamma(without_repeats(b)),
         )
-        return coefficient + ones + zeros + torch.lgamma(a + b) - torch.lgamma(a + b + n)
+        total, count = without_repeats(self.total), without_repeats(n)
+        return coefficient + ones + zeros + torch.lgamma(total) - torch.lgamma(total + count)
 
 
 class Categorical(dist.Categorical):

@@ -71,9 +71,10 @@ class BetaBinomial(Scaled):
         self.register_buffer("offset", torch.zeros(self.event_shape))
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
-        output, total = self.split(outputs)
+        output, dispersion = self.split(outputs)
+        total = dispersion.double()
         parameters = concentrations(self.offset.double() + output, total)
-        counts = distributions.BetaBinomial(*parameters, total_count=self.total_count, dtype=outputs.dtype)
+        counts = distributions.BetaBinomial(*parameters, total=total, total_count=self.total_count, dtype=outputs.dtype)
         return counts.to_event(len(self.event_shape))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
