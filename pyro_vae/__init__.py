@@ -14,6 +14,7 @@ from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime import processes
+from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "Comparison",
+    "Convergence",
     "Diagnosis",
     "Draws",
     "Finding",

@@ -228,7 +228,7 @@ EXEMPT = {
     **{f"evaluation.{name}": "inner" for name in ("mean_over_rows", "summarize_log_weights")},
     "datasets.names": "takes nothing",
     **{f"processes.{name}": "takes nothing" for name in ("launched", "rank", "size")},
-    **dict.fromkeys(("Comparison", "Diagnosis", "Draws", "Finding", "LogWeights"), "a result"),
+    **dict.fromkeys(("Comparison", "Convergence", "Diagnosis", "Draws", "Finding", "LogWeights"), "a result"),
     "elbos.GradientPath": "a record",
     "evaluation.Summary": "a record",
     "plots.grid": "inner",

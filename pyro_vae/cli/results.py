@@ -18,6 +18,7 @@ from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
@@ -73,6 +74,7 @@ def summarize(
         "data": splits.name,
         "epochs": len(history),
         "best_epoch": 1 + max(range(len(bounds)), key=bounds.__getitem__) if bounds else None,
+        "convergence": asdict(history.convergence()),
         "interrupted": history.interrupted,
         "seconds": seconds,
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
@@ -128,7 +130,8 @@ def _about_training(summary: dict[str, Any]) -> list[str]:
     notes = [
         f"{epochs} epoch{'' if epochs == 1 else 's'} in all; training took {summary['seconds']:.1f} s this time"
         + (f"; the validation bound was highest after epoch {best}" if best else "")
-        + f". The model has {summary['num_parameters']:,} parameters."
+        + f". The model has {summary['num_parameters']:,} parameters.",
+        str(Convergence(**summary["convergence"])),
     ]
     if bound["name"] not in PLAIN:
         name = f"{bound['name']} with {bound['num_particles']} particles"
@@ -158,6 +161,8 @@ def as_plain(found: Diagnosis) -> dict[str, Any]:
         "khat": [finite(k) for k in found.log_likelihood.khat.tolist()],
         "khat_threshold": found.log_likelihood.threshold,
     }
+    if found.convergence is not None:
+        plain["convergence"] = asdict(found.convergence)
     if found.use is not None:
         plain["latents"] = {
             "mutual_information": as_numbers(found.use.mutual_information),

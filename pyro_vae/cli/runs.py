@@ -256,6 +256,23 @@ def read_model(folder: str | os.PathLike[str]) -> VAE:
     return model
 
 
+def read_history(folder: str | os.PathLike[str]) -> History | None:
+    """The table of the epochs of a run; None if the folder holds none.
+
+    Raises:
+        ValueError: if it can't be read.
+    """
+    file = Path(folder) / "history.csv"
+    if not file.is_file():
+        return None
+    try:
+        return History.from_csv(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} must hold the epochs of the run; got a file that can't be read. Train again."
+        ) from error
+
+
 def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
     """The data that a run was trained and tested on.
 

@@ -1,4 +1,4 @@
-"""One report on a fitted model: evidence, latents, encoder and predictive checks, with advice."""
+"""One report on a fitted model: training, evidence, latents, encoder and predictive checks, with advice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import AuditedLogLikelihood, BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
+from pyro_vae.training.convergence import Convergence
+from pyro_vae.training.history import History
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -62,6 +64,7 @@ class Diagnosis:
         num_rows: number of rows examined.
         skipped: what was not done, and why.
         audit: mean log p(x), corrected by annealing on 50 rows; None where 5 % of the rows or fewer are flagged.
+        convergence: whether training had converged; None where the history of the model is not known.
     """
 
     findings: list[Finding]
@@ -74,6 +77,7 @@ class Diagnosis:
     num_rows: int
     skipped: dict[str, str] = field(default_factory=dict)
     audit: AuditedLogLikelihood | None = None
+    convergence: Convergence | None = None
 
     @property
     def concerns(self) -> list[Finding]:
@@ -111,6 +115,7 @@ def diagnose(
     x: Any,
     *,
     statistics: Mapping[str, Statistic] | None = None,
+    history: History | None = None,
     max_rows: int = 500,
     num_particles: int = 1000,
     num_samples: int = 100,
@@ -118,14 +123,17 @@ def diagnose(
     verbose: bool = True,
     **fields: Any,
 ) -> Diagnosis:
-    """Examine a fitted model: evidence, latents, encoder and predictive checks. Prints the report and returns it.
+    """Examine a fitted model: training, evidence, latents, encoder, predictive checks. Prints and returns the report.
 
-    What the model does not allow is left out, with the reason (`Diagnosis.skipped`).
+    Whether training had converged comes first, since more epochs may mend what follows. What the model does not allow
+    is left out, with the reason (`Diagnosis.skipped`).
 
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
         statistics: functions of data by name, as in `pv.check`.
+        history: the table of the epochs that the model was trained for, as `fit` returned it; by default the model's
+            own. A model that was loaded has none: without `history`, the report says nothing of its training.
         max_rows: largest number of rows examined; the first ones are taken.
         num_particles: draws per row for the log-likelihood and k-hat.
         num_samples: number of replicated data sets for the checks.
@@ -135,9 +143,15 @@ def diagnose(
 
     Raises:
         ValueError: if x or a field does not suit the model.
+        TypeError: if `history` is no table of epochs.
     """
     true_or_false("verbose", verbose)
-    rows, names = check_model(model).read_rows(x, fields)
+    check_model(model)
+    if not isinstance(history, History | None):
+        raise TypeError(f"history must be the table that `fit` returns; got {history!r}. Leave it out, or pass that.")
+    known = model.history if history is None else history
+    convergence = known.convergence() if len(known) else None
+    rows, names = model.read_rows(x, fields)
     rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
     named: dict[str, Any] = {"fields": ("x", *names)} if names else {}
     skipped: dict[str, str] = {}
@@ -174,12 +188,13 @@ def diagnose(
             "predictive checks", lambda: checks.check(model, rows, statistics, num_samples=num_samples, **named)
         )
     findings = [
+        *([] if convergence is None else [Finding("training", str(convergence), convergence.advice)]),
         _about_score(score, bound, audit),
         *_about_latents(use),
         *_about_encoder(sbc, gap, score.joint),
         *_about_checks(checked, score.joint),
     ]
-    result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped, audit)
+    result = Diagnosis(findings, bound, score, use, sbc, gap, checked, len(rows), skipped, audit, convergence)
     if verbose:
         from pyro_vae import reporting
 

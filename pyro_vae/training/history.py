@@ -7,6 +7,9 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from pyro_vae.arguments import positive_integer, positive_number
+from pyro_vae.training.convergence import NEGLIGIBLE, Convergence, convergence_of
+
 __all__ = ["History"]
 
 
@@ -66,6 +69,37 @@ class History:
         last = {name: value for name, value in self.rows[-1].items() if value is not None} if self.rows else {}
         return f"History({len(self)} epochs" + "".join(f", {name}={value:.4g}" for name, value in last.items()) + ")"
 
+    def convergence(self, *, since: int = 1, negligible: float = NEGLIGIBLE) -> Convergence:
+        """Whether training had converged: the slope of the bound against its noise, and the gain still to be expected.
+
+        The validation bound decides, if the last epoch has one: the training bound may rise long after the model has
+        begun to fit the noise of its rows. After early stopping the whole run is judged, the epochs after the best one
+        included: patience that is short for the noise ends runs whose bound still rises. A bound that is flat because a
+        schedule has lowered the learning rate looks converged; `note` says so then.
+
+        Args:
+            since: the first epoch that counts, e.g. that of a later `fit` with another estimator or other rows.
+            negligible: gain, in nats per row, up to which a run is called converged though its bound rises.
+
+        Raises:
+            ValueError: if an argument is not positive.
+
+        Example:
+            >>> history = History()
+            >>> for epoch in range(1, 21):
+            ...     history.append(epoch=epoch, train_bound=-100.0 / epoch)
+            >>> found = history.convergence()
+            >>> found.converged, round(found.expected_gain, 1)  # exactly 100 / 20 - 100 / 40
+            (False, 2.5)
+        """
+        rows = self.rows[positive_integer("since", since) - 1 :]
+        positive_number("negligible", negligible)
+        column = "valid_bound" if rows and rows[-1]["valid_bound"] is not None else "train_bound"
+        bounds = [row[column] for row in rows]
+        return convergence_of(
+            bounds, column, negligible=negligible, rates=[row["learning_rate"] for row in rows], first=since
+        )
+
     def to_csv(self) -> str:
         """The table as text, with numbers in full precision."""
         buffer = io.StringIO()
@@ -73,6 +107,31 @@ class History:
         writer.writeheader()
         writer.writerows(self.rows)
         return buffer.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str) -> History:
+        """The table that `to_csv` wrote.
+
+        Raises:
+            ValueError: if a column is absent, or a cell is not a number.
+        """
+        history, integers = cls(), ("epoch", "skipped")
+        reader = csv.DictReader(io.StringIO(text))
+        if tuple(reader.fieldnames or ()) != cls.COLUMNS:
+            raise ValueError(
+                f"The columns of a history must be {', '.join(cls.COLUMNS)}; got {reader.fieldnames!r}. Pass what"
+                " `to_csv` wrote."
+            )
+        for row in reader:
+            try:
+                cells = {name: float(cell) if cell else None for name, cell in row.items()}
+                whole = {name: int(row[name]) for name in integers if row[name]}
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"The cells of a history must be numbers; got {row!r}. Pass what `to_csv` wrote."
+                ) from error
+            history.append(**cells | whole)
+        return history
 
     def to_pandas(self) -> Any:
         """The table as a pandas frame (needs pandas)."""
