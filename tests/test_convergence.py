@@ -145,7 +145,9 @@ def test_the_validation_bound_decides_where_there_is_one() -> None:
     later = history_of(flat, [None] * 30 + rising[30:]).convergence()  # validation rows came with a later fit
     assert later.column == "valid_bound" and later.converged is False and later.num_epochs == 60
     assert history_of([None] * 60).convergence().converged is None
-    assert "a validation bound of 5 epochs" in str(history_of(flat, [None] * 55 + rising[55:]).convergence())
+    few = history_of(flat, [None] * 48 + rising[48:])
+    assert "a validation bound of 12 epochs, and at least 20 are needed" in str(few.convergence())
+    assert few.convergence(since=49).converged is False
 
 
 def test_epochs_before_a_later_fit_can_be_left_out() -> None:

@@ -123,7 +123,7 @@ def convergence_of(
     length, as Adam takes them, move along one). Weights are the inverse cubes of the residual standard deviations. They
     are flatter than likelihoods, since no curve is quite true; this predicts real runs better than the best curve does
     (`benchmarks/convergence.py`). Where a run turns later than any of its epochs shows, as when a further latent comes
-    into use, no such prediction can be right.
+    into use or over-fitting begins, no such prediction can be right.
 
     Args:
         bounds: the bound after each epoch, in nats per row; None where there is none. The trailing epochs that have a
@@ -151,10 +151,11 @@ def convergence_of(
     def unknown(reason: str) -> Convergence:
         return Convergence(None, None, None, None, num_epochs, column, best, reason)
 
-    if len(values) < FEWEST:
+    window = window_of(num_epochs)
+    if len(values) < window:
         count = f"{len(values)} epoch{'' if len(values) == 1 else 's'}"
-        return unknown(f"there is a {NAMES[column]} of {count}, and at least {FEWEST} are needed")
-    last = values[-window_of(num_epochs) :]
+        return unknown(f"there is a {NAMES[column]} of {count}, and at least {window} are needed")
+    last = values[-window:]
     if not np.isfinite(last).all():
         bad = int((~np.isfinite(last)).sum())
         return unknown(f"the {NAMES[column]} is not finite in {bad} of the last {len(last)} epochs")
