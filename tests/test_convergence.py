@@ -66,8 +66,9 @@ def test_a_bound_without_a_trend_is_called_rising_in_at_most_five_percent(correl
     assert rising <= 72
 
 
-def test_the_critical_value_is_the_point_of_students_distribution_that_is_stated() -> None:
+def test_the_critical_values_are_points_of_students_distribution() -> None:
     assert pytest.approx(student.ppf(0.98, convergence.BATCHES - 2), abs=5e-4) == convergence.CRITICAL
+    assert pytest.approx(student.ppf(0.9, convergence.BATCHES - 2), abs=5e-4) == convergence.STILL
 
 
 def test_a_shift_of_the_bound_changes_nothing_and_a_scale_only_the_units() -> None:
@@ -102,6 +103,10 @@ def test_a_flat_bound_a_falling_one_and_a_rising_one_are_described() -> None:
     )
     assert "60 more epochs are expected to add about" in str(rising)
     assert rising.advice.startswith("Train for 60 more epochs before acting on anything else")
+    ended = convergence_of(list(0.01 * noise + np.minimum(np.arange(60), 50)))  # as at the end of early stopping
+    assert ended.converged is True and ended.trend == "flat" and ended.levelled and ended.advice == ""
+    assert "over the last 20 of 60 epochs the training bound rose by" in str(ended)
+    assert str(ended).endswith("nats per row in each, but no longer over the last 10.")
     still = convergence_of([-3.0] * 60)
     assert (still.converged, still.slope, still.slope_error, still.expected_gain) == (True, 0.0, 0.0, 0.0)
 

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 FEWEST = 10  # epochs: with fewer, a trend cannot be told from noise
 BATCHES = 5  # means of consecutive epochs, between which noise is taken to be independent
 CRITICAL = 3.482  # 98 % point of Student's distribution with BATCHES - 2 degrees of freedom
+STILL = 1.638  # 90 % point of it: by so much the second half of the window must still rise
 NEGLIGIBLE = 0.05  # nats per row: a smaller gain is not worth as many epochs again
 FALLEN = 0.1  # share of the largest learning rate below which a flat bound may be the learning rate's doing
 POINTS = 12  # means of consecutive epochs to which curves are fitted
@@ -35,6 +36,7 @@ class Convergence:
         num_epochs: number of epochs that were judged.
         column: the bound that decides, "valid_bound" or "train_bound".
         best_epoch: the epoch with the highest bound; None if there is no bound.
+        levelled: whether the bound rose over the last epochs, but no longer over the second half of them.
         note: why convergence is unknown, or what limits the verdict; empty where there is nothing to say.
 
     Example:
@@ -50,15 +52,18 @@ class Convergence:
     num_epochs: int
     column: str
     best_epoch: int | None
+    levelled: bool = False
     note: str = ""
 
     @property
     def trend(self) -> str:
-        """Whether the bound is "rising" or "falling" by more than its noise, or "flat"; "unknown" without a slope."""
+        """Whether the bound is still "rising", or "falling", by more than its noise, or "flat"; else "unknown"."""
         if self.slope is None or self.slope_error is None:
             return "unknown"
         limit = CRITICAL * self.slope_error
-        return "rising" if self.slope > limit else "falling" if self.slope < -limit else "flat"
+        if self.slope > limit:
+            return "flat" if self.levelled else "rising"
+        return "falling" if self.slope < -limit else "flat"
 
     @property
     def undetected_gain(self) -> float | None:
@@ -97,6 +102,8 @@ class Convergence:
             text = f"Training had converged: {seen}, but {more} no more than {self.expected_gain:.1g} nats per row."
         elif self.trend == "falling":
             text = f"Training no longer raised the bound: {seen}; it was highest after epoch {self.best_epoch}."
+        elif self.levelled:
+            text = f"Training had converged: {seen}, but no longer over the last {late_window_of(self.num_epochs)}."
         else:
             unseen = f"a gain of up to {self.undetected_gain:.2g} nats per row in {self.num_epochs} more epochs"
             text = f"Training had converged: {seen}, which is within its noise; {unseen} would not show."
@@ -115,8 +122,9 @@ def convergence_of(
 
     The last third of the run is judged, at least ten epochs. The slope is that of a line through the means of five
     batches of epochs; its error comes from their scatter around the line, so that noise may be correlated over a few
-    epochs. A bound without a trend is called rising with probability .02, and up to .05 if its noise is correlated over
-    several epochs.
+    epochs. A bound rises if that slope is positive at the 2 % level and that of the second half of these epochs at the
+    10 % level, since a run that has just ended by early stopping rose before. A bound without a trend is called rising
+    with probability .02 at most, and up to .05 if its noise is correlated over several epochs.
 
     The gain of as many epochs again, y(2T) - y(T), is a weighted mean over curves of three families that are fitted by
     least squares: a power law of the number of epochs, an exponential, and a parabola up to its top (steps of constant
@@ -149,7 +157,7 @@ def convergence_of(
         best = first + missing + int(np.where(np.isfinite(values), values, -math.inf).argmax())
 
     def unknown(reason: str) -> Convergence:
-        return Convergence(None, None, None, None, num_epochs, column, best, reason)
+        return Convergence(None, None, None, None, num_epochs, column, best, note=reason)
 
     window = window_of(num_epochs)
     if len(values) < window:
@@ -161,8 +169,10 @@ def convergence_of(
         return unknown(f"the {NAMES[column]} is not finite in {bad} of the last {len(last)} epochs")
     slope, error = _slope(last)
     gain = _expected_gain(last, num_epochs)
-    converged = slope <= CRITICAL * error or gain <= negligible
-    return Convergence(converged, slope, error, gain, num_epochs, column, best, _note(rates))
+    late_slope, late_error = _slope(last[-late_window_of(num_epochs) :])
+    rose, levelled = slope > CRITICAL * error, late_slope <= STILL * late_error
+    converged = not rose or levelled or gain <= negligible
+    return Convergence(converged, slope, error, gain, num_epochs, column, best, rose and levelled, _note(rates))
 
 
 def _note(rates: Sequence[float | None]) -> str:
@@ -179,6 +189,11 @@ def _note(rates: Sequence[float | None]) -> str:
 def window_of(num_epochs: int) -> int:
     """The number of last epochs that are judged: a third of all, but no fewer than ten."""
     return max(FEWEST, num_epochs // 3)
+
+
+def late_window_of(num_epochs: int) -> int:
+    """The number of last epochs over which a rise must go on: a sixth of all, but no fewer than ten."""
+    return max(FEWEST, num_epochs // 6)
 
 
 def _means(values: Array, count: int) -> Array:
