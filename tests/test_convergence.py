@@ -104,7 +104,7 @@ def test_a_flat_bound_a_falling_one_and_a_rising_one_are_described() -> None:
     assert "60 more epochs are expected to add about" in str(rising)
     assert rising.advice.startswith("Train for 60 more epochs before acting on anything else")
     ended = convergence_of(list(0.01 * noise + np.minimum(np.arange(60), 50)))  # as at the end of early stopping
-    assert ended.converged is True and ended.trend == "flat" and ended.levelled and ended.advice == ""
+    assert ended.converged is True and ended.trend == "flat" and ended.leveled and ended.advice == ""
     assert "over the last 20 of 60 epochs the training bound rose by" in str(ended)
     assert str(ended).endswith("nats per row in each, but no longer over the last 10.")
     still = convergence_of([-3.0] * 60)

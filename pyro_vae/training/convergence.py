@@ -36,7 +36,7 @@ class Convergence:
         num_epochs: number of epochs that were judged.
         column: the bound that decides, "valid_bound" or "train_bound".
         best_epoch: the epoch with the highest bound; None if there is no bound.
-        levelled: whether the bound rose over the last epochs, but no longer over the second half of them.
+        leveled: whether the bound rose over the last epochs, but no longer over the second half of them.
         note: why convergence is unknown, or what limits the verdict; empty where there is nothing to say.
 
     Example:
@@ -52,7 +52,7 @@ class Convergence:
     num_epochs: int
     column: str
     best_epoch: int | None
-    levelled: bool = False
+    leveled: bool = False
     note: str = ""
 
     @property
@@ -62,7 +62,7 @@ class Convergence:
             return "unknown"
         limit = CRITICAL * self.slope_error
         if self.slope > limit:
-            return "flat" if self.levelled else "rising"
+            return "flat" if self.leveled else "rising"
         return "falling" if self.slope < -limit else "flat"
 
     @property
@@ -102,7 +102,7 @@ class Convergence:
             text = f"Training had converged: {seen}, but {more} no more than {self.expected_gain:.1g} nats per row."
         elif self.trend == "falling":
             text = f"Training no longer raised the bound: {seen}; it was highest after epoch {self.best_epoch}."
-        elif self.levelled:
+        elif self.leveled:
             text = f"Training had converged: {seen}, but no longer over the last {late_window_of(self.num_epochs)}."
         else:
             unseen = f"a gain of up to {self.undetected_gain:.2g} nats per row in {self.num_epochs} more epochs"
@@ -170,9 +170,9 @@ def convergence_of(
     slope, error = _slope(last)
     gain = _expected_gain(last, num_epochs)
     late_slope, late_error = _slope(last[-late_window_of(num_epochs) :])
-    rose, levelled = slope > CRITICAL * error, late_slope <= STILL * late_error
-    converged = not rose or levelled or gain <= negligible
-    return Convergence(converged, slope, error, gain, num_epochs, column, best, rose and levelled, _note(rates))
+    rose, leveled = slope > CRITICAL * error, late_slope <= STILL * late_error
+    converged = not rose or leveled or gain <= negligible
+    return Convergence(converged, slope, error, gain, num_epochs, column, best, rose and leveled, _note(rates))
 
 
 def _note(rates: Sequence[float | None]) -> str:
