@@ -40,11 +40,12 @@ def series(curve, epochs=60, gain=3.0, noise=0.0, seed=0):
     return (scale * curve(t) + noise * np.random.default_rng(seed).normal(size=epochs)).tolist()
 
 
-@pytest.mark.parametrize("name", CURVES)
-@pytest.mark.parametrize("noise", [0.0, 0.01, 0.03])
+# A third of the parabola is not told from a line where the standard deviation of the noise is .03.
+CASES = [(name, noise) for name in CURVES for noise in (0.0, 0.01, 0.03) if noise < 0.03 or "parabola" not in name]
+
+
+@pytest.mark.parametrize(("name", "noise"), CASES)
 def test_the_expected_gain_of_a_known_curve_is_right_within_a_factor_of_two(name: str, noise: float) -> None:
-    if noise > 0.01 and name.startswith("parabola"):
-        pytest.skip("a third of this parabola is not told from a line through so much noise")
     for seed in range(10 if noise else 1):
         found = convergence_of(series(CURVES[name], noise=noise, seed=seed))
         assert found.converged is False and found.trend == "rising"
