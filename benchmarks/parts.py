@@ -9,8 +9,9 @@
    that differ from it in one part: a VampPrior (its pseudo-inputs start as data), an IAF guide, and two layers of
    latents with bottom-up inference. All four have the same recipes for encoder and decoder, the same batches, steps,
    learning rates and KL warm-up. The model with two layers has the same number of latents next to the data and half as
-   many above, and nets of one hidden layer between them. Reported is log p(x) by importance sampling. The difference is
-   to the standard model of the same seed, +- its standard error over test rows. Published (Tomczak, Welling, 2017):
+   many above, and nets of one hidden layer between them. Reported is log p(x) by importance sampling, corrected
+   by annealing on 100 random test rows: a lower bound in expectation. The difference is to the standard model of the
+   same seed, +- its standard error over test rows. Published (Tomczak, Welling, 2017), by importance sampling alone:
    -88.6 with the standard prior, -85.57 with VampPrior.
 2. Grey levels in [0, 1]: one model is trained with the continuous Bernoulli density, another with the Bernoulli's
    cross-entropy. The other model's p becomes the parameter of the density in two ways: as it is, and through the
@@ -43,7 +44,7 @@ import pyro_vae as pv
 from pyro_vae import distributions
 from pyro_vae.likelihoods.proportions import inverse_mean
 
-SHAPE, BATCH, BOUND_PARTICLES = (1, 28, 28), 100, 16
+SHAPE, BATCH, BOUND_PARTICLES, AUDITED = (1, 28, 28), 100, 16, 100
 STANDARD, VAMP, FLOW, LAYERS = BINARY = ("standard", "VampPrior", "IAF guide", "two layers")
 CONTINUOUS, MASS = GREY = ("continuous Bernoulli", "Bernoulli")
 LIMIT = 9.21  # largest absolute value of a logit: the likelihood's default
@@ -84,11 +85,11 @@ def binary(name: str, seed: int, options: argparse.Namespace) -> Results:
     minutes = train(vae, data.train, seed, options)
     start = time.perf_counter()
     test = data.test.subset(slice(0, options.test_rows))
-    result = vae.log_likelihood(test, num_particles=options.particles, seed=0)
-    error, count = result.mean().monte_carlo_error, sum(parameter.numel() for parameter in vae.parameters())
+    result = vae.audited_log_likelihood(test, num_rows=AUDITED, num_particles=options.particles, seed=0)
+    low, count = result.difference(), sum(parameter.numel() for parameter in vae.parameters())
     minutes = f"{minutes} + {(time.perf_counter() - start) / 60:.1f}"
-    cells = f"{error:.3f} | {count:,} | {minutes}"
-    return [(name, result.estimate.cpu(), cells)]
+    cells = f"{low.estimate:.2f} +- {low.monte_carlo_error:.2f} | {count:,} | {minutes}"
+    return [(name, result.cheap.estimate.cpu() + low.estimate, cells)]
 
 
 def grey(name: str, seed: int, options: argparse.Namespace) -> Results:
@@ -193,7 +194,7 @@ def main() -> None:
             for run, names in ((binary, BINARY), (grey, GREY))
         )
         if any(binary_jobs):
-            columns = [f"log p(x), {options.particles} samples", "Monte Carlo error", "parameters", "minutes"]
+            columns = ["log p(x), at least", "annealing above importance sampling", "parameters", "minutes"]
             table(binary_jobs, columns)
         if any(grey_jobs):
             table(grey_jobs, ["ELBO", "Monte Carlo error", "KL", "minutes"])

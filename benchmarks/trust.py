@@ -111,7 +111,7 @@ def report(columns: int, repeats: int) -> None:
 def sandwich(runs: int = 500, others: int = 2000, rows: int = 50) -> None:
     model = Linear(8, width=0.8)
     for num_steps in (5, 20, 100):
-        method = pv.evaluation.AIS(num_steps=num_steps, num_chains=8)
+        method = pv.evaluation.AIS(num_steps=num_steps)
         with patch.object(annealing, "as_sandwich", lambda *sides: sides):
             lower, reverse, x = model.sandwich((runs + others) * rows, method=method, seed=0)
         exact = model.marginal().log_prob(x)
