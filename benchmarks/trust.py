@@ -8,7 +8,7 @@
 that ask for action should be at most 5 %. Then data whose scale is 1.5 times as large, counts whose variance is twice
 that of the model, and a guide of half the width: the shares of reports that find each.
 
-`sandwich`: 500 runs of 50 rows, at 5, 20 and 100 temperatures. The share of runs whose estimate +- 1.96 stated errors
+`sandwich`: 500 runs of 200 rows, at 5, 20 and 100 temperatures. The share of runs whose estimate +- 1.96 stated errors
 holds the mean of 2,000 other runs should be 95 %.
 
 `ranks`: 2,000 replicates of simulation-based calibration with ranks of an exact guide, at six pairs of numbers of rows
@@ -108,9 +108,9 @@ def report(columns: int, repeats: int) -> None:
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def sandwich(runs: int = 500, others: int = 2000, rows: int = 50) -> None:
+def sandwich(temperatures: list[int], runs: int, others: int, rows: int = 200) -> None:
     model = Linear(8, width=0.8)
-    for num_steps in (5, 20, 100):
+    for num_steps in temperatures:
         method = pv.evaluation.AIS(num_steps=num_steps)
         with patch.object(annealing, "as_sandwich", lambda *sides: sides):
             lower, reverse, x = model.sandwich((runs + others) * rows, method=method, seed=0)
@@ -150,13 +150,15 @@ def main() -> None:
     parser.add_argument("what", choices=("report", "sandwich", "ranks"))
     parser.add_argument("--columns", type=int, nargs="+", default=[4, 30, 64])
     parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--temperatures", type=int, nargs="+", default=[5, 20, 100])
+    parser.add_argument("--others", type=int, default=2000, help="runs whose mean the intervals should hold")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.what == "report":
         for columns in options.columns:
             report(columns, options.repeats)
     elif options.what == "sandwich":
-        sandwich()
+        sandwich(options.temperatures, 500, options.others)
     else:
         ranks()
 

@@ -66,6 +66,10 @@ def calls_with_a_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]
     return {
         "VAE.fit": (vae.fit, {"data": x, "epochs": 1, "progress": False, "seed": 0, "valid": x}),
         "VAE.elbo": (vae.elbo, {"x": x, **few, **fields}),
+        "VAE.audited_log_likelihood": (
+            vae.audited_log_likelihood,
+            {"x": x, "num_rows": 2, "seconds": 1.0, "method": "importance", **few, **fields},
+        ),
         "VAE.log_likelihood": (vae.log_likelihood, {"x": x, **few, **fields}),
         "VAE.conditional_log_likelihood": (
             vae.conditional_log_likelihood,

@@ -97,7 +97,7 @@ def _train(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     if writes:
         runs.write(folder, vae, history, splits, options)
-        _print_training_ended(len(history), history.interrupted, len(splits.test), options.num_likelihood_particles)
+        _print_training_ended(len(history), history.interrupted, len(splits.test))
     summary = results.summarize(vae, splits, history, options.elbo, estimator, options, seconds)
     if writes:
         _finish(folder, vae, splits, history, summary, options)
@@ -251,11 +251,11 @@ def _print_epochs(epochs: int) -> Callable[[Any, History], None]:
     return report
 
 
-def _print_training_ended(epochs: int, interrupted: bool, num_rows: int, num_particles: int) -> None:
+def _print_training_ended(epochs: int, interrupted: bool, num_rows: int) -> None:
     """Say what happens next: the evaluation of a large test set takes a while."""
     ended = f"{'Interrupted after' if interrupted else 'Trained for'} {epochs} epoch{'' if epochs == 1 else 's'}."
     again = " (Ctrl-C again skips the summary and the pictures)" if interrupted else ""
-    print(f"{ended} Evaluating {num_rows:,} test rows with {num_particles:,} draws each{again} ...", flush=True)
+    print(f"{ended} Evaluating {num_rows:,} test rows, for a minute or two{again} ...", flush=True)
 
 
 def _reload(options: argparse.Namespace) -> tuple[VAE, Splits]:

@@ -13,6 +13,7 @@ from pyro_vae.inference.gradients import GRADIENTS
 
 __all__ = ["parser"]
 
+DRAWS = "(default: 1000; with more than 1000 rows a million in all, but at least 100 a row)"
 MOVED = "folder of the data, if they have moved since training (default: where they were)"
 
 
@@ -189,9 +190,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--num-likelihood-particles",
         type=_count,
-        default=1000,
         metavar="K",
-        help="draws from the guide that estimate a test row's log-likelihood",
+        help=f"draws from the guide that estimate a test row's log-likelihood {DRAWS}",
     )
     output.add_argument(
         "--num-likelihood-rows",
@@ -215,7 +215,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
         "--num-particles",
         type=_count,
         metavar="K",
-        help="draws for each row, or chains of --method ais (default: 1000 draws, 32 chains)",
+        help=f"draws for each row, or chains of --method ais {DRAWS[:-1]}; 32 chains)",
     )
     sub.add_argument(
         "--rows",

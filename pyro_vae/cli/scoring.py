@@ -26,6 +26,7 @@ METHODS = {
 }
 FEW = 10  # effective sample size below which an estimate of log p(x) is called too low
 SIMULATED_ROWS = 50  # of the sandwich
+DRAWS = 1_000_000  # of importance sampling, for all rows together
 ANNEALING = AIS()
 
 
@@ -34,7 +35,8 @@ class Scoring:
     """How log p(x) is estimated.
 
     Attributes:
-        num_particles: draws for each row; None for the method's own number.
+        num_particles: draws for each row; None for the method's own number, or, where annealing corrects importance
+            sampling, for 1,000, fewer where there are more than 1,000 rows: a million in all, but at least 100 a row.
         method: one of `METHODS`, for all rows; None for importance sampling that annealing corrects on random rows.
         num_rows: how many random rows are annealed, or scored by the method; None for as many as a minute allows, or
             all of them.
@@ -60,8 +62,9 @@ class Scoring:
         }
 
     def _audited(self, vae: VAE, rows: Rows, seed: int) -> dict[str, Any]:
+        draws = self.num_particles or min(1000, max(100, DRAWS // len(rows)))
         found = vae.audited_log_likelihood(
-            rows, num_particles=self.num_particles, num_rows=self.num_rows, method=ANNEALING, seed=seed
+            rows, num_particles=draws, num_rows=self.num_rows, method=ANNEALING, seed=seed
         )
         audit = {
             "method": found.better.method,

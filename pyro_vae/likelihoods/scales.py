@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.parts import as_scale
 
 __all__ = ["LocationScale", "Scaled", "Standardized", "concentrations"]
+
+UNLIKE = 10.0  # quotient of standard deviations from which columns are taken to have different units
 
 
 class Scaled(Likelihood):
@@ -107,10 +110,25 @@ class Standardized(Scaled):
         overall = torch.where(overall > 0, overall, torch.ones_like(overall))
         self.shift.copy_(shift)
         if self.unit.dim() == 0:
+            self._warn_of_units(variance.sqrt())
             self.unit.copy_(overall)
         else:  # a constant cell gets a thousandth of the overall standard deviation, so that its unit is positive
             deviation = variance.sqrt()
             self.unit.copy_(torch.where(deviation > 1e-6 * shift.abs(), deviation, 1e-3 * overall))
+
+    def _warn_of_units(self, deviation: Tensor) -> None:
+        """Warn where one learned scale serves columns of different units; the cells of images have one unit."""
+        varying = deviation[deviation > 0]
+        if self.choice == "fixed" or deviation.dim() > 1 or len(varying) < 2:
+            return
+        low, high = float(varying.min()), float(varying.max())
+        if high > UNLIKE * low:
+            warnings.warn(
+                f"One scale for all columns of x ({type(self).__name__}, scale={self.choice!r}) should go with columns"
+                f" of one unit; their standard deviations are {low:.3g} to {high:.3g}. Pass scale='per_dimension', or"
+                " standardize the columns.",
+                stacklevel=2,
+            )
 
 
 class LocationScale(Standardized):
