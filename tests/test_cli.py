@@ -154,6 +154,13 @@ def test_train_and_evaluate_print_the_log_likelihood_that_annealing_corrects(
     assert "On 3 rows drawn from the model" in out and f"{sandwich['gap']['estimate']:.3f} nats" in out
 
 
+def test_many_rows_are_scored_with_fewer_draws_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for draws, each in ((360 * 1200, 1000), (360 * 150, 150), (360 * 50, 100)):
+        monkeypatch.setattr(scoring, "DRAWS", draws)
+        assert main(["evaluate", str(run), "--rows", "2"]) == 0
+        assert read(run / "evaluation.json")["test"]["likelihood"]["particles"] == each
+
+
 @pytest.mark.parametrize("method", scoring.METHODS)
 def test_evaluate_scores_rows_by_each_method(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--method", method, "--num-particles", "10", "--rows", "4"]) == 0

@@ -629,3 +629,15 @@ def test_a_likelihood_of_the_users_without_a_support_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"support of Mine must be one of pyro.distributions.constraints; got None"):
         pv.VAE(likelihood=Mine(3), prior=pv.priors.Normal(2))
+
+
+@pytest.mark.parametrize("cls", [likelihoods.Normal, likelihoods.Laplace, likelihoods.StudentT])
+def test_one_learned_scale_for_columns_of_different_units_is_warned_of(cls: type[likelihoods.Likelihood]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 3) * torch.tensor([1.0, 200.0, 3.0])
+    with pytest.warns(UserWarning, match=r"columns of one unit; their standard deviations are .* Pass scale='per_dim"):
+        cls(3).initialize(x)
+    cls(3, scale="per_dimension").initialize(x)
+    cls(3, scale="fixed").initialize(x)
+    cls(3).initialize(x / x.std(0))
+    cls((1, 1, 3)).initialize(x[:, None, None])  # the cells of an image have one unit

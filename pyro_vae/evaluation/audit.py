@@ -97,10 +97,10 @@ def audited_log_likelihood(
     better = as_method(method)
     positive_number("seconds", seconds)
     largest = len(rows) if num_rows is None else min(len(rows), positive_integer("num_rows", num_rows, 2))
-    seeds = [seed if seed is None else seed + number for number in range(3)]
-    with seeded(seed, 1):
+    with seeded(seed, 1):  # which checks the seed, too
         rows = rows.drawn(model.like)
         order = processes.agree_on(torch.randperm(len(rows)))
+    seeds = [None if seed is None else seed + number for number in range(3)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWarning)  # the differences show what flags would warn of
         cheap = log_likelihood(model, rows, num_particles=num_particles, seed=seed, fields=fields)
