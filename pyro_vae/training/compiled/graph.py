@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import preserved_rng
-from pyro_vae.training.compiled.functions import RECORDED_AS
+from pyro_vae.training.compiled.functions import recorded_as
 
 __all__ = ["COMPILATION", "SAVED_BY_CELL", "CaptureError", "CudaGraph", "Graph", "compilations"]
 
@@ -137,7 +137,7 @@ class _AsRecorded(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(isinstance(value, torch.Generator) for value in (kwargs or {}).values()):
             raise CaptureError("the programs draw from a random generator of their own")
-        return RECORDED_AS.get(func, func)(*args, **(kwargs or {}))
+        return recorded_as(func, args)(*args, **(kwargs or {}))
 
 
 def _untouched_random_state() -> ExitStack:
