@@ -7,6 +7,8 @@ from the same random state as the function itself. Everything that is not an inp
 from __future__ import annotations
 
 import linecache
+import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -202,9 +204,19 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
     from torch._inductor import config
 
     patches = INDUCTOR | {"cpp_wrapper": fakes[0].device.type == "cpu"}  # no Python between the kernels
-    options = {"config_patches": {name: value for name, value in patches.items() if hasattr(config, name)}}
-    with tuned_processor(num_threads):
+    known = {name: value for name, value in patches.items() if hasattr(config, name)}
+
+    def compiled(**more: Any) -> Callable[..., Any]:
+        options = {"config_patches": known | more}
         return _inductor.standalone_compile(graph, fakes, dynamic_shapes="from_graph", options=options)  # type: ignore[no-any-return]
+
+    with tuned_processor(num_threads):
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            return compiled()
+        try:  # without building programs, for five seconds, that show whether the C++ compiler knows the processor
+            return compiled(**{"cpp.vec_isa_ok": True})
+        except Exception:
+            return compiled()
 
 
 def _first_line(error: BaseException) -> str:
