@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ __all__ = ["ESTIMATORS", "INTERRUPTED", "evaluate", "interpolate", "list_dataset
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
-ESTIMATORS: dict[str, type[elbos.Estimator]] = {
+ESTIMATORS: dict[str, Callable[..., elbos.Estimator]] = {
     "elbo": elbos.ELBO,
     "meanfield": elbos.MeanFieldELBO,
-    "iwae": elbos.IWAE,
+    "iwae": partial(elbos.IWAE, num_particles=3),  # with more, guides are worse: see docs/design.md
     "miwae": elbos.MIWAE,
     "piwae": elbos.PIWAE,
     "ciwae": elbos.CIWAE,

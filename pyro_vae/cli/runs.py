@@ -216,7 +216,10 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     plain = all(text is None or isinstance(text, str) for text in texts) and isinstance(seed, int | None)
     if not plain or not all(map(_is_option, options.values())) or {"command", "resume"} & options.keys():
         raise ValueError(f"{folder} must hold the options of a run; got a config.json with other values. Train again.")
-    options = {"prior": "normal"} | options  # runs of version 0.1 have no other
+    if "prior" not in options:  # a run of version 0.1, whose defaults were others
+        options = options | {"prior": "normal"}
+        if options.get("elbo") == "iwae" and options.get("num_particles") is None:
+            options["num_particles"] = 5
     return options | about_data | {"binarize": about_data["binarize"] or "auto", "data": source, "seed": seed}
 
 

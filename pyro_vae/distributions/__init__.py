@@ -3,6 +3,7 @@
 from pyro_vae.distributions.blocks import Blocks
 from pyro_vae.distributions.cells import Beta, ContinuousBernoulli, Gamma, OptimalNormal, StudentT
 from pyro_vae.distributions.counts import (
+    Bernoulli,
     BetaBinomial,
     Binomial,
     Categorical,
@@ -20,6 +21,7 @@ from pyro_vae.distributions.sphere import PowerSpherical
 __all__ = [
     "AdditiveLogRatio",
     "Autoregressive",
+    "Bernoulli",
     "Beta",
     "BetaBinomial",
     "Binomial",

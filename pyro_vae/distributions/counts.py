@@ -12,7 +12,34 @@ from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.precise import InFloat64, draw_beta_logit, without_repeats
 
-__all__ = ["BetaBinomial", "Binomial", "Categorical", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
+__all__ = [
+    "Bernoulli",
+    "BetaBinomial",
+    "Binomial",
+    "Categorical",
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflated",
+]
+
+
+class Bernoulli(dist.Bernoulli):
+    """torch's distribution of this name, whose log-probability takes half the time where no gradient is needed.
+
+    Its absolute error is below 1e-7 in float32: l x - max(l, 0) - log(1 + exp(-|l|)), where l are the logits.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().log_prob(value)  # type: ignore[no-any-return]
+        if self._validate_args:
+            self._validate_sample(value)
+        rest = self.logits.abs().neg_().exp_().add_(1).log_()
+        return (self.logits * value).sub_(self.logits.clamp_min(0)).sub_(rest)  # type: ignore[no-any-return]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return super().expand(batch_shape, self._get_checked_instance(Bernoulli, _instance))
 
 
 class Poisson(InFloat64, dist.Poisson):

@@ -37,7 +37,8 @@ class Bernoulli(Likelihood):
         self.register_buffer("offset", torch.zeros(self.event_shape))
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=self.offset + outputs).to_event(len(self.event_shape))
+        cells = distributions.Bernoulli(logits=self.offset + outputs)
+        return cells.to_event(len(self.event_shape))  # type: ignore[no-any-return]
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         self.offset.copy_(_smoothed_logit(x, 1))
