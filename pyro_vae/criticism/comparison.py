@@ -15,6 +15,7 @@ from pyro_vae.data.loaders import read_whole
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
 from pyro_vae.evaluation.methods import as_method
+from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.evaluation.remedies import remedy
 from pyro_vae.fields import choose_fields, merge_fields, split_fields
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
@@ -57,7 +58,10 @@ class Comparison:
         return "k-hat unknown: elpd may be too low by more than the bias shown" if unknown > 0.05 * len(khat) else ""
 
     def lines(self) -> list[dict[str, Any]]:
-        """Lines of the table, one for each model; "-" where there are too few particles for a k-hat."""
+        """Lines of the table, one for each model; "-" where there are too few particles for a k-hat.
+
+        The Monte Carlo error is None where over 5 % of a model's rows are flagged: it is known to be larger.
+        """
         lines = []
         for i, name in enumerate(self.names):
             score, difference = self.scores[i], self.differences[i]
@@ -66,7 +70,7 @@ class Comparison:
                     "model": name,
                     "elpd": score.estimate,
                     "sampling error": score.sampling_error,
-                    "Monte Carlo error": score.monte_carlo_error,
+                    "Monte Carlo error": score.monte_carlo_error if score.error_holds else None,
                     "difference": difference.estimate,
                     "error of difference": math.hypot(difference.sampling_error, difference.monte_carlo_error),
                     "bias": self.bias[i],
@@ -80,8 +84,9 @@ class Comparison:
         from pyro_vae import reporting
 
         count = len(next(iter(self.results.values())).estimate)
+        lines = [line | {"elpd": f"{SIGNS['lower bound']}{line['elpd']:.3f}"} for line in self.lines()]
         return (
-            f"{reporting.table(self.lines())}\n"
+            f"{reporting.table(lines)}\n"
             f"Mean log p(x) in nats per row, {count} rows; differences to the best model, paired by row."
         )
 
