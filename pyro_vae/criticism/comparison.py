@@ -15,8 +15,8 @@ from pyro_vae.data.loaders import read_whole
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
 from pyro_vae.evaluation.methods import as_method
-from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.evaluation.remedies import remedy
+from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.fields import choose_fields, merge_fields, split_fields
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.model import check_model
