@@ -1,13 +1,15 @@
-"""Noise that is kept and repeated."""
+"""Noise that is kept and repeated, and streams that must differ."""
 
 from __future__ import annotations
 
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import PRIORS
 from torch import nn
 
-from pyro_vae.runtime.random import Noise
+import pyro_vae as pv
+from pyro_vae.runtime.random import Noise, seeded
 
 
 def draws() -> list[torch.Tensor]:
@@ -41,3 +43,23 @@ def test_more_noise_than_was_kept_is_refused() -> None:
         draws()
         with pytest.raises(ValueError, match="The guide must draw the same noise each time it runs; got more"):
             torch.randn(1)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_initial_parameters_of_priors_are_not_the_noise_of_calls_with_a_seed(name: str) -> None:
+    """Means that equal the noise of a guide near N(0, I) would give its first draws weights without measure."""
+    with seeded(0):
+        noise = torch.randn(1000)
+    for parameter in PRIORS[name]().parameters():
+        values = parameter.detach().flatten()[:1000]
+        if len(values) >= 4 and values.std() > 0:
+            assert not torch.allclose(values, noise[: len(values)], atol=1e-3)
+
+
+def test_seed_0_has_no_higher_log_likelihood_than_other_seeds_under_a_mixture() -> None:
+    """It is the lowest or the highest of 50 with probability .04."""
+    vae = pv.VAE(likelihood=pv.likelihoods.Normal(3), prior=pv.priors.Mixture(16, 20), seed=4)
+    x = torch.linspace(-1, 1, 30).reshape(10, 3)
+    vae.fit(x, epochs=1, seed=4, progress=False)
+    found = [vae.log_likelihood(x, num_particles=100, seed=seed).estimate.mean() for seed in range(50)]
+    assert torch.stack(found[1:]).min() < found[0] < torch.stack(found[1:]).max()

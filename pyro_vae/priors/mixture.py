@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.parts import as_event_shape, as_scale
 from pyro_vae.priors.base import Prior
-from pyro_vae.runtime.random import seeded
+from pyro_vae.runtime.random import INITIAL, seeded
 
 __all__ = ["Mixture", "VampPrior"]
 
@@ -43,7 +43,7 @@ class Mixture(Prior):
         self.latent_dim = positive_integer("latent_dim", latent_dim)
         self.num_components = positive_integer("num_components", num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
-        with seeded(0):
+        with seeded(0, INITIAL):  # with seeded(0), noise of a call with seed=0 would be these very numbers
             self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
 

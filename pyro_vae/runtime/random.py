@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "INITIAL",
     "Noise",
     "RandomState",
     "begin_stream",
@@ -28,6 +29,8 @@ __all__ = [
 
 
 RandomState = tuple[Tensor, list[Tensor] | None]
+
+INITIAL = 0x696E6974  # step of the streams of initial parameters: `seeded(0, INITIAL)` is that of no seed and epoch
 
 
 def random_state() -> RandomState:
@@ -91,7 +94,8 @@ def seeded(seed: int | None, *steps: int) -> Iterator[None]:
 
     Args:
         seed: a non-negative integer, or None.
-        *steps: further non-negative integers, e.g. the epoch; each combination has its own stream.
+        *steps: further non-negative integers, e.g. the epoch; each combination has its own stream, except that zeros at
+            the end count for nothing: `seeded(5)` is `seeded(5, 0)`.
 
     Raises:
         TypeError: if `seed` is neither an integer nor None.
