@@ -23,7 +23,7 @@ def test_mean_and_errors_are_those_of_the_formula() -> None:
     assert found.mean().estimate == pytest.approx(-5.5 + 1.75)
     expected = math.sqrt((1 - 2 / 4) * 0.125 / 2 + 0.04 / 4)
     assert found.mean().monte_carlo_error == pytest.approx(expected)
-    assert found.mean().sampling_error == pytest.approx(math.sqrt(1.125) / 2)
+    assert found.mean().sampling_error == pytest.approx(math.sqrt(5 / 3) / 2)  # of the cheap estimates of all rows
     assert found.mean().kind == "lower bound" and str(found.mean()).startswith(">= -3.750 (Monte Carlo error 0.203")
     bits = found.mean("bits")
     assert bits.estimate == pytest.approx(3.75 / (2 * math.log(2))) and bits.kind == "upper bound"
@@ -42,6 +42,26 @@ def test_a_cheap_estimate_of_minus_infinity_leaves_the_mean_over_the_audited_row
     found = AuditedLogLikelihood(cheap, better, torch.tensor([1, 2]))
     assert found.mean().estimate == pytest.approx(-4.0)
     assert found.mean().monte_carlo_error == pytest.approx(math.sqrt((1 - 2 / 3) * 2.0 / 2 + 0.04 / 3))
+
+
+@pytest.mark.parametrize("audited", [2, 5, 49, 50, 500])
+def test_the_sampling_error_is_that_of_all_rows_however_few_are_audited(audited: int) -> None:
+    """Within a factor that the standard deviation of 50 numbers leaves with probability 1e-4."""
+    draws = torch.randn(500, generator=torch.Generator().manual_seed(audited), dtype=torch.float64)
+    found = AuditedLogLikelihood(
+        estimates(draws.tolist(), 0.1), estimates(draws[:audited].tolist(), 0.1), torch.arange(audited)
+    )
+    assert 0.65 < found.mean().sampling_error * math.sqrt(500) < 1.4
+
+
+def test_no_error_is_stated_where_a_row_of_minus_infinity_was_not_audited() -> None:
+    cheap = estimates([-4.0, -math.inf, -6.0, -5.0], 9.0)
+    audited = AuditedLogLikelihood(cheap, estimates([-3.0, -5.0], 0.2), torch.tensor([1, 2]))
+    missed = AuditedLogLikelihood(cheap, estimates([-3.0, -5.0], 0.2), torch.tensor([0, 2]))
+    assert audited.mean().error_holds and audited.difference().estimate == math.inf
+    assert not missed.mean().error_holds and "Monte Carlo error" not in str(missed)
+    both = AuditedLogLikelihood(cheap, estimates([-math.inf, -5.0], 0.2), torch.tensor([1, 2]))
+    assert both.difference().estimate == 0.5 and both.mean().estimate == -math.inf
 
 
 def test_stated_errors_cover_the_exact_mean_where_importance_sampling_alone_does_not() -> None:

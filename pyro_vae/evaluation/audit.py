@@ -58,27 +58,32 @@ class AuditedLogLikelihood:
 
     def difference(self) -> Mean:
         """Mean over the audited rows of better - cheap; its Monte Carlo error is that of the mean over all rows."""
-        differences = self.better.estimate - self.cheap.estimate[self.index]
-        return Mean(float(differences.mean()), self.mean().monte_carlo_error, math.nan)
+        cheap, better = self.cheap.estimate[self.index], self.better.estimate
+        differences = torch.where(better == cheap, 0.0, better - cheap)  # both may be minus infinity
+        return replace(self.mean(), estimate=float(differences.mean()), sampling_error=math.nan, kind="estimate")
 
     def mean(self, unit: str = "nats", bin_width: float | None = None) -> Mean:
         """Mean over rows, in "nats" or "bits" per dimension, with both errors.
 
         The square of the Monte Carlo error is (1 - m/N) s^2 / m, where s is the standard deviation of the differences
-        over the audited rows, plus the mean squared error of their better estimates, divided by N.
+        over the audited rows, plus the mean squared error of their better estimates, divided by N. It does not hold if
+        a cheap estimate is minus infinity in a row that was not audited. The sampling error is that of the better
+        estimates; if these are fewer than 50, that of the cheap ones, of all rows.
 
         Raises:
             ValueError: as `LogLikelihood.mean`.
         """
         cheap, better, m = self.cheap.estimate, self.better.estimate, len(self.index)
-        if not cheap.isfinite().all():
-            cheap = torch.zeros_like(cheap)  # what is left is the mean over the audited rows
+        rows, zero = better if m >= min(FEWEST_ROWS, len(cheap)) else cheap, cheap == -torch.inf
+        if zero.any():
+            cheap, rows = torch.zeros_like(cheap), better  # what is left is the mean over the audited rows
         differences = better - cheap[self.index]
         spread = float(differences.var()) if m < len(cheap) else 0.0
         noise = float(self.better.standard_error.square().mean())
         error = math.sqrt((1 - m / len(cheap)) * spread / m + noise / len(cheap))
-        sampling = float(better.std()) / math.sqrt(len(cheap)) if m > 1 else math.nan
-        found = Mean(float(cheap.mean() + differences.mean()), error, sampling, "lower bound")
+        sampling = float(rows.std()) / math.sqrt(len(cheap)) if len(rows) > 1 else math.nan
+        holds = bool(zero[self.index].sum() == zero.sum())
+        found = Mean(float(cheap.mean() + differences.mean()), error, sampling, "lower bound", holds)
         return in_bits(found, self.cheap, unit, bin_width)
 
 
