@@ -172,6 +172,30 @@ def test_evaluate_scores_rows_by_each_method(method: str, run: Path, capsys: pyt
     assert f"{scoring.METHODS[method]}, 10 {kind} for each row, on 4 of 360 rows, chosen at random" in out
 
 
+@pytest.mark.parametrize(
+    ("difference", "gap", "texts"),
+    [
+        (0.5, 0.2, ("it is 0.500 nats higher there", "it misses at most 0.200 nats (standard error 0.100)")),
+        (-0.5, -0.2, ("it is 0.500 nats lower there", "it misses at most 0.000 nats (standard error 0.100)")),
+        (math.inf, math.inf, ("it is inf nats higher there", "it misses at most inf nats (standard error unknown)")),
+    ],
+)
+def test_the_sentences_about_an_audit_hold_for_either_sign(
+    difference: float, gap: float, texts: tuple[str, ...]
+) -> None:
+    error = None if math.isinf(gap) else 0.1
+    likelihood = {
+        "method": "audited",
+        "rows": 9,
+        "particles": 1,
+        "importance": {"estimate": -3.0, "kind": "lower bound"},
+        "audit": {"method": "ais", "particles": 32, "rows": 4, "difference": scoring.finite(difference)},
+        "sandwich": {"rows": 4, "gap": {"estimate": scoring.finite(gap), "sampling_error": error}},
+    }
+    lines = "\n".join(scoring._about_audit(likelihood))
+    assert all(text in lines for text in (*texts, "1 draw from the guide for each row"))
+
+
 def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_pointed_out(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +207,8 @@ def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_poin
     evaluation = read(run / "evaluation.json")
     assert f">= {evaluation['test_log_likelihood']:.3f}" in line
     assert line.split()[-1] == "360" and len(line.split()) == 6  # one error is printed: that of the choice of rows
-    assert "100% of the rows are flagged" in out and "Monte Carlo error would say, so none is printed" in out
+    assert "100% of the rows are flagged, for want of k-hat: the log-likelihood may be too low" in out
+    assert "Monte Carlo error would say, so none is printed" in out
     assert evaluation["test_log_likelihood_is"] == "lower bound" and evaluation["flagged_share"] == 1.0
     likelihood = evaluation["test"]["likelihood"]
     assert likelihood["unknown_khat_rows"] == likelihood["unreliable_rows"] == 360

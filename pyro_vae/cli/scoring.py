@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.evaluation import AIS, LogLikelihood, Mean, UnreliableWarning
-from pyro_vae.evaluation.results import SIGNS
+from pyro_vae.evaluation.results import SIGNS, SMALL_SHARE
 from pyro_vae.inference import pareto
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import seeded
@@ -70,12 +70,12 @@ class Scoring:
             "method": found.better.method,
             "rows": len(found.index),
             "particles": found.better.num_particles,
-            "difference": found.difference().estimate,
+            "difference": finite(found.difference().estimate),
         }
         likelihood = {"method": "audited", "rows": len(rows), **_weights(found.cheap), "audit": audit}
         likelihood["importance"] = as_numbers(found.cheap.mean())
         if processes.rank() == 0:
-            simulated = min(SIMULATED_ROWS, max(2, len(found.index)))
+            simulated = min(SIMULATED_ROWS, self.num_rows or SIMULATED_ROWS)
             sandwich = vae.sandwich(simulated, method=ANNEALING, seed=seed)
             likelihood["sandwich"] = {
                 "rows": len(sandwich.x),
@@ -109,9 +109,11 @@ def about(numbers: dict[str, Any]) -> list[str]:
     lines = [f"Log-likelihood: {what}, {_draws(likelihood)}{where}; in expectation a lower bound."]
     lines += _about_weights(likelihood)
     if not mean["error_holds"]:
+        known = likelihood["unreliable_rows"] - likelihood["unknown_khat_rows"] > SMALL_SHARE * kept
+        flagged = "flagged: the log-likelihood is" if known else "flagged, for want of k-hat: the log-likelihood may be"
         lines.append(
-            f"{likelihood['flagged_share']:.0%} of the rows are flagged: the log-likelihood is too low, by more than a"
-            " Monte Carlo error would say, so none is printed."
+            f"{likelihood['flagged_share']:.0%} of the rows are {flagged} too low, by more than a Monte Carlo error"
+            " would say, so none is printed."
         )
     return lines
 
@@ -119,20 +121,26 @@ def about(numbers: dict[str, Any]) -> list[str]:
 def _about_audit(likelihood: dict[str, Any]) -> list[str]:
     audit, sandwich = likelihood["audit"], likelihood["sandwich"]
     gap, cheap = sandwich["gap"], likelihood["importance"]
-    alone = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}"
+    alone, difference = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}", float(audit["difference"])
+    moved = f"{abs(difference):.3f} nats {'higher' if difference >= 0 else 'lower'}"
     return [
         f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}, which alone gives {alone}; corrected by"
         f" {METHODS[audit['method']]}, {audit['particles']:,} chains for each row, on {audit['rows']:,} of"
-        f" {likelihood['rows']:,} rows, chosen at random: it is {audit['difference']:.3f} nats higher there.",
+        f" {likelihood['rows']:,} rows, chosen at random: it is {moved} there.",
         "What annealing misses is left, so that the result is a lower bound. On"
         f" {sandwich['rows']} rows drawn from the model, whose posteriors have a known draw, it misses at most"
-        f" {gap['estimate']:.3f} nats (standard error {gap['sampling_error']:.3f}).",
+        f" {max(0.0, float(gap['estimate'])):.3f} nats (standard error {_text(gap['sampling_error'])}).",
     ]
 
 
+def _text(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.3f}"
+
+
 def _draws(likelihood: dict[str, Any]) -> str:
-    kind = "chains" if likelihood["method"] == "ais" else "draws from the guide"
-    return f"{likelihood['particles']:,} {kind} for each row"
+    kind, particles = "chain" if likelihood["method"] == "ais" else "draw", likelihood["particles"]
+    where = "" if kind == "chain" else " from the guide"
+    return f"{particles:,} {kind}{'' if particles == 1 else 's'}{where} for each row"
 
 
 def _about_weights(likelihood: dict[str, Any]) -> list[str]:
