@@ -244,7 +244,8 @@ def small_vae(**parts: Any) -> pv.VAE:
 def draw_data(likelihood: likelihoods.Likelihood, rows: int, seed: int = 0) -> Tensor:
     """Rows that the likelihood itself draws, and which therefore lie in its support."""
     with seeded(seed), torch.no_grad():
-        return likelihood(torch.randn(rows, *likelihood.output_shape).to(next(likelihood.buffers()))).sample()
+        like = next(likelihood.buffers(), torch.empty(()))  # a likelihood may have none
+        return likelihood(torch.randn(rows, *likelihood.output_shape).to(like)).sample()
 
 
 class BatchNormNet(nn.Module):

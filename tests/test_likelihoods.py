@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -210,6 +211,16 @@ def smoothed(likelihood, x):
     count = likelihood.num_categories
     extra = 0.5 * torch.arange(count, dtype=x.dtype).sum()
     return (x.sum(0) + extra) / (len(x) + 0.5 * count)
+
+
+def test_data_are_drawn_from_a_likelihood_without_buffers() -> None:
+    """The recipe of CONTRIBUTING.md leads to such a one."""
+
+    class Plain(likelihoods.Likelihood):
+        def forward(self, outputs: torch.Tensor, **batch: torch.Tensor) -> dist.TorchDistribution:
+            return dist.Geometric(logits=outputs).to_event(1)
+
+    assert draw_data(Plain(3), 5).shape == (5, 3)
 
 
 STARTS = {  # the mean at zero output, where it is not that of the data
