@@ -69,6 +69,15 @@ def test_flagged_rows_are_a_concern_where_annealing_shows_that_the_number_is_too
     assert found.findings[0].about == "evidence" and found.findings[0] not in found.concerns
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_fewer_than_three_rows_are_refused_by_their_number(rows: int) -> None:
+    model = LinearGaussian(3, 2, width=0.2)  # its rows are flagged, and would be audited
+    with pytest.raises(ValueError, match=f"x must be at least 3 rows to be diagnosed; got {rows}. Pass more rows."):
+        pv.diagnose(model, model.draw(rows), verbose=False)
+    with pytest.raises(ValueError, match="max_rows must be an integer of at least 3; got 2"):
+        pv.diagnose(model, model.draw(9), max_rows=2, verbose=False)
+
+
 class Counts(pv.LatentVariableModel):
     """Counts x ~ Poisson(4), which say nothing of z."""
 

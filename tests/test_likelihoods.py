@@ -652,3 +652,5 @@ def test_one_learned_scale_for_columns_of_different_units_is_warned_of(cls: type
     cls(3, scale="fixed").initialize(x)
     cls(3).initialize(x / x.std(0))
     cls((1, 1, 3)).initialize(x[:, None, None])  # the cells of an image have one unit
+    constant = torch.tensor([0.1, 123456.7]).expand(50, 2)  # whose standard deviations, rounded, are 1e-8 and .008
+    cls(5).initialize(torch.cat([constant, x / x.std(0)], 1))

@@ -27,6 +27,7 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 RATE_OF_DATA_SETS = 0.025  # of the tests of all statistics of the data set together
 RATE_OF_ROWS = 0.01  # of the tests of all statistics of rows together
 AUDITED_ROWS = 50
+FEWEST_ROWS = 3  # to compare latents of rows, and to have a variance when one is left out
 SMALL_DIFFERENCE = 0.1  # nats per row by which importance sampling may be too low
 
 
@@ -142,7 +143,7 @@ def diagnose(
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
-        ValueError: if x or a field does not suit the model.
+        ValueError: if x or a field does not suit the model, or x is fewer than three rows.
         TypeError: if `history` is no table of epochs.
     """
     true_or_false("verbose", verbose)
@@ -152,7 +153,9 @@ def diagnose(
     known = model.history if history is None else history
     convergence = known.convergence() if len(known) else None
     rows, names = model.read_rows(x, fields)
-    rows = rows.subset(slice(0, positive_integer("max_rows", max_rows)))
+    rows = rows.subset(slice(0, positive_integer("max_rows", max_rows, FEWEST_ROWS)))
+    if len(rows) < FEWEST_ROWS:
+        raise ValueError(f"x must be at least {FEWEST_ROWS} rows to be diagnosed; got {len(rows)}. Pass more rows.")
     named: dict[str, Any] = {"fields": ("x", *names)} if names else {}
     skipped: dict[str, str] = {}
 
@@ -170,10 +173,9 @@ def diagnose(
         score = model.log_likelihood(rows, num_particles=num_particles, **named)
         audit = None
         if not score.error_holds:
-            count = min(AUDITED_ROWS, len(rows))
             audit = attempt(
                 "annealing of log p(x)",
-                lambda: model.audited_log_likelihood(rows, num_rows=count, num_particles=num_particles, **named),
+                lambda: model.audited_log_likelihood(rows, num_rows=AUDITED_ROWS, num_particles=num_particles, **named),
             )
         use = attempt("use of latents", lambda: latents.use(model, rows, **named))
         batch = rows.take(slice(None), names, like=model.like)
@@ -213,7 +215,8 @@ def _about_score(score: LogLikelihood, bound: BoundResult, audit: AuditedLogLike
     if audit is not None:
         low = audit.difference()
         rows = "" if score.joint else f" on {len(audit.index)} random rows"
-        text += f"; importance sampling is {low.estimate:.2f} nats lower than annealing{rows}"
+        side = "lower" if low.estimate >= 0 else "higher"
+        text += f"; importance sampling is {abs(low.estimate):.2f} nats {side} than annealing{rows}"
         if low.estimate > max(SMALL_DIFFERENCE, 3 * low.monte_carlo_error):
             advice = (
                 "log_likelihood(x) is too low for this model: report audited_log_likelihood(x), and compare models by"

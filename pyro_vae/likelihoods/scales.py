@@ -110,7 +110,7 @@ class Standardized(Scaled):
         overall = torch.where(overall > 0, overall, torch.ones_like(overall))
         self.shift.copy_(shift)
         if self.unit.dim() == 0:
-            self._warn_of_units(variance.sqrt())
+            self._warn_of_units(variance.sqrt().where(spread > 0, 0.0))  # rounded, a constant column varies
             self.unit.copy_(overall)
         else:  # a constant cell gets a thousandth of the overall standard deviation, so that its unit is positive
             deviation = variance.sqrt()
