@@ -78,6 +78,12 @@ def test_fewer_than_three_rows_are_refused_by_their_number(rows: int) -> None:
         pv.diagnose(model, model.draw(9), max_rows=2, verbose=False)
 
 
+def test_too_few_draws_for_k_hat_are_not_called_a_log_likelihood_that_is_too_low() -> None:
+    found = pv.diagnose(Discrete(), Discrete().sample(40, seed=1), num_particles=20, verbose=False)
+    assert found.audit is None and "annealing of log p(x)" in found.skipped  # the latents are discrete
+    assert advice(found, "evidence") == ["Whether this is too low is unknown: num_particles must be at least 25."]
+
+
 class Counts(pv.LatentVariableModel):
     """Counts x ~ Poisson(4), which say nothing of z."""
 

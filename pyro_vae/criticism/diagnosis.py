@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.criticism import calibration, checks, latents
 from pyro_vae.criticism.calibration import AmortizationGap, Calibration
@@ -15,6 +17,7 @@ from pyro_vae.criticism.checks import Checks
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import AuditedLogLikelihood, BoundResult, LogLikelihood, UnreliableWarning
+from pyro_vae.inference import pareto
 from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 from pyro_vae.training.convergence import Convergence
@@ -224,6 +227,8 @@ def _about_score(score: LogLikelihood, bound: BoundResult, audit: AuditedLogLike
             )
     elif not score.error_holds:
         advice = f"log_likelihood(x) is too low for this model. What helps: more particles, {remedies}."
+        if int(torch.as_tensor(score.num_particles).max()) < pareto.MIN_PARTICLES:
+            advice = f"Whether this is too low is unknown: num_particles must be at least {pareto.MIN_PARTICLES}."
     return Finding("evidence", text, advice)
 
 
