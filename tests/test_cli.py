@@ -149,7 +149,7 @@ def test_train_and_evaluate_print_the_log_likelihood_that_annealing_corrects(
     assert f">= {mean.estimate:.3f}" in line and len(line.split()) == 7  # both errors are printed
     cheap, sandwich = test["likelihood"]["importance"], test["likelihood"]["sandwich"]
     assert cheap["estimate"] == found.cheap.mean().estimate and f"which alone gives >= {cheap['estimate']:.3f}" in out
-    assert "chains for each row, on 3 of 360 rows, chosen at random" in out
+    assert "chains for each row, on 3 of 360 rows, chosen at random" in out and "error uncertain" in out
     assert sandwich["gap"]["estimate"] == pytest.approx(sandwich["upper"]["estimate"] - sandwich["lower"]["estimate"])
     assert "On 3 rows drawn from the model" in out and f"{sandwich['gap']['estimate']:.3f} nats" in out
 

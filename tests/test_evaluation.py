@@ -17,7 +17,7 @@ import torch
 from cases import LIKELIHOODS, BatchNormNet, combined_vae, draw_data, small_vae
 from exact import Discrete, GlobalMean, LinearGaussian
 from measuring import anonymous_memory
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
@@ -797,3 +797,20 @@ def test_a_count_of_zero_raises_an_error_that_names_it(call: str) -> None:
     vae = small_vae()
     with pytest.raises(ValueError, match="num_particles must be a positive integer; got 0"):
         getattr(vae, call)(draw_data(vae.likelihood, 3), num_particles=0)
+
+
+def test_rows_drawn_and_scored_under_one_seed_do_not_share_their_noise() -> None:
+    """The guide is the prior, so that the first draw of shared noise would be the very latent of the row."""
+    model = LinearGaussian(12, 4)
+    with torch.no_grad():
+        model.mean_map.zero_()
+        model.tril.copy_(torch.eye(4))
+
+    def drawn(seed: int) -> list[Tensor]:
+        return [model.sample(100, seed=seed), model.posterior_predictive(model.draw(100), num_samples=1, seed=seed)[0]]
+
+    def miss(x: Tensor, seed: int) -> Tensor:
+        return (model.log_likelihood(x, num_particles=5, seed=seed).estimate - model.log_evidence(x)).mean().detach()
+
+    excess = torch.stack([miss(x, seed) - miss(x, seed + 1000) for seed in range(20) for x in drawn(seed)])
+    assert abs(excess.mean()) < 4 * excess.std() / len(excess) ** 0.5

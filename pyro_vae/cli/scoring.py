@@ -25,6 +25,7 @@ METHODS = {
     "ais": "annealed importance sampling",
 }
 FEW = 10  # effective sample size below which an estimate of log p(x) is called too low
+FEW_ROWS = 20  # audited, below which the error of the correction has few degrees of freedom
 SIMULATED_ROWS = 50  # of the sandwich
 DRAWS = 1_000_000  # of importance sampling, for all rows together
 ANNEALING = AIS()
@@ -122,11 +123,13 @@ def _about_audit(likelihood: dict[str, Any]) -> list[str]:
     audit, sandwich = likelihood["audit"], likelihood["sandwich"]
     gap, cheap = sandwich["gap"], likelihood["importance"]
     alone, difference = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}", float(audit["difference"])
+    rows = likelihood["rows"]
     moved = f"{abs(difference):.3f} nats {'higher' if difference >= 0 else 'lower'}"
     return [
         f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}, which alone gives {alone}; corrected by"
         f" {METHODS[audit['method']]}, {audit['particles']:,} chains for each row, on {audit['rows']:,} of"
-        f" {likelihood['rows']:,} rows, chosen at random: it is {moved} there.",
+        f" {rows:,} rows, chosen at random: it is {moved} there."
+        + (" So few rows make the Monte Carlo error uncertain." if audit["rows"] < min(FEW_ROWS, rows) else ""),
         "What annealing misses is left, so that the result is a lower bound. On"
         f" {sandwich['rows']} rows drawn from the model, whose posteriors have a known draw, it misses at most"
         f" {max(0.0, float(gap['estimate'])):.3f} nats (standard error {_text(gap['sampling_error'])}).",

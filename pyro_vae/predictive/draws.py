@@ -23,7 +23,7 @@ from pyro_vae.predictive.memory import check_memory
 from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
 from pyro_vae.runtime.isolation import evaluating
-from pyro_vae.runtime.random import preserved_rng
+from pyro_vae.runtime.random import PREDICTIVE, preserved_rng
 
 __all__ = [
     "one_site",
@@ -44,14 +44,14 @@ Latents = dict[str, Tensor]  # S values by site: (S, B, ...), (S, 1, ...) outsid
 def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> BySite:
     """BySite of data from the prior predictive; see `LatentVariableModel.sample`."""
     true_or_false("mean", mean)
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream=PREDICTIVE):
         parts = [data_of(model, trace, mean=mean) for trace in _traces(model, num_rows, fields)]
     return joined(parts)
 
 
 def simulate(model: ProgramPair, num_rows: int, *, seed: int | None = None, **fields: Any) -> dict[str, Tensor]:
     """BySite of latents and data together, by site; see `LatentVariableModel.simulate`."""
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream=PREDICTIVE):
         parts = []
         for trace in _traces(model, num_rows, fields):
             data = data_of(model, trace)
@@ -155,7 +155,7 @@ def posterior_predictive(
     _check_counts(num_samples, num_candidates)
     if quantiles is not None:
         _check_levels(quantiles)
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream=PREDICTIVE):
         return _write_in_chunks(model, rows, num_samples, num_candidates, quantiles, out, fields)
 
 
@@ -174,7 +174,7 @@ def posterior_draws(
     See `LatentVariableModel.posterior_draws`; `structure` is that of the programs, if the caller knows it.
     """
     _check_counts(num_samples, num_candidates)
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream=PREDICTIVE):
         parts = []
         for batch in row_chunks(model, rows, num_candidates or num_samples, fields, structure=structure):
             if num_candidates is not None:
@@ -206,7 +206,7 @@ def predictive(
     positive_integer("num_samples", num_samples)
     if quantiles is not None:
         _check_levels(quantiles)
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream=PREDICTIVE):
         batch = read_fields(model, fields)
         values = read_latents(model, latents, batch)
         num_rows = num_rows_of(model, values, batch)

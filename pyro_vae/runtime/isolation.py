@@ -72,17 +72,20 @@ class _RefuseSubsamples(pyro.poutine.messenger.Messenger):
 
 
 @contextmanager
-def evaluating(module: nn.Module, *, seed: int | None = None, subsampling: bool = False) -> Iterator[None]:
+def evaluating(
+    module: nn.Module, *, seed: int | None = None, stream: int = 0, subsampling: bool = False
+) -> Iterator[None]:
     """Evaluate a module: in evaluation mode, without gradients, Pyro's globals isolated; modes are restored on exit.
 
     Args:
         module: the module.
         seed: seed of the draws; the global random stream by default.
+        stream: which of the streams of this seed; see `random.PREDICTIVE`.
         subsampling: whether plates of the programs may draw subsamples, as in training.
     """
     keep_memory()
     refuse = nullcontext() if subsampling else _RefuseSubsamples()
-    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed), refuse:
+    with preserved_modes(module), torch.no_grad(), isolated(), seeded(seed, stream), refuse:
         for part in module.modules():
             part.training = False
         yield

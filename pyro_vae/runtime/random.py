@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "INITIAL",
+    "PREDICTIVE",
     "Noise",
     "RandomState",
     "begin_stream",
@@ -31,6 +32,9 @@ __all__ = [
 RandomState = tuple[Tensor, list[Tensor] | None]
 
 INITIAL = 0x696E6974  # step of the streams of initial parameters: `seeded(0, INITIAL)` is that of no seed and epoch
+# Step of the streams of data that are drawn. Scored under the same seed, data from the stream of the scores would meet
+# the very noise that they are made of: log p(x) would be too high.
+PREDICTIVE = 0x70726564
 
 
 def random_state() -> RandomState:

@@ -106,7 +106,7 @@ class Convergence:
             text = f"Training had converged: {seen}, but no longer over the last {late_window_of(self.num_epochs)}."
         else:
             unseen = f"a gain of up to {self.undetected_gain:.2g} nats per row in {self.num_epochs} more epochs"
-            text = f"Training had converged: {seen}, which is within its noise; {unseen} would not show."
+            text = f"No sign that training had not converged: {seen}, within its noise; {unseen} would not show."
         return f"{text} {self.note}".rstrip()
 
 
