@@ -67,9 +67,9 @@ class AuditedLogLikelihood:
 
         The square of the Monte Carlo error is (1 - m/N) s^2 / m, where s is the standard deviation of the differences
         over the audited rows, plus the mean squared error of their better estimates, divided by N. It does not hold if
-        a cheap estimate is minus infinity in a row that was not audited; from fewer than 20 audited rows it is uncertain
-        itself, so that intervals need Student's distribution with m - 1 degrees of freedom. The sampling error is that of the better
-        estimates; if these are fewer than 50, that of the cheap ones, of all rows.
+        a cheap estimate is minus infinity in a row that was not audited. From fewer than 20 audited rows it is itself
+        uncertain: intervals need Student's distribution with m - 1 degrees of freedom. The sampling error is that of
+        the better estimates; if these are fewer than 50, that of the cheap ones, of all rows.
 
         Raises:
             ValueError: as `LogLikelihood.mean`.
