@@ -551,7 +551,9 @@ def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert train(run, "digits", "--no-pictures", "--prior", "normal") == 0  # whose KL is known for each latent
+    assert (
+        train(run, "digits", "--no-pictures", "--prior", "normal", "--guide", "normal") == 0
+    )  # whose KL is known for each latent
     assert main(["evaluate", str(run), "--report", "--num-particles", "30", "--rows", "2"]) == 0
     printed = capsys.readouterr()
     assert "Diagnosis on 360 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err

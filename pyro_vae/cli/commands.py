@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae import datasets, elbos, likelihoods, nets, priors, reporting
+from pyro_vae import datasets, elbos, guides, likelihoods, nets, priors, reporting
 from pyro_vae.cli import results, runs
 from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import diagnose
@@ -47,6 +47,11 @@ PRIORS: dict[str, Callable[[int, tuple[int, ...]], priors.Prior]] = {
     "mixture": lambda latent_dim, event_shape: priors.Mixture(latent_dim, num_components=20),
     "vamp": lambda latent_dim, event_shape: priors.VampPrior(latent_dim, event_shape),
     "flow": lambda latent_dim, event_shape: priors.Flow(latent_dim),
+}
+GUIDES: dict[str, type[guides.Guide]] = {
+    "normal": guides.Normal,
+    "full-normal": guides.MultivariateNormal,
+    "student-t": guides.StudentT,
 }
 LIKELIHOODS = {
     "bernoulli": "Bernoulli",
@@ -205,6 +210,7 @@ def _model(options: argparse.Namespace, splits: Splits) -> VAE:
     return VAE(
         likelihood=_likelihood(options.likelihood, splits),
         prior=PRIORS[options.prior](options.latent_dim, splits.event_shape),
+        guide=GUIDES[options.guide](),
         encoder=encoder,
         decoder=decoder,
         seed=options.seed,

@@ -95,6 +95,13 @@ def _train(sub: argparse.ArgumentParser) -> None:
         " pseudo-rows, or a normalizing flow",
     )
     model.add_argument(
+        "--guide",
+        choices=tuple(commands.GUIDES),
+        default="student-t",
+        help="distribution of the latents given a row: independent normals, a normal with correlations (full-normal),"
+        " or independent Student-t's, whose heavy tails keep importance weights bounded",
+    )
+    model.add_argument(
         "--net",
         choices=("mlp", "conv"),
         default="mlp",
