@@ -33,7 +33,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 ESTIMATORS: dict[str, Callable[..., elbos.Estimator]] = {
     "elbo": elbos.ELBO,
     "meanfield": elbos.MeanFieldELBO,
-    "iwae": partial(elbos.IWAE, num_particles=2),  # with more, guides are worse: see docs/design.md
+    "iwae": partial(elbos.IWAE, num_particles=3),  # with more, guides are worse: see docs/design.md
     "miwae": elbos.MIWAE,
     "piwae": elbos.PIWAE,
     "ciwae": elbos.CIWAE,

@@ -139,7 +139,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--num-particles",
         type=_count,
         metavar="K",
-        help="draws from the guide for each row of a training step (default: 1 for elbo and meanfield, 2 for iwae, 8"
+        help="draws from the guide for each row of a training step (default: 1 for elbo and meanfield, 3 for iwae, 8"
         " for miwae and piwae, else 5)",
     )
     training.add_argument(
