@@ -40,7 +40,8 @@ PROMISES = {
     ),
     "compare_models.py": (
         "nats per row",
-        *(rf"{name}{NUMBER * 6} +\d+" for name in ("IWAE", "ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
+        # no Monte Carlo error: all rows are flagged
+        *(rf"{name} +>={NUMBER * 5} +\d+" for name in ("IWAE", "ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
         *(rf"\n{name}{NUMBER * 4}\n" for name in ("IWAE", "ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
         *(rf"\n{name}{WITH_ERROR * 4}\n" for name in ("ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
         *(f"{name}{WITH_ERROR}\n" for name in ("K = 50", "K = 200", "AIS, lower", "AIS, upper")),

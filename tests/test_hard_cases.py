@@ -79,7 +79,7 @@ def test_patience_compares_with_epochs_of_this_fit_only() -> None:
 def test_digits_lost_in_the_cast_to_float32_warn_and_name_the_column() -> None:
     generator = np.random.default_rng(0)
     frame = pd.DataFrame({"time": 1.7e9 + 100 * generator.normal(size=50), "size": generator.normal(size=50)})
-    vae = pv.VAE(likelihood=likelihoods.Normal(2), prior=pv.priors.Normal(1), seed=0)
+    vae = pv.VAE(likelihood=likelihoods.Normal(2, scale="per_dimension"), prior=pv.priors.Normal(1), seed=0)
     with pytest.warns(UserWarning, match=r"Columns time of x vary in digits that torch.float32 does not hold"):
         vae.fit(frame, epochs=1, progress=False)
     vae.double().fit(frame, epochs=1, progress=False)

@@ -118,7 +118,7 @@ class Standardized(Scaled):
 
     def _warn_of_units(self, deviation: Tensor) -> None:
         """Warn where one learned scale serves columns of different units; the cells of images have one unit."""
-        varying = deviation[deviation > 0]
+        varying = deviation[(deviation > 0) & deviation.isfinite()]  # other checks name cells that overflow
         if self.choice == "fixed" or deviation.dim() > 1 or len(varying) < 2:
             return
         low, high = float(varying.min()), float(varying.max())
