@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from typing import Any, NoReturn
 
 import pyro_vae
@@ -202,7 +203,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     output.add_argument(
         "--num-likelihood-rows",
-        type=_at_least_two,
+        type=partial(_count, at_least=2),
         metavar="N",
         help="random test rows on which annealed importance sampling corrects the log-likelihood (default: 50, and as"
         " many more as a minute allows)",
@@ -226,7 +227,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--rows",
-        type=_at_least_two,
+        type=partial(_count, at_least=2),
         metavar="N",
         help="random test rows that ais corrects, or that --method scores (default: 50, and as many more as a minute"
         " allows; all of them with --method)",
@@ -295,15 +296,10 @@ def _data_dir(
     group.add_argument("--data-dir", metavar="DIR", help=text)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer; got {text}. Pass e.g. 100.")
-    return int(text)
-
-
-def _at_least_two(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 2; got {text}. Pass e.g. 100.")
+def _count(text: str, at_least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        kind = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
+        raise argparse.ArgumentTypeError(f"must be {kind}; got {text}. Pass e.g. 100.")
     return int(text)
 
 
