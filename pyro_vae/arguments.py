@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "as_path",
+    "check_compile",
     "check_kind",
     "finite_number",
     "is_integer",
@@ -37,6 +38,12 @@ def as_path(what: str, value: Any) -> Path:
     except (TypeError, RuntimeError):  # a name in bytes; `~` with a user that does not exist
         pass
     raise ValueError(f"{what} must be the name of a folder or file; got {value!r}. Correct it.")
+
+
+def check_compile(value: Any) -> None:
+    """Raise a ValueError unless `value` says whether something is compiled: True, False or "auto"."""
+    if not isinstance(value, int | str) or value not in (True, False, "auto"):
+        raise ValueError(f"compile must be True, False or 'auto'; got {value!r}. 'auto' compiles where it pays.")
 
 
 def check_kind(role: str, part: Any, kind: Any) -> Any:

@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import pyro_vae as pv
 from pyro_vae import elbos
+from pyro_vae.graphs import graph as graphs
 from pyro_vae.schedules import Linear
-from pyro_vae.training.compiled import graph as graphs
 
 DATA = draw_data(LIKELIHOODS["Bernoulli"]().double(), 50)
 REALS = torch.randn(50, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader
 import pyro_vae as pv
 from pyro_vae import elbos
 from pyro_vae.data.batches import Batches
+from pyro_vae.graphs import graph as graphs
 from pyro_vae.training import fitting
-from pyro_vae.training.compiled import graph as graphs
 from pyro_vae.training.compiled import step as compiled_step
 from pyro_vae.training.eager import EagerStep
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pyro_vae.training.compiled import functions
-from pyro_vae.training.compiled.graph import Graph
+from pyro_vae.distributions.rising import log_rising
+from pyro_vae.graphs import functions
+from pyro_vae.graphs.graph import Graph
 
 STREAM = torch.Generator().manual_seed(0)
 POINTS = torch.cat(
@@ -49,14 +50,14 @@ def test_gamma_functions_keep_the_precision_of_their_argument(name: str) -> None
 
 
 def test_a_graph_computes_the_log_gamma_function_and_its_gradient() -> None:
-    def gradient(static: list[Tensor], inputs: list[Tensor]) -> Tensor:
+    def gradient(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
         x = inputs[0].detach().requires_grad_()
         (slope,) = torch.autograd.grad(torch.lgamma(x).sum(), x)
-        return torch.stack([torch.lgamma(x.detach()), slope])
+        return [torch.lgamma(x.detach()), slope]
 
     x = POINTS[(POINTS > 1e-3) & (POINTS < 1e8)]
     graph = Graph(gradient, [], [x], num_threads=1)
-    torch.testing.assert_close(graph([x]), torch.stack([torch.lgamma(x), torch.digamma(x)]), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(graph([x]), [torch.lgamma(x), torch.digamma(x)], rtol=1e-13, atol=1e-13)
 
 
 def elementary_points(dtype: torch.dtype) -> Tensor:
@@ -99,8 +100,8 @@ def test_elementary_functions_are_within_3_units_in_the_last_place(name: str, dt
     with np.errstate(over="ignore"):
         rounded = expected.astype(kind)
     finite = np.isfinite(rounded)
-    graph = Graph(lambda static, inputs: function(inputs[0]), [], [x], num_threads=1)
-    for found in (function(x), graph([x])):
+    graph = Graph(lambda static, inputs: [function(inputs[0])], [], [x], num_threads=1)
+    for found in (function(x), *graph([x])):
         values = found.numpy()
         error = np.abs(values[finite].astype(np.float64) - expected[finite]) / np.spacing(np.abs(rounded[finite]))
         assert error.max() <= 3
@@ -117,14 +118,52 @@ def test_graphs_differentiate_elementary_functions_twice(name: str) -> None:
         "cross-entropy": lambda x: binary_cross_entropy_with_logits(x, torch.full_like(x, 0.3), reduction="none"),
     }
 
-    def slopes(static: list[Tensor], inputs: list[Tensor]) -> Tensor:
+    def slopes(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
         x = inputs[0].detach().requires_grad_()
         value = functions_of_torch[name](x)
         (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), x)
-        return torch.stack([value.detach(), first.detach(), second])
+        return [value.detach(), first.detach(), second]
 
     x = torch.linspace(-0.99, 30, 500)
     x = torch.cat([x, -30 * torch.rand(100, generator=torch.Generator().manual_seed(0))]) if name != "log1p" else x
     found = Graph(slopes, [], [x], num_threads=1)([x])
     torch.testing.assert_close(found, slopes([], [x]), rtol=1e-5, atol=1e-7)
+
+
+def exact_rising(a: float, b: float, k: int, n: int) -> Any:
+    def log_rising(start: float, count: int) -> Any:
+        return mpmath.loggamma(mpmath.mpf(start) + count) - mpmath.loggamma(mpmath.mpf(start)) if count else 0
+
+    return log_rising(a, k) + log_rising(b, n - k)
+
+
+@pytest.mark.parametrize("n", [1, 8, 16, 31, 32])
+def test_rising_factorials_and_their_derivatives_are_exact_uncompiled_and_compiled(n: int) -> None:
+    """For parameters from the smallest to the largest number of float32, and all counts from 0 to n."""
+    stream = torch.Generator().manual_seed(0)
+    a, b = (10.0 ** (76 * torch.rand(5, n + 1, generator=stream, dtype=torch.float64) - 38) for _ in range(2))
+    a[0], b[1], a[2:4], b[2:4] = 1e38, 1e38, a[2:4].log().abs() / 9, b[2:4].log().abs() / 9
+    k = torch.arange(n + 1, dtype=torch.float64)
+
+    def values(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        a, b = (value.detach().requires_grad_() for value in inputs)
+        value = log_rising(a, b, k, n)
+        return [value.detach(), *torch.autograd.grad(value.sum(), [a, b])]
+
+    cells = list(zip(a.flatten().tolist(), b.flatten().tolist(), k.repeat(5).int().tolist(), strict=True))
+    with mpmath.workdps(60):
+        expected = [
+            [float(exact_rising(*cell, n)) for cell in cells],
+            [float(sum(1 / (mpmath.mpf(a) + j) for j in range(k))) for a, b, k in cells],
+            [float(sum(1 / (mpmath.mpf(b) + j) for j in range(n - k))) for a, b, k in cells],
+        ]
+    for found in (values([], [a, b]), Graph(values, [], [a, b], num_threads=1)([a, b])):
+        for value, exact in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value.flatten(), exact, rtol=1e-13, atol=1e-13)
+
+
+def test_rising_factorials_have_second_derivatives() -> None:
+    a, b, k = (torch.tensor(v, dtype=torch.float64, requires_grad=v[0] < 2) for v in ([0.5, 1.5], [1.0, 0.2], [3, 0]))
+    assert torch.autograd.gradcheck(lambda a, b: log_rising(a, b, k.detach(), 5), (a, b))
+    assert torch.autograd.gradgradcheck(lambda a, b: log_rising(a, b, k.detach(), 5), (a, b))

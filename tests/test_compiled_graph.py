@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import elbos, nets
+from pyro_vae.graphs import graph as graphs
 from pyro_vae.schedules import Cosine
-from pyro_vae.training.compiled import graph as graphs
 
 
 def test_a_fit_compiles_once() -> None:

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "pyro_vae"
 # A room is a file or a folder of the package. It imports rooms of the layers before its own only.
 LAYERS = [
     ["arguments", "distributions", "fields", "runtime"],
-    ["bounds", "data", "parts", "schedules"],
+    ["bounds", "data", "graphs", "parts", "schedules"],
     ["nets"],
     ["datasets", "guides", "inference", "likelihoods", "plots", "priors"],
     ["elbos", "predictive", "saving"],

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.precise import InFloat64, draw_beta_logit, without_repeats
+from pyro_vae.distributions.rising import LARGEST, log_rising
 
 __all__ = [
     "Bernoulli",
@@ -73,18 +74,30 @@ class BetaBinomial(InFloat64, dist.BetaBinomial):
     """Pyro's distribution of this name, in float64 inside, with draws that hold for tiny concentrations, too.
 
     Args:
+        concentration1: a, of the probability of a success.
+        concentration0: b.
+        total_count: n, the largest possible count; a small integer makes the log-probability fast.
         total: the sum of both concentrations, of a shape that broadcasts with theirs; where it is one number for all
-            cells, its log-gamma terms are computed once.
-        *parameters, **named: as in Pyro, and as in `InFloat64`.
+            cells, its terms are computed once.
+        **named: as in Pyro, and as in `InFloat64`.
     """
 
-    def __init__(self, *parameters: Any, total: Tensor | None = None, **named: Any) -> None:
-        super().__init__(*parameters, **named)
+    def __init__(
+        self,
+        concentration1: Any,
+        concentration0: Any,
+        total_count: Any = 1,
+        *,
+        total: Tensor | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(concentration1, concentration0, total_count, **named)
         self.total = self.concentration1 + self.concentration0 if total is None else total.double()
+        self.num_factors = total_count if isinstance(total_count, int) and total_count <= LARGEST else None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         new = super().expand(batch_shape, _instance)
-        new.total = self.total
+        new.total, new.num_factors = self.total, self.num_factors
         return new
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -96,6 +109,10 @@ class BetaBinomial(InFloat64, dist.BetaBinomial):
     def exact_log_prob(self, value: Tensor) -> Tensor:
         n, rest, a, b = self.total_count, self.total_count - value, self.concentration1, self.concentration0
         coefficient = torch.lgamma(without_repeats(n) + 1) - torch.lgamma(value + 1) - torch.lgamma(rest + 1)
+        if self.num_factors is not None:
+            both = without_repeats(self.total)
+            whole = log_rising(both, both, torch.full_like(both, self.num_factors), self.num_factors)
+            return coefficient + log_rising(a, b, value, self.num_factors) - whole
         ones, zeros = (
             torch.lgamma(a + value) - torch.lgamma(without_repeats(a)),
             torch.lgamma(b + rest) - torch.lgamma(without_repeats(b)),

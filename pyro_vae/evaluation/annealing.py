@@ -15,9 +15,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.distributions.constraints import MixtureSameFamilyConstraint
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
-from pyro_vae.arguments import positive_integer
+from pyro_vae.arguments import check_compile, positive_integer
 from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
 from pyro_vae.evaluation.results import Sandwich, as_sandwich
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights
@@ -32,6 +32,7 @@ from pyro_vae.runtime.random import seeded
 __all__ = ["AIS", "sandwich"]
 
 State = dict[str, Tensor]  # unconstrained values by site, (K, ...)
+COUNTED = " counted cells"  # among the tensors of a batch; no field has a name with spaces
 PILOT_CHAINS = 16
 TARGET_ACCEPTANCE = 0.75
 
@@ -51,6 +52,7 @@ class AIS(Method):
         leapfrog_steps: gradient steps in each move of a chain.
         start: "guide" or "prior". The prior needs more steps; use it if the guide may miss part of the posterior.
         num_chains: K, chains per row, where a call gives no `num_particles`.
+        compile: whether densities and gradients run as compiled code: True, False, or "auto", where that pays.
 
     Raises:
         ValueError: if one is out of range.
@@ -66,8 +68,10 @@ class AIS(Method):
     leapfrog_steps: int = 3
     start: str = "guide"
     num_chains: int = 32
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
+        check_compile(self.compile)
         positive_integer("num_steps", self.num_steps)
         positive_integer("leapfrog_steps", self.leapfrog_steps)
         positive_integer("num_chains", self.num_chains, 2)
@@ -86,6 +90,9 @@ class AIS(Method):
             sizes = self._find_steps(model, batch, num_particles, counted)
             results.append(self._forward(_Target(self, model, batch, num_particles, counted), sizes))
         return results
+
+    def evaluations(self) -> int:
+        return 2 * (self.num_steps - 1) * self.leapfrog_steps
 
     def _temperatures(self) -> list[float]:
         """b_0 = 0, ..., b_T = 1."""
@@ -135,25 +142,33 @@ class _Steps:
 
 @dataclass
 class _Point:
-    """The positions of the chains, and the log-densities there, (K, B).
+    """The positions of the chains, and the log-densities there, (K, B), with their gradients.
 
     Attributes:
         state: unconstrained values, by site.
         log_start: log-density of the start.
         log_target: log p(x, z).
+        start_slope: gradient of `log_start`, by site.
+        target_slope: gradient of `log_target`, by site.
     """
 
     state: State
     log_start: Tensor
     log_target: Tensor
+    start_slope: State
+    target_slope: State
 
     @property
     def log_ratio(self) -> Tensor:
-        return (self.log_target - self.log_start).detach()
+        return self.log_target - self.log_start
 
     def log_density(self, b: float) -> Tensor:
         """log f_b."""
         return (1 - b) * self.log_start + b * self.log_target
+
+    def slope(self, b: float) -> State:
+        """The gradient of log f_b."""
+        return {name: (1 - b) * self.start_slope[name] + b * self.target_slope[name] for name in self.state}
 
 
 class _Target:
@@ -162,17 +177,18 @@ class _Target:
     def __init__(self, ais: AIS, model: ProgramPair, batch: Batch, num_chains: int, cells: Tensor | None) -> None:
         if num_chains < 2:
             raise ValueError(f"num_particles must be at least 2 for AIS; got {num_chains}. Draw several chains.")
-        self.ais, self.model, self.batch, self.num_chains, self.cells = ais, model, batch, num_chains, cells
+        self.ais, self.model = ais, model
+        self.batch = batch if cells is None else batch | {COUNTED: cells}
         self.program = model.guide if ais.start == "guide" else poutine.block(model.model, hide_fn=_is_data)
-        record = self._run(self.program)
+        record = self._run(self.program, batch, num_chains)
         self.sites: dict[str, Site] = record.latent
         self.transforms = {name: _transform(name, site) for name, site in self.sites.items()}
         self.first = self.unconstrained({name: site.value for name, site in self.sites.items()})
+        supports = [site.distribution.support for site in self.sites.values()]  # type: ignore[attr-defined]
+        self.recorder = None if any(map(_has_tensors, supports)) else ais.recorder
 
-    def _run(self, program: Any) -> LogWeights:
-        return log_weights(
-            self.model.model, program, self.batch["x"], num_particles=self.num_chains, **fields_of(self.batch)
-        )
+    def _run(self, program: Any, batch: Batch, num_chains: int) -> LogWeights:
+        return log_weights(self.model.model, program, batch["x"], num_particles=num_chains, **fields_of(batch))
 
     def repeated(self, draws: dict[str, Tensor], index: slice) -> State:
         """The state in which all chains of a row are at its draw in `draws`, for the rows at `index`."""
@@ -188,23 +204,36 @@ class _Target:
 
     def at(self, state: State) -> _Point:
         """Both log-densities of the unconstrained coordinates, which include the transforms' Jacobians."""
-        values = {name: self.transforms[name](value) for name, value in state.items()}
-        record = self._run(fix_latents(self.program, values))
-        jacobian = record.total(
-            replace(site, log_prob=site.per_row(self.transforms[name].log_abs_det_jacobian(state[name], values[name])))
-            for name, site in self.sites.items()
-        )
-        log_target = observed_log_prob(record, self.cells) + record.log_prior
-        return _Point(state, record.log_guide + jacobian, log_target + jacobian)
+        inputs = [*self.batch.values(), *(value.contiguous() for value in state.values())]
+        if self.recorder is None:
+            values = self._densities(inputs)
+        else:
+            open_dims = ["KB" if site.row_dim is not None else "K" for site in self.sites.values()]
+            name = "Annealing" + " of counted cells" * (COUNTED in self.batch)
+            values = self.recorder(name, self._densities, inputs, ["B"] * len(self.batch) + open_dims)
+        log_start, log_target, *slopes = values
+        start, target = slopes[: len(state)], slopes[len(state) :]
+        named = (dict(zip(state, part, strict=True)) for part in (start, target))
+        return _Point(state, log_start, log_target, *named)
 
-    def slope(self, state: State, b: float) -> tuple[_Point, State]:
-        """The log-densities, and the gradient of log f_b."""
+    def _densities(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Both log-densities and their gradients, from the tensors of the batch and those of the state, in order."""
+        batch = dict(zip(self.batch, inputs, strict=False))
+        here = {n: v.detach().requires_grad_() for n, v in zip(self.sites, inputs[len(batch) :], strict=True)}
+        cells = batch.pop(COUNTED, None)
         with torch.enable_grad():
-            here = {name: value.detach().requires_grad_() for name, value in state.items()}
-            point = self.at(here)
-            gradients = torch.autograd.grad(point.log_density(b).sum(), list(here.values()))
-        detached = _Point(state, point.log_start.detach(), point.log_target.detach())
-        return detached, dict(zip(here, gradients, strict=True))
+            values = {name: self.transforms[name](value) for name, value in here.items()}
+            record = self._run(fix_latents(self.program, values), batch, inputs[-1].shape[0])
+            jacobian = record.total(
+                replace(
+                    site, log_prob=site.per_row(self.transforms[name].log_abs_det_jacobian(here[name], values[name]))
+                )
+                for name, site in record.latent.items()
+            )
+            log_start = record.log_guide + jacobian
+            log_target = observed_log_prob(record, cells) + record.log_prior + jacobian
+            slopes = [*_gradient(log_start, here), *_gradient(log_target, here)]
+        return [log_start.detach(), log_target.detach(), *slopes]
 
     def move(self, point: _Point, b: float, steps: _Steps, number: int) -> _Point:
         """One move of Hamiltonian Monte Carlo that leaves f_b invariant.
@@ -223,23 +252,33 @@ class _Target:
         }
         momentum = {name: torch.randn_like(value) for name, value in point.state.items()}
         before = point.log_density(b) - self._kinetic(momentum)
-        state, (moved, slope) = point.state, self.slope(point.state, b)
+        moved, slope = point, point.slope(b)
         for _ in range(self.ais.leapfrog_steps):
             momentum = {name: p + 0.5 * stride[name] * slope[name] for name, p in momentum.items()}
-            state = {name: value + stride[name] * momentum[name] for name, value in state.items()}
-            moved, slope = self.slope(state, b)
+            moved = self.at({name: value + stride[name] * momentum[name] for name, value in moved.state.items()})
+            slope = moved.slope(b)
             momentum = {name: p + 0.5 * stride[name] * slope[name] for name, p in momentum.items()}
         rise = (moved.log_density(b) - self._kinetic(momentum) - before).nan_to_num(nan=-math.inf)
         accepted = torch.rand_like(rise).log() < rise
         if pilot:
             acceptance = rise.clamp_max(0.0).exp().mean(0, keepdim=True)
             steps.sizes.append(size * torch.exp(acceptance - TARGET_ACCEPTANCE))
-        kept = {
-            name: torch.where(self.sites[name].broadcast_to_value(accepted), state[name], point.state[name])
-            for name in state
-        }
-        log_start = torch.where(accepted, moved.log_start, point.log_start)
-        return _Point(kept, log_start, torch.where(accepted, moved.log_target, point.log_target))
+        return self._chosen(accepted, moved, point)
+
+    def _chosen(self, accepted: Tensor, moved: _Point, point: _Point) -> _Point:
+        """The chains' new points where they are accepted, (K, B), else their old ones."""
+
+        def by_site(new: State, old: State) -> State:
+            where = {name: self.sites[name].broadcast_to_value(accepted) for name in new}
+            return {name: torch.where(where[name], new[name], old[name]) for name in new}
+
+        return _Point(
+            by_site(moved.state, point.state),
+            torch.where(accepted, moved.log_start, point.log_start),
+            torch.where(accepted, moved.log_target, point.log_target),
+            by_site(moved.start_slope, point.start_slope),
+            by_site(moved.target_slope, point.target_slope),
+        )
 
     def _kinetic(self, momentum: State) -> Tensor:
         """Kinetic energy of the chains, (K, B), or (K, 1) if a site lies outside the row plate."""
@@ -247,6 +286,25 @@ class _Target:
         if not all(site.in_rows for site in self.sites.values()):
             terms = {name: term.sum(1, keepdim=True) for name, term in terms.items()}
         return sum(terms.values(), torch.zeros(()))
+
+
+def _gradient(log_density: Tensor, state: State) -> Sequence[Tensor]:
+    """The gradient of log-densities at the state of each chain, site by site; zero at sites that they do not read."""
+    if not log_density.requires_grad:
+        return [torch.zeros_like(value) for value in state.values()]
+    return torch.autograd.grad(
+        log_density.sum(), list(state.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+
+
+def _has_tensors(support: Any) -> bool:
+    """Whether a support depends on tensors, as bounds can that differ between rows."""
+    parts = support if isinstance(support, list | tuple) else vars(support).values() if _is_support(support) else ()
+    return isinstance(support, Tensor) or any(map(_has_tensors, parts))
+
+
+def _is_support(value: Any) -> bool:
+    return isinstance(value, Constraint)
 
 
 def _progress(temperatures: range) -> Iterable[int]:
@@ -304,6 +362,7 @@ def sandwich(
     with seeded(seed):
         drawn, rows = simulated_rows(model, num_rows, **fields)
         structure, done = program_structure(model, rows, rows.field_names), 0
+        ais = ais.prepared(model, 2 * num_rows, num_particles, structure.num_cells)
         lowers, uppers = [], []
         with evaluating(model):
             for batch in row_chunks(model, rows, num_particles, rows.field_names, structure=structure):

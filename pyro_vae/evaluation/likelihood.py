@@ -50,6 +50,7 @@ def log_likelihood(
         positive_number("target_error", target_error)
         positive_integer("max_particles", max_particles, num_particles)
     structure = program_structure(model, rows, fields)
+    method = method.prepared(model, len(rows), num_particles, structure.num_cells)
     count = 1 if structure.joint else len(rows)  # joint estimates are not divided among processes
     share = processes.share(count)
     stream = (processes.rank(),) if share else ()
@@ -160,6 +161,7 @@ def conditional_log_likelihood(
     structure = program_structure(model, rows, fields)
     if structure.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
+    method = method.prepared(model, 2 * len(rows), num_particles, structure.num_cells)
     mask, done = _read_cells(given, rows), 0
     wholes, conditions, errors = [], [], []
     with evaluating(model, seed=seed):

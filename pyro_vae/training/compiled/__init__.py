@@ -1,5 +1,4 @@
 """A training step as one compiled function.
 
-`step` is the step (`CompiledStep`), `graph` records and compiles functions of tensors, and `optimizer` keeps
-parameters and moments in flat tensors.
+`step` is the step (`CompiledStep`), and `optimizer` keeps parameters and moments in flat tensors.
 """

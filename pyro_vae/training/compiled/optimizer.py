@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.training.compiled.graph import CaptureError
+from pyro_vae.graphs.graph import CaptureError
 
 __all__ = ["Flat", "FlatAdam", "FlatOptimizer"]
 

@@ -10,15 +10,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data.batches import Rows
+from pyro_vae.graphs.constants import TENSORS, attributes, tensors_of, unchanged
+from pyro_vae.graphs.graph import COMPILATION, CaptureError, CudaGraph, Graph, saved_by_cell
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import call_with
+from pyro_vae.runtime.precision import products_in
 from pyro_vae.runtime.random import random_state
-from pyro_vae.training.compiled.graph import COMPILATION, SAVED_BY_CELL, CaptureError, CudaGraph, Graph
 from pyro_vae.training.compiled.optimizer import FlatAdam, FlatOptimizer
 from pyro_vae.training.eager import EagerStep
 from pyro_vae.training.step import Request, Step, Totals
@@ -29,9 +30,8 @@ logger = logging.getLogger("pyro_vae")
 WATCHED_BUFFER = 2**16  # numbers: larger buffers are not copied before each step
 LITTLE_WORK = 10**7  # parameters x rows x particles
 SAVED_BY_STEP = 2.5e-3  # seconds, as measured on two cores of a server
-SAVED_BY_GAMMA_CELL = 8e-8  # seconds, instead of SAVED_BY_CELL
 MAX_RESIDENT_DATA = 2**32  # bytes: larger data are not copied to a device other than the CPU
-INPUTS = {"_parameters", "_buffers", "step", "epoch", "schedule_inputs"}  # attributes that are inputs of the graph
+INPUTS = TENSORS | {"step", "epoch", "schedule_inputs"}  # attributes that are inputs of the graph
 
 
 def pays(eager: EagerStep, epochs: int) -> bool:
@@ -41,10 +41,9 @@ def pays(eager: EagerStep, epochs: int) -> bool:
     milliseconds that Python takes, and some nanoseconds for each cell of the batch and each particle, more of them
     where the likelihood is made of log-gamma functions.
     """
-    batches, likelihood = eager.batches, getattr(eager.model, "likelihood", None)
+    batches = eager.batches
     cells = batches.row_size * batches.batch_size * eager.estimator.num_particles
-    by_cell = SAVED_BY_GAMMA_CELL if getattr(likelihood, "gamma_functions", False) else SAVED_BY_CELL
-    return epochs * len(batches) * (SAVED_BY_STEP + by_cell * cells) > COMPILATION
+    return epochs * len(batches) * (SAVED_BY_STEP + saved_by_cell(eager.model) * cells) > COMPILATION
 
 
 def choose_num_threads(eager: EagerStep) -> int:
@@ -82,19 +81,14 @@ class CompiledStep:
         inside = processes.size() == 1 and FlatAdam.fits(eager.optimizer)  # else the gradient is exchanged before it
         self.optimizer = (FlatAdam if inside else FlatOptimizer)(eager.optimizer, parameters)
         self.scheduled = [o for o in self.estimator.schedulable if callable(getattr(self.estimator, o))]
-        attributes = [(module, dict(vars(module))) for module in self.model.modules()]
         try:
             self.static = self._static_tensors(parameters[0].device)
             self.constant = self._constants()
             inputs = self._inputs_of(sample)
-            self.graph: Graph | CudaGraph = Graph(self._record, self.static, inputs, num_threads=num_threads)
-            if self._constants() != self.constant:
-                raise CaptureError("the programs change attributes of the model as they run")
+            with unchanged([*self.model.modules(), self.estimator], INPUTS):
+                self.graph: Graph | CudaGraph = Graph(self._record, self.static, inputs, num_threads=num_threads)
         except BaseException:
             self.close()
-            for module, values in attributes:  # the programs may have kept tensors without values
-                vars(module).clear()
-                vars(module).update(values)
             raise
         # Batch norm changes its statistics where the recording does not see it. Those that the first step changes are
         # copied before every step, so that a step that is left out can set them back.
@@ -118,7 +112,7 @@ class CompiledStep:
         self.splits = [len(value) for value in values]
         self.host = torch.zeros(sum(self.splits), dtype=self.model.like.dtype)
         self.numbers = self.host.numpy()
-        others = {name: tensor.detach() for name, tensor in _tensors(self.model) if name not in self.names}
+        others = {name: tensor.detach() for name, tensor in tensors_of(self.model) if name not in self.names}
         return {
             "optimizer": self.optimizer.tensors,
             "others": others,
@@ -142,7 +136,7 @@ class CompiledStep:
         batch = self.batches.share(key)
         return [batch[name].contiguous() for name in ("x", *self.batches.names)]
 
-    def _record(self, static: dict[str, Any], inputs: list[Tensor]) -> Tensor:
+    def _record(self, static: dict[str, Any], inputs: list[Tensor]) -> list[Tensor]:
         """Take the step, to be recorded; returns whether loss and gradient are finite."""
         batches, estimator = self.batches, self.estimator
         controls, *schedules = static["controls"].split(self.splits)
@@ -170,7 +164,8 @@ class CompiledStep:
             return terms
 
         try:
-            terms = call_with(self.model, leaves | static["others"], run)
+            with products_in(self.eager.precision):
+                terms = call_with(self.model, leaves | static["others"], run)
         finally:
             estimator.schedule_inputs, estimator.step, estimator.epoch = {}, step, epoch
         gradients = torch.autograd.grad(-terms.objective / terms.num_rows, list(leaves.values()))
@@ -186,7 +181,7 @@ class CompiledStep:
             self.moved = [name for name, (_, version) in before.items() if static["others"][name]._version != version]
             for name in self.moved:
                 static["before"][name].copy_(before[name][0])
-        return finite
+        return [finite]
 
     def __call__(self, key: Any) -> int:
         """Take one step; returns the number of rows that this process had in it, 0 if it was left out.
@@ -203,7 +198,7 @@ class CompiledStep:
         others = self.static["others"]
         statistics = {name: others[name].clone() for name in self.watched}
         self._write_controls()
-        finite = bool(self.graph(inputs))
+        finite = bool(*self.graph(inputs))
         if totals is not None:  # the other processes have gradients, too
             self.optimizer.show_gradients()
             finite = self.eager.finish_gradient(len(inputs[0]), self.static["objective"])
@@ -278,36 +273,11 @@ class CompiledStep:
 
     def _constants(self) -> str:
         """What the graph treats as constant, as text, as far as it can be inspected."""
-        owners = [*self.model.modules(), self.estimator]
-        options = [{name: _identity(v) for name, v in vars(owner).items() if name not in INPUTS} for owner in owners]
-        tensors = [(name, tensor.data_ptr(), tensor.requires_grad) for name, tensor in _tensors(self.model)]
+        options = attributes([*self.model.modules(), self.estimator], INPUTS)
+        tensors = [(name, tensor.data_ptr(), tensor.requires_grad) for name, tensor in tensors_of(self.model)]
         return repr((options, tensors, self.optimizer.options, self.optimizer.addresses))
 
     def close(self) -> None:
         """Clear the gradients, and give parameters and moments memory of their own again."""
         self.optimizer.close()
         self.eager.close()
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
-def _identity(value: Any) -> str:
-    """What identifies a value within this process, as text: a plain value itself, the address of a tensor or function.
-
-    An object of another kind is not inspected.
-    """
-    if isinstance(value, Tensor):
-        return f"{id(value)} {value._version}"
-    if isinstance(value, np.ndarray):
-        return f"{id(value)} {value.tobytes()!r}"
-    if isinstance(value, bool | int | float | str | None):
-        return repr(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return f"[{', '.join(map(_identity, value))}]"
-    if callable(value):
-        return str(id(value))
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {_identity(v)}' for k, v in value.items())}}}"
-    return ""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from pyro_vae.distributions import rising
+
 __all__ = ["recorded_as"]
 
 # Bernoulli numbers B_2, B_4, ..., B_16: coefficients of both asymptotic series
@@ -115,6 +117,26 @@ def _polynomial(x: Tensor, coefficients: list[float]) -> Tensor:
     return value
 
 
+def _factors(a: Tensor, b: Tensor, k: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The factors of `distributions.rising` along a new first dimension, and which of them belong to a."""
+    j = torch.arange(n, dtype=a.dtype, device=a.device).reshape(n, *[1] * a.dim())
+    first = k > j
+    return first, torch.where(first, a + j, b + (j - k))
+
+
+def log_rising(a: Tensor, b: Tensor, k: Tensor, n: int) -> Tensor:
+    """The logarithm of a product of rising factorials; see `distributions.rising`."""
+    parts = _factors(a, b, k, n)[1].split(rising.FACTORS)
+    return sum((part.prod(0).log() for part in parts), torch.zeros((), dtype=a.dtype))
+
+
+def rising_slopes(a: Tensor, b: Tensor, k: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The derivatives of this logarithm in a and b."""
+    first, factors = _factors(a, b, k, n)
+    inverse = factors.reciprocal()
+    return torch.where(first, inverse, 0.0).sum(0), torch.where(first, 0.0, inverse).sum(0)
+
+
 def _bernoulli(probs: Tensor) -> Tensor:
     """Bernoulli draws in the form that the compiler does not rewrite: rewritten, they give other noise."""
     return torch.empty_like(probs).bernoulli_(probs)
@@ -150,4 +172,6 @@ FASTER: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.binary_cross_entropy_with_logits.default: cross_entropy,
     torch.ops.aten.lgamma.default: lgamma,
     torch.ops.aten.digamma.default: digamma,
+    torch.ops.pyro_vae.log_rising.default: log_rising,
+    torch.ops.pyro_vae.rising_slopes.default: rising_slopes,
 }

@@ -7,6 +7,7 @@ from the same random state as the function itself. Everything that is not an inp
 from __future__ import annotations
 
 import linecache
+import logging
 import platform
 import sys
 import warnings
@@ -22,12 +23,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.graphs.functions import recorded_as
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import preserved_rng
-from pyro_vae.training.compiled.functions import recorded_as
 
-__all__ = ["COMPILATION", "SAVED_BY_CELL", "CaptureError", "CudaGraph", "Graph", "compilations"]
+__all__ = ["COMPILATION", "CaptureError", "CudaGraph", "Graph", "compilations", "saved_by_cell"]
 
 INDUCTOR = {
     "fallback_random": True,  # the same noise as without compilation
@@ -36,8 +37,15 @@ INDUCTOR = {
     "scalar_asserts": False,
 }
 COMPILATION = 20.0  # seconds that a compilation takes, as measured on two cores of a server
-SAVED_BY_CELL = 3e-9  # seconds that it saves in each step for each number
+SAVED_BY_CELL = 3e-9  # seconds that it saves in each call for each cell and particle
+SAVED_BY_GAMMA_CELL = 8e-8  # the same where the likelihood is made of log-gamma functions
 compilations = 0  # the number of graphs that this process has compiled
+
+
+def saved_by_cell(model: Any) -> float:
+    """The seconds that compiled programs of a model save for each cell and particle."""
+    by_gammas = getattr(getattr(model, "likelihood", None), "gamma_functions", False)
+    return SAVED_BY_GAMMA_CELL if by_gammas else SAVED_BY_CELL
 
 
 class CaptureError(RuntimeError):
@@ -45,20 +53,29 @@ class CaptureError(RuntimeError):
 
 
 class Graph:
-    """A recorded and compiled function of two arguments: static tensors, and inputs whose first dimension counts rows.
+    """A recorded and compiled function of two arguments: static tensors, and inputs, some of whose sizes stay open.
 
     Args:
-        function: a function of (static, inputs) that returns a tensor; it may change the static tensors in place.
+        function: a function of (static, inputs) that returns tensors; it may change the static tensors in place.
         static: tensors in any nesting, of fixed shapes; always the same objects.
-        inputs: tensors like those that follow; the number of their rows stays open.
+        inputs: tensors like those that follow.
         num_threads: the number of threads that the compiled code runs with.
+        open_dims: for each input, a letter for each of its first dimensions whose size stays open; sizes of one letter
+            are equal. By default the first dimension of each has the letter B. If sizes of two letters are equal here,
+            another size of the later letter is recorded.
 
     Raises:
         CaptureError: with the reason, whether the function, the recording or the compiler fails.
     """
 
     def __init__(
-        self, function: Callable[[Any, list[Tensor]], Tensor], static: Any, inputs: list[Tensor], *, num_threads: int
+        self,
+        function: Callable[[Any, list[Tensor]], list[Tensor]],
+        static: Any,
+        inputs: list[Tensor],
+        *,
+        num_threads: int,
+        open_dims: Sequence[str] | None = None,
     ) -> None:
         global compilations
         self.static, structure = pytree.tree_flatten(static)
@@ -67,12 +84,12 @@ class Graph:
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             with _AsRecorded(), _untouched_random_state():
-                return [function(pytree.tree_unflatten(list(tensors[:count]), structure), list(tensors[count:]))]
+                return function(pytree.tree_unflatten(list(tensors[:count]), structure), list(tensors[count:]))
 
         try:
-            with warnings.catch_warnings(), _emptied_caches():
+            with warnings.catch_warnings(), _quiet(), _emptied_caches():
                 warnings.simplefilter("ignore")
-                self.fakes = _fakes(self.static, inputs)
+                self.fakes = _fakes(self.static, inputs, ["B"] * len(inputs) if open_dims is None else open_dims)
                 with isolated(), preserved_rng(), self.fakes[0].fake_mode:
                     graph = make_fx(flat, _allow_non_fake_inputs=True)(*self.fakes)
                 self.run = _compiled(graph, self.fakes, num_threads)
@@ -92,10 +109,9 @@ class Graph:
             self.fitting[key] = same and env.evaluate_guards_for_args(fakes, inputs)
         return self.fitting[key]
 
-    def __call__(self, inputs: list[Tensor]) -> Tensor:
-        """The function's value at the static tensors and these inputs."""
-        (result,) = self.run(*self.static, *inputs)
-        return result  # type: ignore[no-any-return]
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The function's values at the static tensors and these inputs."""
+        return self.run(*self.static, *inputs)  # type: ignore[no-any-return]
 
 
 class CudaGraph:
@@ -110,14 +126,14 @@ class CudaGraph:
         self.graph, self.inputs = graph, [tensor.clone() for tensor in sample]
         self.calls = 0
         self.replay: Any = None
-        self.result = torch.empty(())
+        self.result: list[Tensor] = []
 
     def fits(self, inputs: list[Tensor]) -> bool:
         """Whether the graph is valid for inputs of these shapes and dtypes."""
         return self.graph.fits(inputs)
 
-    def __call__(self, inputs: list[Tensor]) -> Tensor:
-        """The function's value at the static tensors and these inputs."""
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The function's values at the static tensors and these inputs."""
         if any(tensor.shape != own.shape for tensor, own in zip(inputs, self.inputs, strict=True)):
             return self.graph(inputs)
         self.calls += 1
@@ -155,18 +171,40 @@ def _untouched_random_state() -> ExitStack:
     return stack
 
 
-def _fakes(static: list[Tensor], inputs: list[Tensor]) -> list[Any]:
-    """Tensors without values that stand for static tensors and inputs; equal numbers of rows are one open number."""
+def _fakes(static: list[Tensor], inputs: list[Tensor], open_dims: Sequence[str]) -> list[Any]:
+    """Tensors without values that stand for static tensors and inputs; sizes of one letter are one open number."""
     # This import takes half a second.
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    sizes: dict[str, int] = {}
+    for tensor, letters in zip(inputs, open_dims, strict=True):
+        for letter, size in zip(letters, tensor.shape, strict=False):
+            while letter not in sizes and size in sizes.values():  # torch takes equal sizes for one number
+                size += 1
+            sizes.setdefault(letter, size)
 
-    def fake(tensor: Tensor, *sizes: DimDynamic) -> Any:
-        kinds = [*sizes, *[DimDynamic.STATIC] * tensor.dim()][: tensor.dim()]
-        return mode.from_tensor(tensor.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
+    def fake(tensor: Tensor, letters: str = "") -> Any:
+        shape = [sizes[letter] for letter in letters] + list(tensor.shape[len(letters) :])
+        like = tensor.detach() if shape == list(tensor.shape) else tensor.new_empty(shape)
+        kinds = [DimDynamic.DUCK] * len(letters) + [DimDynamic.STATIC] * (tensor.dim() - len(letters))
+        return mode.from_tensor(like, symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
 
-    return [*map(fake, static), *(fake(tensor, DimDynamic.DUCK) for tensor in inputs)]
+    return [*map(fake, static), *map(fake, inputs, open_dims)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what torch logs about its own compilation, which tells the user nothing."""
+    loggers = [logging.getLogger(name) for name in ("torch._inductor.ir", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""Functions of a model that are called many times, each recorded and compiled at its first call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.graphs.constants import attributes, tensors_of, unchanged
+from pyro_vae.graphs.graph import CaptureError, Graph
+from pyro_vae.runtime.isolation import call_with
+
+__all__ = ["Recorder"]
+
+logger = logging.getLogger("pyro_vae")
+Function = Callable[[list[Tensor]], list[Tensor]]
+
+
+class Recorder:
+    """Calls functions of a model by their graphs, where these can be recorded and fit, and else as they are.
+
+    Args:
+        model: the model; its parameters and buffers may change between calls. If an attribute changes, the functions
+            are recorded anew.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.constants = ""
+        self.graphs: dict[str, Graph | None] = {}
+
+    def __call__(self, name: str, function: Function, inputs: list[Tensor], open_dims: Sequence[str]) -> list[Tensor]:
+        """The values of a function.
+
+        Args:
+            name: its name; functions of one name must give the same values at the same inputs.
+            function: takes the inputs and returns tensors; whatever else it depends on is constant.
+            inputs: the inputs of this call.
+            open_dims: a letter for each dimension of each input whose size stays open; see `Graph`.
+        """
+        constants = attributes(self.model.modules())
+        tensors = [tensor.detach() for _, tensor in tensors_of(self.model)]
+        if constants != self.constants:
+            self.graphs, self.constants = {}, constants
+        if name not in self.graphs:
+            self.graphs[name] = self._recorded(name, function, tensors, inputs, open_dims)
+        graph, given = self.graphs[name], [*tensors, *inputs]
+        return function(inputs) if graph is None or not graph.fits(given) else graph(given)
+
+    def _recorded(
+        self, name: str, function: Function, tensors: list[Tensor], inputs: list[Tensor], open_dims: Sequence[str]
+    ) -> Graph | None:
+        """The graph of a function, whose first inputs are the tensors of the model; None if it can't be recorded."""
+        names = [name for name, _ in tensors_of(self.model)]
+
+        def run(static: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+            own = dict(zip(names, given, strict=False))
+            versions = [tensor._version for tensor in own.values()]
+            values: list[Tensor] = call_with(self.model, own, lambda: function(given[len(names) :]))
+            if [tensor._version for tensor in own.values()] != versions:
+                raise CaptureError("the programs change buffers of the model as they run")
+            return values
+
+        try:
+            with unchanged(self.model.modules()):
+                return Graph(
+                    run,
+                    [],
+                    [*tensors, *inputs],
+                    num_threads=torch.get_num_threads(),
+                    open_dims=[*[""] * len(tensors), *open_dims],
+                )
+        except CaptureError as reason:
+            logger.warning("%s is not compiled: %s.", name, reason)
+            return None
