@@ -138,6 +138,7 @@ class LatentVariableModel(ProgramPair):
         fields: Sequence[str] | Mapping[str, Any] = (),
         callbacks: Sequence[Callback] = (),
         compile: bool | str = "auto",
+        precision: str = "float32",
         on_nonfinite: str = "raise",
         locate_nonfinite: bool = True,
         run_dir: str | os.PathLike[str] | None = None,
@@ -176,6 +177,9 @@ class LatentVariableModel(ProgramPair):
             compile: True compiles programs, gradient and update into one function, which is many times faster for small
                 models, or raises with the reason why it can't; False never compiles; "auto" compiles if the steps of
                 this call are expected to save more than twenty seconds, which compiling may take.
+            precision: "float32" computes in the model's own precision, which is float64 after `model.double()`;
+                "bf16-mixed" computes the products of linear and convolutional layers, and those of their gradients, in
+                bfloat16, and all else in float32. It pays on GPUs and processors that have such instructions.
             on_nonfinite: "raise", or "skip" to leave out steps whose loss or gradient is not finite; the history counts
                 them, and an epoch without any finite step raises.
             locate_nonfinite: whether a step that fails is repeated with every module watched, to name the module where

@@ -93,6 +93,7 @@ def _train(options: argparse.Namespace) -> int:
             valid=splits.valid,
             patience=options.patience,
             compile=options.compile,
+            precision=options.precision,
             seed=options.seed,
             callbacks=[] if sys.stderr.isatty() or not writes else [_print_epochs(options.epochs)],
             on_nonfinite=options.on_nonfinite,

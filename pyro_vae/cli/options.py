@@ -11,6 +11,7 @@ import pyro_vae
 from pyro_vae.cli import commands
 from pyro_vae.cli.scoring import METHODS
 from pyro_vae.inference.gradients import GRADIENTS
+from pyro_vae.runtime.precision import PRECISIONS
 
 __all__ = ["parser"]
 
@@ -165,6 +166,13 @@ def _train(sub: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default="auto",
         help="compile the training step, or do not (default: compile if the run is long enough to repay it)",
+    )
+    training.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="bf16-mixed computes the products of layers in bfloat16: faster on GPUs and processors that have such"
+        " instructions, and less exact",
     )
     _seed(
         training,

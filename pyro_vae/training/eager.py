@@ -14,6 +14,7 @@ from pyro_vae.elbos import Estimator, Terms
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_buffers, remember_buffers
+from pyro_vae.runtime.precision import products_in
 from pyro_vae.runtime.random import RandomState, preserved_rng, random_state, set_random_state
 from pyro_vae.training import nonfinite
 from pyro_vae.training.step import Request, Totals
@@ -40,6 +41,7 @@ class EagerStep:
         grad_clip: the largest norm of the gradient, or None.
         on_nonfinite: "raise", or "skip" to leave out steps whose loss or gradient is not finite.
         locate_nonfinite: whether a step that fails is repeated, to name the module where it began.
+        precision: that of the products of layers; see `LatentVariableModel.fit`.
     """
 
     model: ProgramPair
@@ -49,6 +51,7 @@ class EagerStep:
     grad_clip: float | None = None
     on_nonfinite: str = "raise"
     locate_nonfinite: bool = True
+    precision: str = "float32"
     num_threads: int = field(default_factory=torch.get_num_threads)
     compiled: ClassVar[bool] = False
     totals: Totals = field(default_factory=Totals.zero)
@@ -89,8 +92,9 @@ class EagerStep:
         """Compute the gradient of this process's rows."""
         self.optimizer.zero_grad()
         fields: dict[str, Any] = {name: value for name, value in batch.items() if name != "x"}
-        programs = self.model.model, self.model.guide
-        return self.estimator.backward(self.parameters, *programs, batch["x"], num_rows=self.batches.num_rows, **fields)
+        programs, num_rows = (self.model.model, self.model.guide), self.batches.num_rows
+        with products_in(self.precision):
+            return self.estimator.backward(self.parameters, *programs, batch["x"], num_rows=num_rows, **fields)
 
     def finish_gradient(self, num_rows: int, loss: Tensor) -> bool:
         """Turn this process's gradient into that of all rows, and clip it; returns whether it and the loss are finite.

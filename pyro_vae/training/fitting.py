@@ -20,15 +20,16 @@ from pyro_vae.data.loaders import names_of_columns
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.elbos.foreign import runs_one_by_one
 from pyro_vae.fields import ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, split_fields
+from pyro_vae.graphs.graph import CaptureError
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import plate_nesting
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import preserved_modes
+from pyro_vae.runtime.precision import has_bfloat16
 from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
 from pyro_vae.training import first_batch, row_order
 from pyro_vae.training.checkpoints.writer import CheckpointWriter, open_checkpoints
-from pyro_vae.training.compiled.graph import CaptureError
 from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads, pays
 from pyro_vae.training.eager import EagerStep
 from pyro_vae.training.history import History
@@ -48,6 +49,8 @@ def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
     processes.warn_if_alone()
     if options.device is not None:
         model.to(_existing_device(options.device))
+    if options.precision != "float32":
+        _check_bfloat16(model.like)
     batches, held_out = _read_data(model, data, options)
     _check_called_alike(_equal_in_all_processes(options))
     checkpoints = open_checkpoints(options.run_dir, options.checkpoint_every, resume=options.resume)
@@ -81,6 +84,7 @@ def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
                 options.grad_clip,
                 options.on_nonfinite,
                 options.locate_nonfinite,
+                options.precision,
             )
             epochs = options.epochs if writer is None else writer.epochs_left(options.epochs, state)
             step = _make_step(eager, epochs, options.compile, writer)
@@ -98,6 +102,20 @@ def _existing_device(device: Any) -> torch.device:
     if found.type == "meta":
         raise ValueError("device must be one that computes; got 'meta'. Pass e.g. 'cpu'.")
     return found
+
+
+def _check_bfloat16(like: torch.Tensor) -> None:
+    """Raise unless a model is in float32; warn if its device has no instructions for bfloat16."""
+    if like.dtype != torch.float32:
+        raise ValueError(
+            f"precision must be 'float32' unless the model is in float32; got 'bf16-mixed' for {like.dtype}. Leave it"
+            " out, or convert the model by model.float()."
+        )
+    if not has_bfloat16(like.device):
+        logger.warning(
+            "This %s has no instructions for bfloat16: training by precision='bf16-mixed' is slower than without.",
+            "processor" if like.device.type == "cpu" else "device",
+        )
 
 
 def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batches, Batches | None]:

@@ -10,7 +10,8 @@ from typing import Any
 import pyro.infer
 import torch
 
-from pyro_vae.arguments import as_path, is_number, positive_integer, positive_number, true_or_false
+from pyro_vae.arguments import as_path, check_compile, is_number, positive_integer, positive_number, true_or_false
+from pyro_vae.runtime.precision import PRECISIONS
 from pyro_vae.training.history import History
 
 __all__ = ["Callback", "FitOptions"]
@@ -41,6 +42,7 @@ class FitOptions:
     fields: Sequence[str] | Mapping[str, Any]
     callbacks: Sequence[Callback]
     compile: bool | str
+    precision: str = field(metadata=OF_THE_RUN)
     on_nonfinite: str
     locate_nonfinite: bool
     run_dir: str | os.PathLike[str] | None
@@ -60,10 +62,9 @@ class FitOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", positive_integer("epochs", self.epochs))
         object.__setattr__(self, "batch_size", positive_integer("batch_size", self.batch_size))
-        if not isinstance(self.compile, int | str) or self.compile not in (True, False, "auto"):
-            raise ValueError(
-                f"compile must be True, False or 'auto'; got {self.compile!r}. 'auto' compiles where it pays."
-            )
+        check_compile(self.compile)
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}; got {self.precision!r}. Choose one of these.")
         if self.num_rows is not None:
             positive_integer("num_rows", self.num_rows)
         if not isinstance(self.callbacks, Sequence) or not all(map(callable, self.callbacks)):
