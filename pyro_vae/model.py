@@ -176,7 +176,7 @@ class LatentVariableModel(ProgramPair):
             callbacks: functions of (model, history), called after each epoch; if one returns True, the run ends.
             compile: True compiles programs, gradient and update into one function, which is many times faster for small
                 models, or raises with the reason why it can't; False never compiles; "auto" compiles if the steps of
-                this call are expected to save more than twenty seconds, which compiling may take.
+                this call are expected to save more than twelve seconds, about what a first compilation takes.
             precision: "float32" computes in the model's own precision, which is float64 after `model.double()`;
                 "bf16-mixed" computes the products of linear and convolutional layers, and those of their gradients, in
                 bfloat16, and all else in float32. It pays on GPUs and processors that have such instructions.

@@ -150,7 +150,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="estimator of the gradient (default: score for wake-sleep, else reparameterized)",
     )
     training.add_argument(
-        "--epochs", type=_count, default=500, metavar="N", help="largest number of passes over the training rows"
+        "--epochs", type=_count, default=300, metavar="N", help="largest number of passes over the training rows"
     )
     training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows in a training step")
     training.add_argument("--learning-rate", type=_rate, default=4e-3, metavar="R", help="learning rate of Adam")

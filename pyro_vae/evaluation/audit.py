@@ -119,7 +119,8 @@ def audited_log_likelihood(
         start, index = time.perf_counter(), order[: min(FEWEST_ROWS, largest)]
         parts = [log_likelihood(model, rows.subset(index), method=better, seed=seeds[1], fields=fields)]
         if num_rows is None:
-            affordable = len(index) * seconds / (time.perf_counter() - start)
+            compiling = 0.0 if better.recorder is None else better.recorder.seconds
+            affordable = len(index) * seconds / (time.perf_counter() - start - compiling)
             largest = processes.agree_on(int(min(largest, affordable)))
         more = order[len(index) : largest]
         if len(more):

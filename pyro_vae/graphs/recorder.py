@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,11 +25,14 @@ class Recorder:
     Args:
         model: the model; its parameters and buffers may change between calls. If an attribute changes, the functions
             are recorded anew.
+
+    Attributes:
+        seconds: the time that recording and compiling have taken.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.constants = ""
+        self.constants, self.seconds = "", 0.0
         self.graphs: dict[str, Graph | None] = {}
 
     def __call__(self, name: str, function: Function, inputs: list[Tensor], open_dims: Sequence[str]) -> list[Tensor]:
@@ -45,7 +49,9 @@ class Recorder:
         if constants != self.constants:
             self.graphs, self.constants = {}, constants
         if name not in self.graphs:
+            start = time.perf_counter()
             self.graphs[name] = self._recorded(name, function, tensors, inputs, open_dims)
+            self.seconds += time.perf_counter() - start
         graph, given = self.graphs[name], [*tensors, *inputs]
         return function(inputs) if graph is None or not graph.fits(given) else graph(given)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pyro_vae.arguments import is_number, true_or_false
-from pyro_vae.nets.base import ACTIVATIONS, Recipe, Shape, as_widths, check_activation, check_choice
+from pyro_vae.nets.base import ACTIVATIONS, Dropout, Recipe, Shape, as_widths, check_activation, check_choice
 
 __all__ = ["MLP"]
 
@@ -73,7 +73,7 @@ class MLP(Recipe):
         if self.normalization is not None:
             layer.append(nn.LayerNorm(numbers) if self.normalization == "layer" else nn.BatchNorm1d(numbers))
         layer.append(nn.GLU() if self.gated else ACTIVATIONS[self.activation]())
-        return [*layer, nn.Dropout(self.dropout)] if self.dropout else layer
+        return [*layer, Dropout(self.dropout)] if self.dropout else layer
 
 
 class _Residual(nn.Module):
