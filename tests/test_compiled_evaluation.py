@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pyro
@@ -19,6 +20,7 @@ from both_steps import (  # noqa: F401
 )
 from cases import GUIDES, LIKELIHOODS, PRIORS, combined_vae, draw_data, fits, small_vae
 from covering import each_once
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import pyro_vae as pv
 from pyro_vae.evaluation import AIS, Importance, SemiAmortized
@@ -34,17 +36,19 @@ FAST = [
 UNCOMPILED = {"PowerSpherical"}  # torch cannot record the derivative of gamma draws
 
 
-def assert_compiled_equals_uncompiled(model, x, method, **options) -> None:
-    """One graph takes every call of full size; its numbers are those of the programs."""
-    values = []
-    for compile in (False, True):
+def assert_compiled_equals_uncompiled(model, x, method, **options) -> list[int]:
+    """The numbers of one graph are those of the programs, which ran nothing before; returns the sizes of its calls."""
+    values, sizes = [], []
+    for compile in (True, False):
         RAN.clear()
         before = graphs.compilations
         found = model.log_likelihood(x, method=method(compile=compile), seed=0, **options)
         values.append(torch.stack([found.estimate, found.standard_error]))
         assert graphs.compilations == before + compile
         assert bool(RAN) == compile
+        sizes += RAN
     torch.testing.assert_close(*values, rtol=1e-9, atol=1e-9)
+    return sizes
 
 
 def evaluate_both_ways(parts) -> None:
@@ -95,9 +99,9 @@ def test_a_sandwich_is_the_same_compiled() -> None:
 @pytest.mark.parametrize("rows", [1, 16, 20])
 def test_one_graph_holds_for_all_numbers_of_rows_and_chains(rows: int) -> None:
     """The pilot run has 16 chains and the other one 20, either of which may be the number of rows."""
-    assert_compiled_equals_uncompiled(Pair(), REALS[:rows], SHORT)
+    sizes = assert_compiled_equals_uncompiled(Pair(), REALS[:rows], SHORT)
     if rows > 1:
-        assert RAN == [16] * 7 + [20] * 7  # one before the first move, and one in each of six leapfrog steps
+        assert sizes == [16] * 7 + [20] * 7  # one before the first move, and one in each of six leapfrog steps
 
 
 def test_parameters_are_read_anew_and_other_attributes_recorded_anew() -> None:
@@ -148,6 +152,15 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog) -> None:
     assert torch.equal(*found)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
     assert "is not compiled" in warning
+
+
+def test_graphs_of_evaluations_that_are_over_are_freed() -> None:
+    model, alive = Pair(), []
+    for _ in range(3):
+        model.log_likelihood(REALS, method=SHORT(compile=True), seed=0)
+        gc.collect()
+        alive.append(sum(type(thing) is ShapeEnv for thing in gc.get_objects()))
+    assert alive[2] == alive[1]  # what other tests left may go with the first two
 
 
 def test_running_statistics_are_left_alone() -> None:

@@ -77,6 +77,17 @@ def test_the_default_mlp_has_these_layers_and_initial_parameters() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
 
 
+def test_dropout_keeps_its_share_of_units_and_scales_them_up() -> None:
+    """In 10^6 units the share kept lies within 5 standard errors: a false alarm once in two million seeds."""
+    net = nets.MLP(hidden=(1000,), dropout=0.3).build((2,), (1,))
+    drop, x = net[2], torch.ones(1000, 1000)
+    torch.manual_seed(0)
+    y = drop(x)
+    assert y.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
+    assert float((y > 0).float().mean()) == pytest.approx(0.7, abs=5 * (0.3 * 0.7 / 1e6) ** 0.5)
+    assert torch.equal(drop.eval()(x), x)
+
+
 def test_gates_skips_and_normalization_follow_their_formulas() -> None:
     x = torch.randn(9, 4)
     gated = nets.MLP(hidden=(6,), gated=True).build((4,), (3,))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_vae.arguments import check_compile
 from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
-from pyro_vae.inference.chunks import chunk_weights, particle_counts
+from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.programs import Program, plate_nesting
 
 __all__ = ["Importance"]
 
@@ -41,7 +41,7 @@ class Importance(Method):
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         counted = [part for part in cells if part is not None]
-        name = f"Importance sampling for {len(cells)} sets of cells"
+        name = "Importance sampling" if len(cells) == 1 else f"Importance sampling for {len(cells)} sets of cells"
         open_dims = [*["B"] * (len(batch) + len(counted)), "K"]
 
         def run(tensors: list[Tensor]) -> list[Tensor]:
@@ -51,6 +51,8 @@ class Importance(Method):
             rest = record.log_prior - record.log_guide
             return [observed_log_prob(record, None if part is None else next(masks)) + rest for part in cells]
 
+        if self.recorder is not None and num_particles > 1:
+            plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch))  # found by runs that draw
         parts = []
         for count in particle_counts(batch, num_particles):
             inputs = [*batch.values(), *counted, torch.empty(count, 0)]  # the last one says how many particles
