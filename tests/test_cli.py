@@ -376,6 +376,14 @@ def test_an_interrupt_before_training_ends_with_one_line(
     assert capsys.readouterr().err == "pyro-vae: interrupted\n"
 
 
+def test_a_report_on_too_few_rows_is_refused_at_once(vectors: Path, tmp_path: Path, capsys) -> None:
+    np.save(vectors, np.load(vectors)[:20])
+    assert train(tmp_path / "few", str(vectors), "--no-pictures") == 0
+    capsys.readouterr()
+    fails(["evaluate", str(tmp_path / "few"), "--report"], "--report must have at least 3 test rows; got 2", capsys)
+    assert not (tmp_path / "few" / "evaluation.json").exists()
+
+
 def fails(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Check that a command exits with code 2 and prints one line, with `text` in it, on stderr."""
     capsys.readouterr()

@@ -16,7 +16,7 @@ import numpy as np
 from pyro_vae import datasets, elbos, guides, likelihoods, nets, priors, reporting
 from pyro_vae.cli import results, runs
 from pyro_vae.cli.scoring import Scoring
-from pyro_vae.criticism.diagnosis import diagnose
+from pyro_vae.criticism.diagnosis import FEWEST_ROWS, diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.model import LatentVariableModel
@@ -128,6 +128,8 @@ def _finish(
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate a run on its test rows and write `evaluation.json`; with `--report`, diagnose the model as well."""
     vae, splits = _reload(options)
+    if options.report and len(splits.test) < FEWEST_ROWS:
+        raise ValueError(f"--report must have at least {FEWEST_ROWS} test rows; got {len(splits.test)}. Leave it out.")
     with processes.launched():
         scoring = Scoring(options.num_particles, options.method, options.rows)
         numbers = results.evaluate(vae, splits.test, options.seed, scoring)

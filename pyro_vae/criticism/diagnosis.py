@@ -23,7 +23,7 @@ from pyro_vae.runtime.random import seeded
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 
-__all__ = ["Diagnosis", "Finding", "diagnose"]
+__all__ = ["FEWEST_ROWS", "Diagnosis", "Finding", "diagnose"]
 
 # A true model with an exact guide raises a concern in at most 5 % of data sets, by all tests together: these two, .01
 # for `Calibration.miscalibrated`, and a remainder for the rest, whose bounds are several standard errors wide.

@@ -186,6 +186,8 @@ class _Target:
         self.first = self.unconstrained({name: site.value for name, site in self.sites.items()})
         supports = [site.distribution.support for site in self.sites.values()]  # type: ignore[attr-defined]
         self.recorder = None if any(map(_has_tensors, supports)) else ais.recorder
+        if self.recorder is not None:
+            self.recorder.refresh()
 
     def _run(self, program: Any, batch: Batch, num_chains: int) -> LogWeights:
         return log_weights(self.model.model, program, batch["x"], num_particles=num_chains, **fields_of(batch))

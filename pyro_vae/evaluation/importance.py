@@ -51,6 +51,8 @@ class Importance(Method):
             rest = record.log_prior - record.log_guide
             return [observed_log_prob(record, None if part is None else next(masks)) + rest for part in cells]
 
+        if self.recorder is not None:
+            self.recorder.refresh()
         if self.recorder is not None and num_particles > 1:
             plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch))  # found by runs that draw
         parts = []

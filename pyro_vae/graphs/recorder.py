@@ -23,8 +23,7 @@ class Recorder:
     """Calls functions of a model by their graphs, where these can be recorded and fit, and else as they are.
 
     Args:
-        model: the model; its parameters and buffers may change between calls. If an attribute changes, the functions
-            are recorded anew.
+        model: the model. `refresh` must be called where it may have changed since the last call.
 
     Attributes:
         seconds: the time that recording and compiling have taken.
@@ -33,7 +32,15 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.constants, self.seconds = "", 0.0
+        self.tensors: list[Tensor] = []
         self.graphs: dict[str, Graph | None] = {}
+
+    def refresh(self) -> None:
+        """Take the parameters and buffers that the model has now; forget the graphs if other attributes changed."""
+        self.tensors = [tensor.detach() for _, tensor in tensors_of(self.model)]
+        constants = attributes(self.model.modules())
+        if constants != self.constants:
+            self.graphs, self.constants = {}, constants
 
     def __call__(self, name: str, function: Function, inputs: list[Tensor], open_dims: Sequence[str]) -> list[Tensor]:
         """The values of a function.
@@ -44,20 +51,14 @@ class Recorder:
             inputs: the inputs of this call.
             open_dims: a letter for each dimension of each input whose size stays open; see `Graph`.
         """
-        constants = attributes(self.model.modules())
-        tensors = [tensor.detach() for _, tensor in tensors_of(self.model)]
-        if constants != self.constants:
-            self.graphs, self.constants = {}, constants
         if name not in self.graphs:
             start = time.perf_counter()
-            self.graphs[name] = self._recorded(name, function, tensors, inputs, open_dims)
+            self.graphs[name] = self._recorded(name, function, inputs, open_dims)
             self.seconds += time.perf_counter() - start
-        graph, given = self.graphs[name], [*tensors, *inputs]
+        graph, given = self.graphs[name], [*self.tensors, *inputs]
         return function(inputs) if graph is None or not graph.fits(given) else graph(given)
 
-    def _recorded(
-        self, name: str, function: Function, tensors: list[Tensor], inputs: list[Tensor], open_dims: Sequence[str]
-    ) -> Graph | None:
+    def _recorded(self, name: str, function: Function, inputs: list[Tensor], open_dims: Sequence[str]) -> Graph | None:
         """The graph of a function, whose first inputs are the tensors of the model; None if it can't be recorded."""
         names = [name for name, _ in tensors_of(self.model)]
 
@@ -74,9 +75,9 @@ class Recorder:
                 return Graph(
                     run,
                     [],
-                    [*tensors, *inputs],
+                    [*self.tensors, *inputs],
                     num_threads=torch.get_num_threads(),
-                    open_dims=[*[""] * len(tensors), *open_dims],
+                    open_dims=[*[""] * len(names), *open_dims],
                 )
         except CaptureError as reason:
             logger.warning("%s is not compiled: %s.", name, reason)
