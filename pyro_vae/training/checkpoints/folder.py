@@ -14,6 +14,8 @@ from pyro_vae.saving import description, files
 
 __all__ = ["CheckpointFolder", "refuse_differences"]
 
+ADDED = {"precision": "float32"}  # options that checkpoints of version 0.1 do not have, and what they were
+
 logger = logging.getLogger("pyro_vae")
 KEPT = 2  # checkpoints
 
@@ -121,6 +123,7 @@ def refuse_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: showing every difference.
     """
-    found = description.differences(description.without_former(then), now, "then", "now")
+    then = ADDED | description.without_former(then)
+    found = description.differences(then, now, "then", "now")
     if found:
         raise ValueError(f"resume must continue the same run; got {found}. Restore these, or start in another run_dir.")
