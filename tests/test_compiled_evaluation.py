@@ -25,6 +25,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 import pyro_vae as pv
 from pyro_vae.evaluation import AIS, Importance, SemiAmortized
 from pyro_vae.graphs import graph as graphs
+from pyro_vae.runtime.isolation import evaluating
 
 SHORT = partial(AIS, num_steps=4, leapfrog_steps=2, num_chains=20)
 ROWS = each_once([PRIORS, GUIDES, LIKELIHOODS], lambda row: fits(row[:2]))
@@ -136,22 +137,43 @@ class Bounded(Pair):
         return dist.Uniform(-bounds, bounds).to_event(1)
 
 
-def test_supports_that_differ_between_rows_are_not_constants_of_a_graph() -> None:
-    fields = {"bound": torch.linspace(0.5, 3.0, 6, dtype=torch.float64)}
-    found = [
-        Bounded().log_likelihood(REALS[:6], fields=fields, method=SHORT(compile=way), seed=0).estimate
-        for way in (False, True)
-    ]
-    assert torch.equal(*found)
+NOT_COMPILED = {  # model, rows, fields, method, message
+    "a support that differs between rows": (
+        Bounded,
+        REALS[:6],
+        {"fields": {"bound": torch.linspace(0.5, 3.0, 6, dtype=torch.float64)}},
+        SHORT,
+        "a latent whose support depends on tensors",
+    ),
+    "control flow": (Branching, REALS, {}, Importance, "GuardOnDataDependentSymNode"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_COMPILED)
+def test_what_cannot_be_compiled_is_refused_or_runs_as_it_is_and_says_so(name: str, caplog, monkeypatch) -> None:
+    make, x, fields, method, message = NOT_COMPILED[name]
+    with pytest.raises(RuntimeError, match=f"must be what can be compiled; got {message}"):
+        make().log_likelihood(x, method=method(compile=True), seed=0, **fields)
+    monkeypatch.setattr("pyro_vae.evaluation.base.COMPILATION", 0.0)
+    found = [make().log_likelihood(x, method=method(compile=way), seed=0, **fields) for way in (False, "auto")]
+    assert torch.equal(found[0].estimate, found[1].estimate)
     assert not RAN
+    warned = {record.getMessage() for record in caplog.records if record.name == "pyro_vae"}
+    assert len(warned) == 1
+    assert message in warned.pop()
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog) -> None:
-    model = Branching()
-    found = [model.log_likelihood(REALS, method=Importance(compile=way), seed=0).estimate for way in (False, True)]
-    assert torch.equal(*found)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
-    assert "is not compiled" in warning
+def test_one_prepared_method_serves_other_fields_and_other_sets_of_cells() -> None:
+    model, given = Pair(), torch.tensor([True, False, True, False]).expand(9, 4)
+    for method in (Importance(compile=True), SHORT(compile=True)):
+        prepared, plain = method.prepared(model, 9, 20, 4), type(method)(**vars(method) | {"compile": False})
+        for batch in ({"x": REALS[:9]}, {"x": REALS[:9], "a": REALS[:9, 0]}, {"a": REALS[:9, 0], "x": REALS[:9]}):
+            for cells in ((None,), (given,), (None, given), (given, None)):
+                found = []
+                for one in (prepared, plain):
+                    with evaluating(model, seed=0):
+                        found.append(one.log_weights(model, batch, 20, cells))
+                torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
 def test_graphs_of_evaluations_that_are_over_are_freed() -> None:

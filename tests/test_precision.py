@@ -39,6 +39,12 @@ def test_products_of_layers_are_rounded_to_bfloat16_and_returned_in_float32() ->
     assert torch.equal(other, x @ weight.T)
 
 
+def test_products_of_float64_are_left_alone() -> None:
+    x, weight = (torch.randn(5, 7, dtype=torch.float64) for _ in range(2))
+    with precision.products_in("bf16-mixed"):
+        assert torch.equal(linear(x, weight), x @ weight.T)
+
+
 def test_gradients_are_those_of_the_rounded_products() -> None:
     layer, x = nn.Linear(7, 3), torch.randn(5, 7)
     with precision.products_in("bf16-mixed"):

@@ -52,7 +52,8 @@ class AIS(Method):
         leapfrog_steps: gradient steps in each move of a chain.
         start: "guide" or "prior". The prior needs more steps; use it if the guide may miss part of the posterior.
         num_chains: K, chains per row, where a call gives no `num_particles`.
-        compile: whether densities and gradients run as compiled code: True, False, or "auto", where that pays.
+        compile: whether densities and gradients run as compiled code: True, or raise with the reason why they can't;
+            False, never; "auto", where that pays.
 
     Raises:
         ValueError: if one is out of range.
@@ -184,10 +185,13 @@ class _Target:
         self.sites: dict[str, Site] = record.latent
         self.transforms = {name: _transform(name, site) for name, site in self.sites.items()}
         self.first = self.unconstrained({name: site.value for name, site in self.sites.items()})
+        self.recorder = ais.recorder
         supports = [site.distribution.support for site in self.sites.values()]  # type: ignore[attr-defined]
-        self.recorder = None if any(map(_has_tensors, supports)) else ais.recorder
         if self.recorder is not None:
             self.recorder.refresh()
+            if any(map(_has_tensors, supports)):
+                self.recorder.do_without("Annealing", "a latent whose support depends on tensors")
+                self.recorder = None
 
     def _run(self, program: Any, batch: Batch, num_chains: int) -> LogWeights:
         return log_weights(self.model.model, program, batch["x"], num_particles=num_chains, **fields_of(batch))
@@ -210,9 +214,9 @@ class _Target:
         if self.recorder is None:
             values = self._densities(inputs)
         else:
-            open_dims = ["KB" if site.row_dim is not None else "K" for site in self.sites.values()]
-            name = "Annealing" + " of counted cells" * (COUNTED in self.batch)
-            values = self.recorder(name, self._densities, inputs, ["B"] * len(self.batch) + open_dims)
+            second = [site.row_dim is not None and site.row_dim + site.value.dim() == 1 for site in self.sites.values()]
+            open_dims = ["B"] * len(self.batch) + ["KB" if rows else "K" for rows in second]
+            values = self.recorder("Annealing", tuple(self.batch), self._densities, inputs, open_dims)
         log_start, log_target, *slopes = values
         start, target = slopes[: len(state)], slopes[len(state) :]
         named = (dict(zip(state, part, strict=True)) for part in (start, target))

@@ -18,7 +18,6 @@ from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.methods import as_method
 from pyro_vae.evaluation.results import LogLikelihood, Mean, UnreliableWarning, in_bits
 from pyro_vae.evaluation.summary import Summary
-from pyro_vae.inference.chunks import program_structure
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import seeded
@@ -114,8 +113,7 @@ def audited_log_likelihood(
         if cheap.joint:
             found = log_likelihood(model, rows, method=better, seed=seeds[1], fields=fields)
             return AuditedLogLikelihood(cheap, found, torch.zeros(1, dtype=torch.int64))
-        size = program_structure(model, rows, fields).num_cells
-        better = better.prepared(model, largest, better.default_particles, size)
+        better = better.prepared(model, largest, better.default_particles, cheap.num_cells)
         start, index = time.perf_counter(), order[: min(FEWEST_ROWS, largest)]
         parts = [log_likelihood(model, rows.subset(index), method=better, seed=seeds[1], fields=fields)]
         if num_rows is None:

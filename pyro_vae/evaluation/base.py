@@ -30,7 +30,8 @@ class Method(ABC):
         name: the name of the method, for `method=` and in results.
         shares_draws: whether one call uses the same draws for all sets of cells, so that their errors are correlated.
         remedy: what to do if its weights are unreliable, for the warning; `remedies` has what depends on the question.
-        compile: whether what it computes again and again runs as compiled code: True, False, or "auto": where it pays.
+        compile: whether what it computes again and again runs as compiled code: True, or raise with the reason why it
+            can't; False, never; "auto", where that pays.
         recorder: the compiled code; None where there is none.
     """
 
@@ -62,7 +63,7 @@ class Method(ABC):
         if self.compile == "auto" and saved < COMPILATION:
             return self
         prepared = copy.copy(self)
-        object.__setattr__(prepared, "recorder", Recorder(model))
+        object.__setattr__(prepared, "recorder", Recorder(model, required=self.compile != "auto"))
         return prepared
 
     @abstractmethod

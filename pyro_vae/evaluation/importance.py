@@ -17,6 +17,8 @@ from pyro_vae.inference.programs import Program, plate_nesting
 
 __all__ = ["Importance"]
 
+NAME = "Importance sampling"
+
 
 @dataclass(frozen=True)
 class Importance(Method):
@@ -24,7 +26,8 @@ class Importance(Method):
 
     Args:
         guide: a program to draw from; by default the model's own guide.
-        compile: whether the programs run as compiled code: True, False, or "auto", where that pays.
+        compile: whether the programs run as compiled code: True, or raise with the reason why they can't; False,
+            never; "auto", where that pays.
 
     References:
         *Importance Weighted Autoencoders* (Burda, Grosse, Salakhutdinov, 2015), arXiv 1509.00519
@@ -41,7 +44,7 @@ class Importance(Method):
         self, model: ProgramPair, batch: Batch, num_particles: int, cells: Sequence[Tensor | None] = (None,)
     ) -> list[Tensor]:
         counted = [part for part in cells if part is not None]
-        name = "Importance sampling" if len(cells) == 1 else f"Importance sampling for {len(cells)} sets of cells"
+        key = tuple(batch), tuple(part is None for part in cells)
         open_dims = [*["B"] * (len(batch) + len(counted)), "K"]
 
         def run(tensors: list[Tensor]) -> list[Tensor]:
@@ -58,5 +61,5 @@ class Importance(Method):
         parts = []
         for count in particle_counts(batch, num_particles):
             inputs = [*batch.values(), *counted, torch.empty(count, 0)]  # the last one says how many particles
-            parts.append(run(inputs) if self.recorder is None else self.recorder(name, run, inputs, open_dims))
+            parts.append(run(inputs) if self.recorder is None else self.recorder(NAME, key, run, inputs, open_dims))
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,17 +27,17 @@ def attributes(owners: Iterable[Any], leave_out: Container[str] = TENSORS) -> st
 
 
 @contextmanager
-def unchanged(owners: Iterable[Any], leave_out: Container[str] = TENSORS) -> Iterator[None]:
-    """Set the attributes of some objects back if what is within raises; raise if it changes one.
+def unchanged(owners: Iterable[Any], describe: Callable[[], str]) -> Iterator[None]:
+    """Set the attributes of some objects back if what is within raises; raise if it changes their description.
 
     Raises:
-        CaptureError: if an attribute has changed.
+        CaptureError: if `describe` returns another text than before.
     """
     owners = list(owners)
-    before, values = attributes(owners, leave_out), [dict(vars(owner)) for owner in owners]
+    before, values = describe(), [dict(vars(owner)) for owner in owners]
     try:
         yield
-        if attributes(owners, leave_out) != before:
+        if describe() != before:
             raise CaptureError("the programs change attributes of the model as they run")
     except BaseException:
         for owner, own in zip(owners, values, strict=True):  # the programs may have kept tensors without values

@@ -126,8 +126,8 @@ def _factors(a: Tensor, b: Tensor, k: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 def log_rising(a: Tensor, b: Tensor, k: Tensor, n: int) -> Tensor:
     """The logarithm of a product of rising factorials; see `distributions.rising`."""
-    parts = _factors(a, b, k, n)[1].split(rising.FACTORS)
-    return sum((part.prod(0).log() for part in parts), torch.zeros((), dtype=a.dtype))
+    first, *others = (part.prod(0).log() for part in _factors(a, b, k, n)[1].split(rising.FACTORS))
+    return sum(others, first)
 
 
 def rising_slopes(a: Tensor, b: Tensor, k: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -163,6 +163,8 @@ def recorded_as(func: Any, args: Sequence[Any]) -> Callable[..., Any]:
 HELD: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.bernoulli.default: _bernoulli,
     torch.ops.aten.linalg_solve_triangular.default: _solve_triangular,
+    torch.ops.pyro_vae.log_rising.default: log_rising,
+    torch.ops.pyro_vae.rising_slopes.default: rising_slopes,
 }
 FASTER: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.log1p.default: log1p,
@@ -172,6 +174,4 @@ FASTER: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.binary_cross_entropy_with_logits.default: cross_entropy,
     torch.ops.aten.lgamma.default: lgamma,
     torch.ops.aten.digamma.default: digamma,
-    torch.ops.pyro_vae.log_rising.default: log_rising,
-    torch.ops.pyro_vae.rising_slopes.default: rising_slopes,
 }

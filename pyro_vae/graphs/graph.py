@@ -261,7 +261,7 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
 
 @contextmanager
 def _without_detours() -> Iterator[None]:
-    """Spare torch two detours, a third of the time in which it writes code for long expressions.
+    """Spare torch two detours, which take much of the time in which it writes code for long expressions.
 
     It simplifies each index by all rules of algebra, where expanding it is enough, and it makes the rules of dtypes
     anew for each operation, although they are meant to be made once.

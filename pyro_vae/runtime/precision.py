@@ -30,7 +30,7 @@ class _InBFloat16(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in PRODUCTS:
+        if func not in PRODUCTS or args[0].dtype != torch.float32:
             return func(*args, **kwargs)
         named = {name: _narrow(value) for name, value in kwargs.items()}
         return func(*map(_narrow, args), **named).float()

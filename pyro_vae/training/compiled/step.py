@@ -85,7 +85,7 @@ class CompiledStep:
             self.static = self._static_tensors(parameters[0].device)
             self.constant = self._constants()
             inputs = self._inputs_of(sample)
-            with unchanged([*self.model.modules(), self.estimator], INPUTS):
+            with unchanged([*self.model.modules(), self.estimator], self._constants):
                 self.graph: Graph | CudaGraph = Graph(self._record, self.static, inputs, num_threads=num_threads)
         except BaseException:
             self.close()
