@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.cli import commands, main, options, runs, scoring
+from pyro_vae.cli import choices, commands, main, options, runs, scoring
 from pyro_vae.training import loop
 
 SCORED = ["--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
@@ -74,6 +75,24 @@ def test_train_writes_model_configuration_history_summary_and_pictures(trained: 
     for name in PICTURES:
         content = (trained / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
+
+
+def test_the_ridge_penalty_is_on_the_bound_of_all_training_rows() -> None:
+    """The mode of the mean of 50 normal cells, normal a priori with variance 1/25, is sum(x) / (50 + 25 s^2)."""
+    chosen = options.parser().parse_args(["train", "--ridge", "25"])
+    model = LinearGaussian(1, 1)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.weight.zero_()
+    model.mean_map.zero_()
+    model.bias.requires_grad_(True)
+    x = 3 + torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    penalized = choices.optimizer(chosen, len(x))
+    for rate in (0.1, 1e-3):
+        model.fit(x, optimizer=penalized, learning_rate=rate, epochs=200, batch_size=50, seed=0, progress=False)
+    mode = x.sum() / (50 + 25 * model.log_scale.mul(2).exp())
+    assert float(model.bias.detach()) == pytest.approx(float(mode), rel=1e-5)
+    assert choices.optimizer(options.parser().parse_args(["train", "--ridge", "0"]), len(x)) is None
 
 
 def test_summary_json_is_finite_and_its_numbers_agree_with_each_other(trained: Path) -> None:

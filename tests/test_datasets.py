@@ -153,7 +153,7 @@ def test_digits_are_counts_with_labels() -> None:
     assert [len(rows) for rows in splits_of(data)] == [1257, 180, 360]
     assert data.event_shape == tuple(data.train.x.shape[1:]) == (1, 8, 8)
     assert (data.likelihood, data.unit) == ("BetaBinomial", "ink 0..16")
-    assert data.likelihood_options == {"total_count": 16, "dispersion": "per_dimension"}
+    assert data.likelihood_options == {"total_count": 16, "dispersion": "predicted"}
     x = torch.cat([drawn(rows) for rows in splits_of(data)])
     assert x.min() == 0 and x.max() == 16 and (x == x.round()).all()
     labels = torch.cat([rows.field("label") for rows in splits_of(data)])

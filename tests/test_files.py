@@ -191,21 +191,21 @@ def test_a_config_file_with_impossible_values_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("likelihood", "options", "expected"),
     [
-        ("Binomial", {"likelihood": "auto"}, ("normal", "binomial")),
-        ("Bernoulli", {"likelihood": "auto"}, ("normal", "auto")),
-        ("Binomial", {"likelihood": "normal"}, ("normal", "normal")),
-        ("BetaBinomial", {"likelihood": "auto", "prior": "flow"}, ("flow", "auto")),
+        ("Binomial", {"likelihood": "auto"}, ("normal", "binomial", 0.0)),
+        ("Bernoulli", {"likelihood": "auto"}, ("normal", "auto", 0.0)),
+        ("Binomial", {"likelihood": "normal"}, ("normal", "normal", 0.0)),
+        ("BetaBinomial", {"likelihood": "auto", "prior": "flow", "ridge": 0.4}, ("flow", "auto", 0.4)),
     ],
 )
-def test_runs_of_version_0_1_keep_the_prior_and_the_likelihood_that_they_had(
-    tmp_path: Path, likelihood: str, options: dict[str, Any], expected: tuple[str, str]
+def test_runs_of_version_0_1_keep_the_defaults_that_they_had(
+    tmp_path: Path, likelihood: str, options: dict[str, Any], expected: tuple[str, str, float]
 ) -> None:
     """The digits suggested a binomial likelihood then, and a beta-binomial one since."""
     arguments = {"likelihood": {"class": f"likelihoods.{likelihood}", "arguments": {}}}
     config = {"arguments": arguments, "data": {"name": "digits"}, "options": options, "seed": 0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = runs.read_options(tmp_path)
-    assert (found["prior"], found["likelihood"]) == expected
+    assert (found["prior"], found["likelihood"], found["ridge"]) == expected
 
 
 # Data files

@@ -17,7 +17,7 @@ from cases import small_vae
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.cli import commands
+from pyro_vae.cli import choices
 from pyro_vae.data import rows as room
 from pyro_vae.data.batches import Batches, Rows, as_rows
 from pyro_vae.data.columns import warn_of_lost_digits
@@ -143,7 +143,7 @@ def test_a_sample_is_all_rows_or_evenly_spaced_rows(monkeypatch: pytest.MonkeyPa
 def test_the_largest_cell_is_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = pv.datasets.load("digits")
     monkeypatch.setattr(room, "CHUNK", 640)
-    assert commands._largest(digits) == 16
+    assert choices._largest(digits) == 16
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

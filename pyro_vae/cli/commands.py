@@ -7,58 +7,25 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_vae import datasets, elbos, guides, likelihoods, nets, priors, reporting
-from pyro_vae.cli import results, runs
+from pyro_vae import datasets, reporting
+from pyro_vae.cli import choices, results, runs
 from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import FEWEST_ROWS, diagnose
-from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime import processes
-from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import files
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["ESTIMATORS", "INTERRUPTED", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+__all__ = ["INTERRUPTED", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-
-ESTIMATORS: dict[str, Callable[..., elbos.Estimator]] = {
-    "elbo": elbos.ELBO,
-    "meanfield": elbos.MeanFieldELBO,
-    "iwae": partial(elbos.IWAE, num_particles=3),  # with more, guides are worse: see docs/design.md
-    "miwae": elbos.MIWAE,
-    "piwae": elbos.PIWAE,
-    "ciwae": elbos.CIWAE,
-    "renyi": elbos.Renyi,
-    "tvo": elbos.TVO,
-    "wake-sleep": elbos.WakeSleep,
-}
-
-PRIORS: dict[str, Callable[[int, tuple[int, ...]], priors.Prior]] = {
-    "normal": lambda latent_dim, event_shape: priors.Normal(latent_dim),
-    "mixture": lambda latent_dim, event_shape: priors.Mixture(latent_dim, num_components=20),
-    "vamp": lambda latent_dim, event_shape: priors.VampPrior(latent_dim, event_shape),
-    "flow": lambda latent_dim, event_shape: priors.Flow(latent_dim),
-}
-GUIDES: dict[str, type[guides.Guide]] = {
-    "normal": guides.Normal,
-    "full-normal": guides.MultivariateNormal,
-    "student-t": guides.StudentT,
-}
-LIKELIHOODS = {
-    "bernoulli": "Bernoulli",
-    "binomial": "Binomial",
-    "beta-binomial": "BetaBinomial",
-    "normal": "Normal",
-}  # of `--likelihood`
 
 
 def train(options: argparse.Namespace) -> int:
@@ -81,7 +48,7 @@ def _train(options: argparse.Namespace) -> int:
     binarize = None if options.binarize == "auto" else options.binarize
     table = runs.csv_options(vars(options))
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize, **table)
-    vae, estimator = _model(options, splits), _estimator(options)
+    vae, estimator = choices.model(options, splits), choices.estimator(options)
     start = time.perf_counter()
     with runs.open_for_training(folder, vae, splits, options, resume=resume) if writes else nullcontext():
         history = vae.fit(
@@ -90,6 +57,7 @@ def _train(options: argparse.Namespace) -> int:
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
+            optimizer=choices.optimizer(options, len(splits.train)),
             valid=splits.valid,
             patience=options.patience,
             compile=options.compile,
@@ -201,51 +169,6 @@ def list_datasets(options: argparse.Namespace) -> int:
     print(reporting.table([{"name": name, "data": text} for name, text in datasets.names().items()]))
     print("DATA can also be a path: a .npy, .npz, .csv or .parquet file, or a folder of images.")
     return 0
-
-
-def _model(options: argparse.Namespace, splits: Splits) -> VAE:
-    hidden = tuple(options.hidden)
-    encoder, decoder = (
-        (nets.MLP(hidden), nets.MLP(hidden[::-1], dropout=options.dropout))
-        if options.net == "mlp"
-        else (nets.Conv(hidden=hidden), nets.Conv(hidden=hidden[::-1]))
-    )
-    return VAE(
-        likelihood=_likelihood(options.likelihood, splits),
-        prior=PRIORS[options.prior](options.latent_dim, splits.event_shape),
-        guide=GUIDES[options.guide](),
-        encoder=encoder,
-        decoder=decoder,
-        seed=options.seed,
-    )
-
-
-def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
-    """The likelihood that was chosen; if it is the one that the data suggest, with the arguments they suggest too."""
-    name = splits.likelihood if choice == "auto" else LIKELIHOODS[choice]
-    arguments: dict[str, Any] = {}
-    if name == splits.likelihood:
-        arguments = splits.likelihood_options
-    elif name in ("Binomial", "BetaBinomial"):
-        arguments = {"total_count": max(1, _largest(splits))}
-    return getattr(likelihoods, name)(splits.event_shape, **arguments)  # type: ignore[no-any-return]
-
-
-def _largest(splits: Splits) -> int:
-    """The largest cell of the training, validation and test rows, rounded down to an integer."""
-    with preserved_rng():
-        return int(max(_largest_of(rows) for rows in (splits.train, splits.valid, splits.test)))
-
-
-def _largest_of(rows: Rows) -> float:
-    size = rows.rows_at_once()
-    pieces = (rows.take(slice(start, start + size))["x"] for start in range(0, len(rows), size))
-    return max(float(piece.max()) for piece in pieces)
-
-
-def _estimator(options: argparse.Namespace) -> elbos.Estimator:
-    given = {"num_particles": options.num_particles, "gradient": options.gradient}
-    return ESTIMATORS[options.elbo](**{name: value for name, value in given.items() if value is not None})
 
 
 def _print_epochs(epochs: int) -> Callable[[Any, History], None]:

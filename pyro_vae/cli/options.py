@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import pyro_vae
-from pyro_vae.cli import commands
+from pyro_vae.cli import choices, commands
 from pyro_vae.cli.scoring import METHODS
 from pyro_vae.inference.gradients import GRADIENTS
 from pyro_vae.runtime.precision import PRECISIONS
@@ -60,7 +60,13 @@ def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
 
 
 def _train(sub: argparse.ArgumentParser) -> None:
-    data = sub.add_argument_group("data")
+    _data(sub.add_argument_group("data"))
+    _model(sub.add_argument_group("model"))
+    _training(sub.add_argument_group("training"))
+    _output(sub.add_argument_group("output"))
+
+
+def _data(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "data",
         metavar="DATA",
@@ -87,18 +93,20 @@ def _train(sub: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the first line of a .csv file holds names (default: it must; a line of numbers is refused)",
     )
-    model = sub.add_argument_group("model")
-    model.add_argument("--latent-dim", type=_count, default=16, metavar="D", help="number of latent variables of a row")
+
+
+def _model(model: argparse._ArgumentGroup) -> None:
+    model.add_argument("--latent-dim", type=_count, default=12, metavar="D", help="number of latent variables of a row")
     model.add_argument(
         "--prior",
-        choices=tuple(commands.PRIORS),
+        choices=tuple(choices.PRIORS),
         default="mixture",
         help="distribution of the latents: a standard normal, a mixture of 20 normals, a VampPrior of 100"
         " pseudo-rows, or a normalizing flow",
     )
     model.add_argument(
         "--guide",
-        choices=tuple(commands.GUIDES),
+        choices=tuple(choices.GUIDES),
         default="student-t",
         help="distribution of the latents given a row: independent normals, a normal with correlations (full-normal),"
         " or independent Student-t's, whose heavy tails keep importance weights bounded",
@@ -126,14 +134,16 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--likelihood",
-        choices=("auto", *commands.LIKELIHOODS),
+        choices=("auto", *choices.LIKELIHOODS),
         default="auto",
         help="distribution of a cell given the latents; auto chooses by the data",
     )
-    training = sub.add_argument_group("training")
+
+
+def _training(training: argparse._ArgumentGroup) -> None:
     training.add_argument(
         "--elbo",
-        choices=tuple(commands.ESTIMATORS),
+        choices=tuple(choices.ESTIMATORS),
         default="iwae",
         help="bound to train with; meanfield is the ELBO with its KL in closed form",
     )
@@ -154,6 +164,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows in a training step")
     training.add_argument("--learning-rate", type=_rate, default=4e-3, metavar="R", help="learning rate of Adam")
+    training.add_argument(
+        "--ridge",
+        type=_penalty,
+        default=0.4,
+        metavar="L",
+        help="ridge penalty: L/2 times the sum of squares of all parameters is taken off the bound of all training rows"
+        " together, as by a normal prior with variance 1/L for each parameter; 0 for none",
+    )
     training.add_argument(
         "--patience",
         type=_count,
@@ -178,7 +196,6 @@ def _train(sub: argparse.ArgumentParser) -> None:
         training,
         "seed of the initial parameters, the order of rows and all draws; the split of the data does not depend on it",
     )
-    output = sub.add_argument_group("output")
     training.add_argument(
         "--on-nonfinite",
         choices=("raise", "skip"),
@@ -194,6 +211,9 @@ def _train(sub: argparse.ArgumentParser) -> None:
         help="seconds between checkpoints within an epoch; there is also one at the end of each epoch (at most every"
         " two seconds), and one on SIGTERM or Ctrl-C",
     )
+
+
+def _output(output: argparse._ArgumentGroup) -> None:
     output.add_argument("--run-dir", metavar="DIR", help="folder to write to (default: runs/ and the name of the data)")
     output.add_argument(
         "--resume",
@@ -321,6 +341,13 @@ def _rate(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number; got {text}. Pass e.g. 1e-3.")
+    return value
+
+
+def _penalty(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number, zero or more; got {text}. Pass e.g. 0.4.")
     return value
 
 

@@ -222,8 +222,8 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _options_of_version_0_1(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What its defaults were: prior, guide, the particles of IWAE, and the likelihood where the data chose it."""
-    chosen: dict[str, Any] = {"prior": "normal", "guide": "normal"}
+    """What its defaults were: prior, guide, no ridge, the particles of IWAE, and the likelihood that the data chose."""
+    chosen: dict[str, Any] = {"prior": "normal", "guide": "normal", "ridge": 0.0}
     if options.get("elbo") == "iwae" and options.get("num_particles") is None:
         chosen["num_particles"] = 5
     with suppress(KeyError, TypeError):

@@ -14,6 +14,7 @@ from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.criticism import calibration, checks, latents
 from pyro_vae.criticism.calibration import AmortizationGap, Calibration
 from pyro_vae.criticism.checks import Checks
+from pyro_vae.criticism.checks.tails import RATE_OF_DATA_SETS
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import AuditedLogLikelihood, BoundResult, LogLikelihood, UnreliableWarning
@@ -25,10 +26,9 @@ from pyro_vae.training.history import History
 
 __all__ = ["FEWEST_ROWS", "Diagnosis", "Finding", "diagnose"]
 
-# A true model with an exact guide raises a concern in at most 5 % of data sets, by all tests together: these two, .01
-# for `Calibration.miscalibrated`, and a remainder for the rest, whose bounds are several standard errors wide.
-RATE_OF_DATA_SETS = 0.025  # of the tests of all statistics of the data set together
-RATE_OF_ROWS = 0.01  # of the tests of all statistics of rows together
+# A true model with an exact guide raises a concern in at most 5 % of data sets, by all tests together: .025 and .01 for
+# statistics of data sets and of rows, .01 for `Calibration.miscalibrated`, and a remainder for the rest, whose bounds
+# are several standard errors wide.
 AUDITED_ROWS = 50
 FEWEST_ROWS = 3  # to compare latents of rows, and to have a variance when one is left out
 SMALL_DIFFERENCE = 0.1  # nats per row by which importance sampling may be too low
@@ -225,6 +225,8 @@ def _about_score(score: LogLikelihood, bound: BoundResult, audit: AuditedLogLike
                 "log_likelihood(x) is too low for this model: report audited_log_likelihood(x), and compare models by"
                 f" method='ais'. What helps: {remedies}."
             )
+        elif not audit.is_better:
+            advice = f"By how much both are too low is unknown. What helps: more steps of annealing, {remedies}."
     elif not score.error_holds:
         advice = f"log_likelihood(x) is too low for this model. What helps: more particles, {remedies}."
         if int(torch.as_tensor(score.num_particles).max()) < pareto.MIN_PARTICLES:
@@ -279,8 +281,7 @@ def _about_encoder(sbc: Calibration | None, gap: AmortizationGap | None, joint: 
 def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
     if found is None:
         return []
-    p_values, of_rows = found.adjusted_p_values(), {name: one.of_rows for name, one in found.statistics.items()}
-    worst = [name for name, p in p_values.items() if p <= (RATE_OF_ROWS if of_rows[name] else RATE_OF_DATA_SETS)]
+    worst, of_rows = found.disagreeing, [one.of_rows for one in found.statistics.values()]
     fewest = math.ceil(1 / RATE_OF_DATA_SETS) - 1
     advice = ""
     if worst:
@@ -293,7 +294,7 @@ def _about_checks(found: Checks | None, joint: bool) -> list[Finding]:
         + (
             f" ({found.num_samples} replicates are too few to test statistics of the data set: num_samples must be at"
             f" least {fewest})"
-            if found.num_samples < fewest and not all(of_rows.values())
+            if found.num_samples < fewest and not all(of_rows)
             else ""
         )
         + f"; 90% predictive intervals cover {nominal['coverage']:.1%} +- {nominal['standard error']:.1%}"

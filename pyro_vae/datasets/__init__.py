@@ -98,7 +98,7 @@ def load(
     Example:
         >>> digits = load("digits")
         >>> len(digits.train), digits.event_shape, digits.likelihood, digits.likelihood_options
-        (1257, (1, 8, 8), 'BetaBinomial', {'total_count': 16, 'dispersion': 'per_dimension'})
+        (1257, (1, 8, 8), 'BetaBinomial', {'total_count': 16, 'dispersion': 'predicted'})
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"name must be a name or a path; got {type(name).__name__}. Choose among {list(_DATA_SETS)}.")

@@ -20,5 +20,5 @@ def digits(request: Request) -> Splits:
     data = split_randomly(rows, request.seed, num_valid=180, num_test=360)
     if request.binarize in ("dynamic", "static"):
         return images_as_splits(request, data, peak=16)
-    options = {"total_count": 16, "dispersion": "per_dimension"}
+    options = {"total_count": 16, "dispersion": "predicted"}
     return as_splits(request, data, "BetaBinomial", options, "ink 0..16")

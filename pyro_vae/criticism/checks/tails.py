@@ -21,7 +21,10 @@ from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.random import seeded
 
-__all__ = ["Checks", "StatisticCheck", "check"]
+__all__ = ["RATE_OF_DATA_SETS", "RATE_OF_ROWS", "Checks", "StatisticCheck", "check"]
+
+RATE_OF_DATA_SETS = 0.025  # of the tests of all statistics of the data set together
+RATE_OF_ROWS = 0.01  # of the tests of all statistics of rows together
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,15 @@ class Checks:
             for name, distance in furthest.items():
                 found[name] = (1 + int((of_replicates >= distance[0]).sum())) / (self.num_samples + 1)
         return found
+
+    @property
+    def disagreeing(self) -> list[str]:
+        """Names of the statistics whose `adjusted_p_values` are at most .025, or .01 for statistics of rows.
+
+        If the model is true and was not fitted to these rows, there is one in at most 3.5 % of data sets.
+        """
+        rates = {name: RATE_OF_ROWS if one.of_rows else RATE_OF_DATA_SETS for name, one in self.statistics.items()}
+        return [name for name, p in self.adjusted_p_values().items() if p <= rates[name]]
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the table of statistics, as plain values."""

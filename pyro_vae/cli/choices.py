@@ -1,0 +1,102 @@
+"""What the options of `train` choose by name: the parts of the model, the bound and the optimizer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from pyro_vae import elbos, guides, likelihoods, nets, priors
+from pyro_vae.data.batches import Rows
+from pyro_vae.datasets import Splits
+from pyro_vae.runtime.random import preserved_rng
+from pyro_vae.vae import VAE
+
+__all__ = ["ESTIMATORS", "GUIDES", "LIKELIHOODS", "PRIORS", "estimator", "model", "optimizer"]
+
+ESTIMATORS: dict[str, Callable[..., elbos.Estimator]] = {
+    "elbo": elbos.ELBO,
+    "meanfield": elbos.MeanFieldELBO,
+    "iwae": partial(elbos.IWAE, num_particles=3),  # 5 gain nothing: see docs/design.md
+    "miwae": elbos.MIWAE,
+    "piwae": elbos.PIWAE,
+    "ciwae": elbos.CIWAE,
+    "renyi": elbos.Renyi,
+    "tvo": elbos.TVO,
+    "wake-sleep": elbos.WakeSleep,
+}
+
+PRIORS: dict[str, Callable[[int, tuple[int, ...]], priors.Prior]] = {
+    "normal": lambda latent_dim, event_shape: priors.Normal(latent_dim),
+    "mixture": lambda latent_dim, event_shape: priors.Mixture(latent_dim, num_components=20),
+    "vamp": lambda latent_dim, event_shape: priors.VampPrior(latent_dim, event_shape),
+    "flow": lambda latent_dim, event_shape: priors.Flow(latent_dim),
+}
+GUIDES: dict[str, type[guides.Guide]] = {
+    "normal": guides.Normal,
+    "full-normal": guides.MultivariateNormal,
+    "student-t": guides.StudentT,
+}
+LIKELIHOODS = {
+    "bernoulli": "Bernoulli",
+    "binomial": "Binomial",
+    "beta-binomial": "BetaBinomial",
+    "normal": "Normal",
+}  # of `--likelihood`
+
+
+def model(options: argparse.Namespace, splits: Splits) -> VAE:
+    """The model that the options of `train` choose for the data."""
+    hidden = tuple(options.hidden)
+    encoder, decoder = (
+        (nets.MLP(hidden), nets.MLP(hidden[::-1], dropout=options.dropout))
+        if options.net == "mlp"
+        else (nets.Conv(hidden=hidden), nets.Conv(hidden=hidden[::-1]))
+    )
+    return VAE(
+        likelihood=_likelihood(options.likelihood, splits),
+        prior=PRIORS[options.prior](options.latent_dim, splits.event_shape),
+        guide=GUIDES[options.guide](),
+        encoder=encoder,
+        decoder=decoder,
+        seed=options.seed,
+    )
+
+
+def _likelihood(choice: str, splits: Splits) -> likelihoods.Likelihood:
+    """The likelihood that was chosen; if it is the one that the data suggest, with the arguments they suggest too."""
+    name = splits.likelihood if choice == "auto" else LIKELIHOODS[choice]
+    arguments: dict[str, Any] = {}
+    if name == splits.likelihood:
+        arguments = splits.likelihood_options
+    elif name in ("Binomial", "BetaBinomial"):
+        arguments = {"total_count": max(1, _largest(splits))}
+    return getattr(likelihoods, name)(splits.event_shape, **arguments)  # type: ignore[no-any-return]
+
+
+def _largest(splits: Splits) -> int:
+    """The largest cell of the training, validation and test rows, rounded down to an integer."""
+    with preserved_rng():
+        return int(max(_largest_of(rows) for rows in (splits.train, splits.valid, splits.test)))
+
+
+def _largest_of(rows: Rows) -> float:
+    size = rows.rows_at_once()
+    pieces = (rows.take(slice(start, start + size))["x"] for start in range(0, len(rows), size))
+    return max(float(piece.max()) for piece in pieces)
+
+
+def estimator(options: argparse.Namespace) -> elbos.Estimator:
+    """The bound that `--elbo`, with its particles and gradient, trains with."""
+    given = {"num_particles": options.num_particles, "gradient": options.gradient}
+    return ESTIMATORS[options.elbo](**{name: value for name, value in given.items() if value is not None})
+
+
+def optimizer(options: argparse.Namespace, num_rows: int) -> Callable[..., torch.optim.Optimizer] | None:
+    """Adam; the ridge penalty is on the sum over all rows, while gradients are means over rows."""
+    if options.ridge == 0:
+        return None
+    return partial(torch.optim.Adam, weight_decay=options.ridge / num_rows, fused=True)
