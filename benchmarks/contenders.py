@@ -22,6 +22,7 @@ import pyro_vae as pv
 from pyro_vae.data.batches import Batches
 from pyro_vae.parts import as_scale
 from pyro_vae.runtime.isolation import isolated
+from pyro_vae.runtime.precision import has_bfloat16
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import seeded
 from pyro_vae.training import first_batch
@@ -145,17 +146,17 @@ class Case:
 # The contenders: functions from a case to a function that takes steps
 
 
-def eager_step(case: Case) -> EagerStep:
+def eager_step(case: Case, precision: str = "float32") -> EagerStep:
     model = case.model()
     estimator = pv.elbos.ELBO() if case.particles == 1 else pv.elbos.IWAE(num_particles=case.particles)
     batches = Batches(case.data, like=model.like, batch_size=case.batch)
     x = batches.read(batches.first())["x"]
     first_batch.check_gradients(model, estimator, x, num_rows=ROWS)  # as `fit` does: it counts the plates
-    return EagerStep(model, estimator, prepare_state(model, None, None).optimizer, batches)
+    return EagerStep(model, estimator, prepare_state(model, None, None).optimizer, batches, precision=precision)
 
 
-def compiled_step(case: Case) -> CompiledStep:
-    eager = eager_step(case)
+def compiled_step(case: Case, precision: str = "float32") -> CompiledStep:
+    eager = eager_step(case, precision)
     return CompiledStep(eager, eager.batches.first(), num_threads=choose_num_threads(eager))
 
 
@@ -312,6 +313,9 @@ def linear_layers(net: nn.Module) -> list[nn.Linear]:
 OURS = "ours, compiled"
 CONTENDERS: dict[str, Callable[[Case], Run] | None] = {
     OURS: lambda case: ours(case, compiled_step(case)),
+    "ours, compiled, bf16-mixed": (
+        (lambda case: ours(case, compiled_step(case, "bf16-mixed"))) if has_bfloat16(torch.device("cpu")) else None
+    ),
     "ours, uncompiled": lambda case: ours(case, eager_step(case)),
     "pyro.infer.SVI": plain_pyro,
     "PyTorch by hand, uncompiled": partial(by_hand, compiled=False),
@@ -326,8 +330,8 @@ CASES = {
     "a": Case("64-64-20, batch 32", partial(dense, 64, (64,), 20), (64,), 32, 800, ALL),
     "b": Case("784-400-20, batch 128", partial(dense, 784, (400,), 20), (784,), 128, 200, ALL),
     "c": Case("784-400-20, batch 512", partial(dense, 784, (400,), 20), (784,), 512, 60, ALL),
-    "d": Case("Conv, batch 128", partial(vae, (1, 28, 28), CONV, CONV, 20), (1, 28, 28), 128, 50, ALL[:5]),
-    "e": Case("IWAE-50, 784-200-200-50, batch 20", TANH, (784,), 20, 50, (*ALL[:6], "floor"), particles=50),
-    "f": Case("two stochastic layers, batch 128", TwoLayers, (784,), 128, 150, ALL[:3]),
-    "g": Case("own program, 10 columns, batch 64", ItemResponse, (10,), 64, 500, ALL[:3]),
+    "d": Case("Conv, batch 128", partial(vae, (1, 28, 28), CONV, CONV, 20), (1, 28, 28), 128, 50, ALL[:6]),
+    "e": Case("IWAE-50, 784-200-200-50, batch 20", TANH, (784,), 20, 50, (*ALL[:7], "floor"), particles=50),
+    "f": Case("two stochastic layers, batch 128", TwoLayers, (784,), 128, 150, (OURS, *ALL[2:4])),
+    "g": Case("own program, 10 columns, batch 64", ItemResponse, (10,), 64, 500, (OURS, *ALL[2:4])),
 }

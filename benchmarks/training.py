@@ -8,7 +8,8 @@ A step is everything from the data in memory to the new parameters: the batch, d
 and Adam's update. All contenders of a case are built and warmed up; then each takes the same number of steps in every
 round, in alternating order. Ratios are formed within rounds; reported are the median and the range over rounds.
 
-- ours: the steps of `vae.fit` with `compile=True` and `False`, checks for finite numbers included.
+- ours: the steps of `vae.fit` with `compile=True` and `False`, checks for finite numbers included; where the processor
+  has instructions for bfloat16, with `precision="bf16-mixed"` too.
 - pyro.infer.SVI: the same programs with Pyro's defaults; the loss is `Trace_ELBO` or, for IWAE, `RenyiELBO(alpha=0)`.
 - PyTorch by hand: the same nets and Monte Carlo loss with fused Adam, uncompiled and under `torch.compile`.
 - NumPyro: the same programs; the steps of a round are one compiled loop, as in NumPyro's own VAE example.

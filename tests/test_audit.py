@@ -101,6 +101,23 @@ def test_annealing_corrects_to_the_exact_evidence() -> None:
     assert "is 0." in str(found) or "is -0." in str(found)
 
 
+def test_a_method_that_is_lower_does_not_lower_the_mean() -> None:
+    cheap = estimates([-4.0, -5.0, -6.0], 0.3)
+    found = AuditedLogLikelihood(cheap, estimates([-6.0, -6.5], 0.1), torch.tensor([0, 1]))
+    assert found.difference().estimate == -1.75 and found.difference().monte_carlo_error == pytest.approx(
+        math.sqrt((1 - 2 / 3) * 0.125 / 2 + 0.01 / 3)
+    )
+    assert not found.is_better and found.mean() == cheap.mean() and found.mean("bits") == cheap.mean("bits")
+    noisy = AuditedLogLikelihood(cheap, estimates([-6.0, -5.5], 2.0), torch.tensor([0, 1]))
+    assert noisy.is_better and noisy.mean().estimate == pytest.approx(-5.0 - 1.25)
+    model = LinearGaussian(3, 2)  # whose guide is exact, so that importance sampling is
+    x, poor = model.sample(200, seed=0), pv.evaluation.AIS(2, 1, start="prior", num_chains=4)
+    with pytest.warns(pv.evaluation.UnreliableWarning, match="ais is .* lower than importance .* Take more steps"):
+        exact = model.audited_log_likelihood(x, num_rows=200, method=poor, seed=0)
+    assert exact.mean().estimate == pytest.approx(model.log_evidence(x).mean().item())
+    assert str(exact).endswith("so that importance counts")
+
+
 def test_a_seed_repeats_the_rows_and_the_numbers_and_the_number_of_rows_may_be_given() -> None:
     model = LinearGaussian(3, 2, width=1.5)
     x = model.sample(80, seed=0)

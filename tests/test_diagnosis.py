@@ -15,6 +15,8 @@ from exact import Discrete, GlobalMean, LinearGaussian
 from test_calibration import MeanField, correlated
 
 import pyro_vae as pv
+from pyro_vae.criticism import diagnosis
+from pyro_vae.evaluation import UnreliableWarning
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -67,6 +69,16 @@ def test_flagged_rows_are_a_concern_where_annealing_shows_that_the_number_is_too
     found = pv.diagnose(nearly, x, verbose=False)
     assert found.audit is not None and found.audit.difference().estimate < 0.1
     assert found.findings[0].about == "evidence" and found.findings[0] not in found.concerns
+
+
+def test_where_annealing_is_lower_still_the_report_says_that_neither_is_known_to_be_near() -> None:
+    model, poor = LinearGaussian(event=8, latent=5, width=0.4), pv.evaluation.AIS(2, 1, start="prior", num_chains=4)
+    x = model.draw(100)
+    score = model.log_likelihood(x, num_particles=1000, seed=0)
+    with pytest.warns(UnreliableWarning, match="lower than importance"):
+        audit = model.audited_log_likelihood(x, num_rows=50, method=poor, seed=0)
+    finding = diagnosis._about_score(score, model.elbo(x, seed=0), audit)
+    assert "nats higher than annealing" in finding.found and finding.advice.startswith("By how much both are too low")
 
 
 @pytest.mark.parametrize("rows", [1, 2])

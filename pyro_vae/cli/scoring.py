@@ -72,6 +72,7 @@ class Scoring:
             "rows": len(found.index),
             "particles": found.better.num_particles,
             "difference": finite(found.difference().estimate),
+            "is_better": found.is_better,
         }
         likelihood = {"method": "audited", "rows": len(rows), **_weights(found.cheap), "audit": audit}
         likelihood["importance"] = as_numbers(found.cheap.mean())
@@ -125,10 +126,11 @@ def _about_audit(likelihood: dict[str, Any]) -> list[str]:
     alone, difference = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}", float(audit["difference"])
     rows = likelihood["rows"]
     moved = f"{abs(difference):.3f} nats {'higher' if difference >= 0 else 'lower'}"
+    counts = "" if audit["is_better"] else ", so that importance sampling alone counts"
     return [
         f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}, which alone gives {alone}; corrected by"
         f" {METHODS[audit['method']]}, {audit['particles']:,} chains for each row, on {audit['rows']:,} of"
-        f" {rows:,} rows, chosen at random: it is {moved} there."
+        f" {rows:,} rows, chosen at random: it is {moved} there{counts}."
         + (" So few rows make the Monte Carlo error uncertain." if audit["rows"] < min(FEW_ROWS, rows) else ""),
         "What annealing misses is left, so that the result is a lower bound. On"
         f" {sandwich['rows']} rows drawn from the model, whose posteriors have a known draw, it misses at most"
