@@ -91,7 +91,7 @@ def binary(name: str, seed: int, options: argparse.Namespace) -> Results:
     low, count = result.difference(), sum(parameter.numel() for parameter in vae.parameters())
     minutes = f"{minutes} + {(time.perf_counter() - start) / 60:.1f}"
     cells = f"{low.estimate:.2f} +- {low.monte_carlo_error:.2f} | {count:,} | {minutes}"
-    return [(name, result.cheap.estimate.cpu() + (low.estimate if result.is_better else 0.0), cells)]
+    return [(name, result.cheap.estimate.cpu() + (low.estimate if result.corrects else 0.0), cells)]
 
 
 def grey(name: str, seed: int, options: argparse.Namespace) -> Results:

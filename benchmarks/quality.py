@@ -61,7 +61,8 @@ def _log_joint(x: Tensor, probs: Tensor, weights: Tensor, total: int) -> Tensor:
 
 
 def report(name: str, vae: AuditedLogLikelihood, other_name: str, other: Tensor) -> None:
-    difference = vae.better.estimate - other[vae.index]
+    scores = vae.better.estimate if vae.corrects else vae.cheap.estimate[vae.index]
+    difference = scores - other[vae.index]
     paired = float(difference.std() / len(difference) ** 0.5)
     print(f"{name:34s} {vae.mean()} nats per row; importance sampling alone: {vae.cheap.mean().estimate:.2f}")
     print(f"{other_name:34s} {float(other.mean()):9.2f}")

@@ -30,9 +30,9 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
     - "bottom_up" (Burda et al.): q(z_1 | x), then q(z_{l+1} | z_l), each with a net of its own. It trains fast.
     - "top_down" (ladder): a deterministic path leads upward, and the latents are drawn from the top down. q of a layer
       has a density proportional to the product of two normals: one from the path, and the model's p(z_l | z_{l+1}).
-      Guide and model share the nets from layer to layer downward. It needs a KL warm-up over most of the training: with
-      a short one the upper layers stay empty, and a VAE with one layer is better. Annealing moves badly between its
-      layers: compare such models by importance sampling, with many draws.
+      Guide and model share the nets from layer to layer downward. Warm the KL up over most of the training: on MNIST
+      the upper layer held next to nothing otherwise, and a VAE with one layer was better. Annealing came out below
+      importance sampling there: look at both.
 
     Args:
         likelihood: p(x | z_1), with the event shape of one row.

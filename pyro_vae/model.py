@@ -289,7 +289,8 @@ class LatentVariableModel(ProgramPair):
         A better method scores a random sample of the rows. Its mean difference from importance sampling corrects the
         mean over all rows, and the spread of the differences gives the error. That error is to be relied on where
         importance sampling alone is not; what the better method misses is left, and the result is a lower bound. Where
-        the better method is clearly lower, importance sampling counts, and a warning (`UnreliableWarning`) says so.
+        the better method is clearly lower, importance sampling counts, with its own error, and a warning
+        (`UnreliableWarning`) says so.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.

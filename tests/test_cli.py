@@ -208,11 +208,38 @@ def test_the_sentences_about_an_audit_hold_for_either_sign(
         "rows": 9,
         "particles": 1,
         "importance": {"estimate": -3.0, "kind": "lower bound"},
-        "audit": {"method": "ais", "particles": 32, "rows": 4, "difference": scoring.finite(difference)},
+        "audit": {
+            "method": "ais",
+            "particles": 32,
+            "rows": 4,
+            "difference": scoring.finite(difference),
+            "corrects": True,
+        },
         "sandwich": {"rows": 4, "gap": {"estimate": scoring.finite(gap), "sampling_error": error}},
     }
     lines = "\n".join(scoring._about_audit(likelihood))
     assert all(text in lines for text in (*texts, "1 draw from the guide for each row"))
+
+
+def test_where_annealing_is_clearly_lower_the_report_says_that_nothing_is_corrected() -> None:
+    audit = {"method": "ais", "particles": 32, "rows": 4, "difference": -1.2, "corrects": False}
+    likelihood = {
+        "method": "audited",
+        "rows": 9,
+        "particles": 1000,
+        "unreliable_rows": 8,
+        "unknown_khat_rows": 0,
+        "khat_threshold": 0.67,
+        "flagged_share": 8 / 9,
+        "median_ess": 20.0,
+        "importance": {"estimate": -3.0, "kind": "lower bound"},
+        "audit": audit,
+        "sandwich": {"rows": 4, "gap": {"estimate": 1.0, "sampling_error": 0.1}},
+    }
+    numbers = {"rows": 9, "likelihood": likelihood, "log_likelihood": {"error_holds": False}}
+    lines = "\n".join(scoring.about(numbers))
+    assert "is 1.200 nats lower there, since its chains move too little, and corrects nothing" in lines
+    assert "misses" not in lines and "89% of the rows are flagged" in lines and "none is printed" in lines
 
 
 def test_a_small_effective_sample_size_and_a_k_hat_that_is_not_computed_are_pointed_out(

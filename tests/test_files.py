@@ -194,10 +194,11 @@ def test_a_config_file_with_impossible_values_is_refused(tmp_path: Path) -> None
         ("Binomial", {"likelihood": "auto"}, ("normal", "binomial", 0.0)),
         ("Bernoulli", {"likelihood": "auto"}, ("normal", "auto", 0.0)),
         ("Binomial", {"likelihood": "normal"}, ("normal", "normal", 0.0)),
+        ("BetaBinomial", {"likelihood": "auto", "prior": "flow"}, ("flow", "auto", 0.0)),
         ("BetaBinomial", {"likelihood": "auto", "prior": "flow", "ridge": 0.4}, ("flow", "auto", 0.4)),
     ],
 )
-def test_runs_of_version_0_1_keep_the_defaults_that_they_had(
+def test_runs_of_earlier_versions_keep_the_defaults_that_they_had(
     tmp_path: Path, likelihood: str, options: dict[str, Any], expected: tuple[str, str, float]
 ) -> None:
     """The digits suggested a binomial likelihood then, and a beta-binomial one since."""

@@ -1,7 +1,8 @@
 """The command line: train a model, evaluate it, draw from it.
 
-`options` parses the arguments, `commands` has one function for each command, `runs` reads and writes run folders,
-`results` computes the numbers of a run and `pictures` draws its figures. To add a command, write its function in
+`options` parses the arguments, `commands` has one function for each command, `choices` makes what the options of
+`train` choose, `runs` reads and writes run folders, `results` computes the numbers of a run, `scoring` its
+log-likelihood, and `pictures` draws its figures. To add a command, write its function in
 `commands` and its parser in `options`.
 """
 

@@ -96,7 +96,7 @@ def estimator(options: argparse.Namespace) -> elbos.Estimator:
 
 
 def optimizer(options: argparse.Namespace, num_rows: int) -> Callable[..., torch.optim.Optimizer] | None:
-    """Adam; the ridge penalty is on the sum over all rows, while gradients are means over rows."""
+    """Adam with the ridge penalty, which is on the sum over all rows, as gradients are means; None for `fit`'s own."""
     if options.ridge == 0:
         return None
     return partial(torch.optim.Adam, weight_decay=options.ridge / num_rows, fused=True)

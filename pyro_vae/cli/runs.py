@@ -216,14 +216,15 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     plain = all(text is None or isinstance(text, str) for text in texts) and isinstance(seed, int | None)
     if not plain or not all(map(_is_option, options.values())) or {"command", "resume"} & options.keys():
         raise ValueError(f"{folder} must hold the options of a run; got a config.json with other values. Train again.")
+    options = {"ridge": 0.0} | options
     if "prior" not in options:
         options = options | _options_of_version_0_1(config, options)
     return options | about_data | {"binarize": about_data["binarize"] or "auto", "data": source, "seed": seed}
 
 
 def _options_of_version_0_1(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What its defaults were: prior, guide, no ridge, the particles of IWAE, and the likelihood that the data chose."""
-    chosen: dict[str, Any] = {"prior": "normal", "guide": "normal", "ridge": 0.0}
+    """What its defaults were: prior, guide, the particles of IWAE, and the likelihood where the data chose it."""
+    chosen: dict[str, Any] = {"prior": "normal", "guide": "normal"}
     if options.get("elbo") == "iwae" and options.get("num_particles") is None:
         chosen["num_particles"] = 5
     with suppress(KeyError, TypeError):

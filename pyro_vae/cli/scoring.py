@@ -64,15 +64,17 @@ class Scoring:
 
     def _audited(self, vae: VAE, rows: Rows, seed: int) -> dict[str, Any]:
         draws = self.num_particles or min(1000, max(100, DRAWS // len(rows)))
-        found = vae.audited_log_likelihood(
-            rows, num_particles=draws, num_rows=self.num_rows, method=ANNEALING, seed=seed
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableWarning)  # the printed report says it
+            found = vae.audited_log_likelihood(
+                rows, num_particles=draws, num_rows=self.num_rows, method=ANNEALING, seed=seed
+            )
         audit = {
             "method": found.better.method,
             "rows": len(found.index),
             "particles": found.better.num_particles,
             "difference": finite(found.difference().estimate),
-            "is_better": found.is_better,
+            "corrects": found.corrects,
         }
         likelihood = {"method": "audited", "rows": len(rows), **_weights(found.cheap), "audit": audit}
         likelihood["importance"] = as_numbers(found.cheap.mean())
@@ -104,20 +106,26 @@ def about(numbers: dict[str, Any]) -> list[str]:
     """Lines about the log-likelihood: the method, what it may miss, and how its weights behave."""
     likelihood = numbers["likelihood"]
     if likelihood["method"] == "audited":
-        return [*_about_audit(likelihood), *_about_weights(likelihood)]
-    mean, what = numbers["log_likelihood"], METHODS[likelihood["method"]]
+        return [*_about_audit(likelihood), *_about_weights(likelihood), *_about_flags(numbers)]
+    what = METHODS[likelihood["method"]]
     rows, kept = numbers["rows"], likelihood["rows"]
     where = "" if kept == rows else f", on {kept:,} of {rows:,} rows, chosen at random"
     lines = [f"Log-likelihood: {what}, {_draws(likelihood)}{where}; in expectation a lower bound."]
-    lines += _about_weights(likelihood)
-    if not mean["error_holds"]:
-        known = likelihood["unreliable_rows"] - likelihood["unknown_khat_rows"] > SMALL_SHARE * kept
-        flagged = "flagged: the log-likelihood is" if known else "flagged, for want of k-hat: the log-likelihood may be"
-        lines.append(
-            f"{likelihood['flagged_share']:.0%} of the rows are {flagged} too low, by more than a Monte Carlo error"
-            " would say, so none is printed."
-        )
-    return lines
+    return [*lines, *_about_weights(likelihood), *_about_flags(numbers)]
+
+
+def _about_flags(numbers: dict[str, Any]) -> list[str]:
+    """Why there is no Monte Carlo error, where flags are the reason."""
+    likelihood = numbers["likelihood"]
+    corrected = likelihood["method"] == "audited" and likelihood["audit"]["corrects"]
+    if numbers["log_likelihood"]["error_holds"] or corrected:
+        return []
+    known = likelihood["unreliable_rows"] - likelihood["unknown_khat_rows"] > SMALL_SHARE * likelihood["rows"]
+    flagged = "flagged: the log-likelihood is" if known else "flagged, for want of k-hat: the log-likelihood may be"
+    return [
+        f"{likelihood['flagged_share']:.0%} of the rows are {flagged} too low, by more than a Monte Carlo error"
+        " would say, so none is printed."
+    ]
 
 
 def _about_audit(likelihood: dict[str, Any]) -> list[str]:
@@ -125,12 +133,17 @@ def _about_audit(likelihood: dict[str, Any]) -> list[str]:
     gap, cheap = sandwich["gap"], likelihood["importance"]
     alone, difference = f"{SIGNS[cheap['kind']]}{float(cheap['estimate']):.3f}", float(audit["difference"])
     rows = likelihood["rows"]
+    draws = f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}"
+    better = f"{METHODS[audit['method']]}, {audit['particles']:,} chains for each row"
+    where = f"on {audit['rows']:,} of {rows:,} rows, chosen at random"
     moved = f"{abs(difference):.3f} nats {'higher' if difference >= 0 else 'lower'}"
-    counts = "" if audit["is_better"] else ", so that importance sampling alone counts"
+    if not audit["corrects"]:
+        return [
+            f"{draws}; in expectation a lower bound. {better[0].upper()}{better[1:]}, {where}, is {moved} there, since"
+            " its chains move too little, and corrects nothing."
+        ]
     return [
-        f"Log-likelihood: {METHODS['importance']}, {_draws(likelihood)}, which alone gives {alone}; corrected by"
-        f" {METHODS[audit['method']]}, {audit['particles']:,} chains for each row, on {audit['rows']:,} of"
-        f" {rows:,} rows, chosen at random: it is {moved} there{counts}."
+        f"{draws}, which alone gives {alone}; corrected by {better}, {where}: it is {moved} there."
         + (" So few rows make the Monte Carlo error uncertain." if audit["rows"] < min(FEW_ROWS, rows) else ""),
         "What annealing misses is left, so that the result is a lower bound. On"
         f" {sandwich['rows']} rows drawn from the model, whose posteriors have a known draw, it misses at most"

@@ -225,7 +225,7 @@ def _about_score(score: LogLikelihood, bound: BoundResult, audit: AuditedLogLike
                 "log_likelihood(x) is too low for this model: report audited_log_likelihood(x), and compare models by"
                 f" method='ais'. What helps: {remedies}."
             )
-        elif not audit.is_better:
+        elif not audit.corrects:
             advice = f"By how much both are too low is unknown. What helps: more steps of annealing, {remedies}."
     elif not score.error_holds:
         advice = f"log_likelihood(x) is too low for this model. What helps: more particles, {remedies}."
