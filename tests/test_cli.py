@@ -95,6 +95,13 @@ def test_the_ridge_penalty_is_on_the_bound_of_all_training_rows() -> None:
     assert choices.optimizer(options.parser().parse_args(["train", "--ridge", "0"]), len(x)) is None
 
 
+@pytest.mark.parametrize(("cells", "given", "expected"), [(64, [], 12), (65, [], 16), (65, ["--latent-dim", "3"], 3)])
+def test_the_number_of_latents_follows_the_number_of_cells(cells: int, given: list[str], expected: int) -> None:
+    rows = pv.Rows(torch.zeros(2, cells))
+    splits = pv.datasets.Splits("zeros", rows, rows, rows, (cells,), "Normal", {}, "", {})
+    assert choices.model(options.parser().parse_args(["train", *given]), splits).prior.latent_dim == expected
+
+
 def test_summary_json_is_finite_and_its_numbers_agree_with_each_other(trained: Path) -> None:
     summary = read(trained / "summary.json")
     assert all(math.isfinite(number) for number in numbers_in(summary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,11 +47,12 @@ LIKELIHOODS = {
     "beta-binomial": "BetaBinomial",
     "normal": "Normal",
 }  # of `--likelihood`
+SMALL_ROWS = 64  # largest number of cells for which 12 latents are enough, as for the digits; for MNIST they are not
 
 
 def model(options: argparse.Namespace, splits: Splits) -> VAE:
     """The model that the options of `train` choose for the data."""
-    hidden = tuple(options.hidden)
+    hidden, small = tuple(options.hidden), math.prod(splits.event_shape) <= SMALL_ROWS
     encoder, decoder = (
         (nets.MLP(hidden), nets.MLP(hidden[::-1], dropout=options.dropout))
         if options.net == "mlp"
@@ -58,7 +60,7 @@ def model(options: argparse.Namespace, splits: Splits) -> VAE:
     )
     return VAE(
         likelihood=_likelihood(options.likelihood, splits),
-        prior=PRIORS[options.prior](options.latent_dim, splits.event_shape),
+        prior=PRIORS[options.prior](options.latent_dim or (12 if small else 16), splits.event_shape),
         guide=GUIDES[options.guide](),
         encoder=encoder,
         decoder=decoder,

@@ -96,7 +96,12 @@ def _data(data: argparse._ArgumentGroup) -> None:
 
 
 def _model(model: argparse._ArgumentGroup) -> None:
-    model.add_argument("--latent-dim", type=_count, default=12, metavar="D", help="number of latent variables of a row")
+    model.add_argument(
+        "--latent-dim",
+        type=_count,
+        metavar="D",
+        help="number of latent variables of a row (default: 12 for rows of at most 64 cells, else 16)",
+    )
     model.add_argument(
         "--prior",
         choices=tuple(choices.PRIORS),
