@@ -47,18 +47,7 @@ def fitted(arguments: list[str], of_likelihood: dict[str, Any], seed: int) -> tu
     splits = pv.datasets.load(options.data)
     splits = dataclasses.replace(splits, likelihood_options=splits.likelihood_options | of_likelihood)
     vae, start = choices.model(options, splits), time.perf_counter()
-    vae.fit(
-        splits.train,
-        elbo=choices.estimator(options),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        optimizer=choices.optimizer(options, len(splits.train)),
-        valid=splits.valid,
-        patience=options.patience,
-        seed=seed,
-        progress=False,
-    )
+    vae.fit(splits.train, **choices.training(options, splits), progress=False)
     return vae, splits, time.perf_counter() - start
 
 

@@ -79,7 +79,6 @@ def test_train_writes_model_configuration_history_summary_and_pictures(trained: 
 
 def test_the_ridge_penalty_is_on_the_bound_of_all_training_rows() -> None:
     """The mode of the mean of 50 normal cells, normal a priori with variance 1/25, is sum(x) / (50 + 25 s^2)."""
-    chosen = options.parser().parse_args(["train", "--ridge", "25"])
     model = LinearGaussian(1, 1)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -87,12 +86,17 @@ def test_the_ridge_penalty_is_on_the_bound_of_all_training_rows() -> None:
     model.mean_map.zero_()
     model.bias.requires_grad_(True)
     x = 3 + torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    penalized = choices.optimizer(chosen, len(x))
+    rows = pv.Rows(x)
+    splits = pv.datasets.Splits("normal", rows, rows, rows, (1,), "Normal", {}, "", {})
+    penalized, plain = (
+        choices.training(options.parser().parse_args(["train", "--ridge", ridge]), splits)["optimizer"]
+        for ridge in ("25", "0")
+    )
     for rate in (0.1, 1e-3):
         model.fit(x, optimizer=penalized, learning_rate=rate, epochs=200, batch_size=50, seed=0, progress=False)
     mode = x.sum() / (50 + 25 * model.log_scale.mul(2).exp())
     assert float(model.bias.detach()) == pytest.approx(float(mode), rel=1e-5)
-    assert choices.optimizer(options.parser().parse_args(["train", "--ridge", "0"]), len(x)) is None
+    assert plain is None
 
 
 @pytest.mark.parametrize(("cells", "given", "expected"), [(64, [], 12), (65, [], 16), (65, ["--latent-dim", "3"], 3)])

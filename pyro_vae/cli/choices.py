@@ -16,7 +16,7 @@ from pyro_vae.datasets import Splits
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.vae import VAE
 
-__all__ = ["ESTIMATORS", "GUIDES", "LIKELIHOODS", "PRIORS", "estimator", "model", "optimizer"]
+__all__ = ["ESTIMATORS", "GUIDES", "LIKELIHOODS", "PRIORS", "model", "training"]
 
 ESTIMATORS: dict[str, Callable[..., elbos.Estimator]] = {
     "elbo": elbos.ELBO,
@@ -91,14 +91,22 @@ def _largest_of(rows: Rows) -> float:
     return max(float(piece.max()) for piece in pieces)
 
 
-def estimator(options: argparse.Namespace) -> elbos.Estimator:
+def training(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
+    """The arguments of `fit`, by name, that the options of `train` choose: all but where and how the run reports."""
+    names = ("epochs", "batch_size", "learning_rate", "patience", "compile", "precision", "seed", "on_nonfinite")
+    chosen = {name: getattr(options, name) for name in (*names, "checkpoint_every")}
+    optimizer = _optimizer(options.ridge, len(splits.train))
+    return chosen | {"elbo": _estimator(options), "optimizer": optimizer, "valid": splits.valid}
+
+
+def _estimator(options: argparse.Namespace) -> elbos.Estimator:
     """The bound that `--elbo`, with its particles and gradient, trains with."""
     given = {"num_particles": options.num_particles, "gradient": options.gradient}
     return ESTIMATORS[options.elbo](**{name: value for name, value in given.items() if value is not None})
 
 
-def optimizer(options: argparse.Namespace, num_rows: int) -> Callable[..., torch.optim.Optimizer] | None:
+def _optimizer(ridge: float, num_rows: int) -> Callable[..., torch.optim.Optimizer] | None:
     """Adam with the ridge penalty, which is on the sum over all rows, as gradients are means; None for `fit`'s own."""
-    if options.ridge == 0:
+    if ridge == 0:
         return None
-    return partial(torch.optim.Adam, weight_decay=options.ridge / num_rows, fused=True)
+    return partial(torch.optim.Adam, weight_decay=ridge / num_rows, fused=True)

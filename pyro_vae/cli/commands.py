@@ -48,32 +48,21 @@ def _train(options: argparse.Namespace) -> int:
     binarize = None if options.binarize == "auto" else options.binarize
     table = runs.csv_options(vars(options))
     splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize, **table)
-    vae, estimator = choices.model(options, splits), choices.estimator(options)
+    vae, chosen = choices.model(options, splits), choices.training(options, splits)
     start = time.perf_counter()
     with runs.open_for_training(folder, vae, splits, options, resume=resume) if writes else nullcontext():
         history = vae.fit(
             splits.train,
-            elbo=estimator,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            optimizer=choices.optimizer(options, len(splits.train)),
-            valid=splits.valid,
-            patience=options.patience,
-            compile=options.compile,
-            precision=options.precision,
-            seed=options.seed,
+            **chosen,
             callbacks=[] if sys.stderr.isatty() or not writes else [_print_epochs(options.epochs)],
-            on_nonfinite=options.on_nonfinite,
             run_dir=folder,
             resume=resume,
-            checkpoint_every=options.checkpoint_every,
         )
     seconds = time.perf_counter() - start
     if writes:
         runs.write(folder, vae, history, splits, options)
         _print_training_ended(len(history), history.interrupted, len(splits.test))
-    summary = results.summarize(vae, splits, history, options.elbo, estimator, options, seconds)
+    summary = results.summarize(vae, splits, history, options.elbo, chosen["elbo"], options, seconds)
     if writes:
         _finish(folder, vae, splits, history, summary, options)
     return INTERRUPTED if history.interrupted else 0

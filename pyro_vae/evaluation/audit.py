@@ -154,6 +154,7 @@ def _audited(
     seed: int | None,
     fields: tuple[str, ...],
 ) -> AuditedLogLikelihood:
+    """The estimates of both methods, without a warning."""
     positive_number("seconds", seconds)
     largest = len(rows) if num_rows is None else min(len(rows), positive_integer("num_rows", num_rows, 2))
     with seeded(seed, 1):  # which checks the seed, too
