@@ -19,21 +19,31 @@ class Blocks(dist.TorchDistribution):
     Args:
         blocks: distributions with one-dimensional events, in the order of the columns.
         names: names of the blocks, where they have names.
+        columns: names of the columns, where they have names of their own.
     """
 
     arg_constraints: ClassVar = {}
 
     def __init__(
-        self, blocks: Sequence[Any], validate_args: bool | None = None, *, names: Sequence[str] | None = None
+        self,
+        blocks: Sequence[Any],
+        validate_args: bool | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> None:
         self.names = None if names is None else list(names)
+        self.columns = None if columns is None else list(columns)
         self.blocks, self.sizes = list(blocks), [block.event_shape[0] for block in blocks]
         batch_shape = torch.broadcast_shapes(*(block.batch_shape for block in blocks))
         super().__init__(batch_shape, torch.Size((sum(self.sizes),)), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Blocks:
-        blocks = [block.expand(torch.Size(batch_shape)) for block in self.blocks]
-        return Blocks(blocks, validate_args=False, names=self.names)
+        return self.of([block.expand(torch.Size(batch_shape)) for block in self.blocks])
+
+    def of(self, blocks: Sequence[Any]) -> Blocks:
+        """Other blocks with the same names."""
+        return Blocks(blocks, validate_args=False, names=self.names, columns=self.columns)
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> Any:

@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae import distributions
 from pyro_vae.arguments import positive_integer
+from pyro_vae.data.tensors import as_names
 from pyro_vae.likelihoods.base import Likelihood, check_vector
 from pyro_vae.likelihoods.scales import Standardized
 from pyro_vae.parts import as_scale
@@ -136,9 +137,11 @@ class Product(Likelihood):
 
     Args:
         blocks: likelihoods of vectors by name, in the order of the columns.
+        columns: names of all columns; by default those of the blocks, numbered where a block has several columns.
 
     Raises:
-        ValueError: if there is no block, one is not a likelihood of vectors, or one object is given for several.
+        ValueError: if there is no block, one is not a likelihood of vectors, one object is given for several, or there
+            is not one name for each column.
 
     References:
         *Handling Incomplete Heterogeneous Data Using VAEs* (Nazabal et al., 2018), arXiv 1807.03653
@@ -150,7 +153,11 @@ class Product(Likelihood):
         ((3,), tensor([0., 1., 1.]))
     """
 
-    def __init__(self, blocks: Mapping[str, Likelihood] | Sequence[tuple[str, Likelihood]]) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[str, Likelihood] | Sequence[tuple[str, Likelihood]],
+        columns: Sequence[str] | None = None,
+    ) -> None:
         pairs = list(blocks.items() if isinstance(blocks, Mapping) else blocks if isinstance(blocks, Sequence) else ())
         if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
             raise ValueError(f"blocks must be a dictionary of likelihoods; got {blocks!r}. Name at least one.")
@@ -164,6 +171,9 @@ class Product(Likelihood):
         super().__init__(sum(block.event_shape[0] for block in named.values()))
         self.names, self.parts = list(named), nn.ModuleList(named.values())
         sizes = [block.event_shape[0] for block in named.values()]
+        self.columns = None if columns is None else list(as_names(columns, "columns"))
+        if self.columns is not None and len(self.columns) != sum(sizes):
+            raise ValueError(f"columns must be names of {sum(sizes)} columns; got {self.columns}. Give one for each.")
         self.support = constraints.cat([block.support for block in named.values()], -1, sizes)
         self.discrete = all(block.discrete for block in named.values())
 
@@ -180,28 +190,39 @@ class Product(Likelihood):
     def feature_shape(self) -> tuple[int, ...]:
         return (sum(block.feature_shape[0] for _, block in self.blocks),)
 
-    def columns(self, x: Tensor) -> list[tuple[str, Any, Tensor]]:
-        """Names, likelihoods and columns of x."""
+    def split(self, x: Tensor) -> list[tuple[str, Any, Tensor]]:
+        """Names, likelihoods and columns of x by block."""
         split = x.split([block.event_shape[0] for _, block in self.blocks], -1)
         return [(*block, part) for block, part in zip(self.blocks, split, strict=True)]
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         split = outputs.split([block.output_shape[0] for _, block in self.blocks], -1)
         made = [block(part, **batch) for (_, block), part in zip(self.blocks, split, strict=True)]
-        return distributions.Blocks(made, names=self.names)
+        return distributions.Blocks(made, names=self.names, columns=self.columns)
 
     def features(self, x: Tensor) -> Tensor:
-        return torch.cat([block.features(part) for _, block, part in self.columns(x)], -1)
+        return torch.cat([block.features(part) for _, block, part in self.split(x)], -1)
+
+    def feature_pattern(self, observed: Tensor) -> Tensor:
+        return torch.cat([block.feature_pattern(part) for _, block, part in self.split(observed)], -1)
+
+    def sum_features(self, values: Tensor) -> Tensor:
+        split = values.split([block.feature_shape[0] for _, block in self.blocks], -1)
+        return torch.cat([block.sum_features(part) for (_, block), part in zip(self.blocks, split, strict=True)], -1)
 
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
-        for _, block, part in self.columns(x):
+        for _, block, part in self.split(x):
             block.initialize(part, **batch)
 
     def unbounded_at(self, constant: Tensor) -> Tensor:
-        return torch.cat([block.unbounded_at(part) for _, block, part in self.columns(constant)])
+        return torch.cat([block.unbounded_at(part) for _, block, part in self.split(constant)])
 
     def check_columns(self, columns: Sequence[str]) -> None:
         place = 0
+        if self.columns is not None and list(columns) != self.columns and sorted(columns) == sorted(self.columns):
+            raise ValueError(
+                f"columns must come in the order of the likelihood, {self.columns}; got {list(columns)}. Reorder them."
+            )
         for name, block in self.blocks:
             size = block.event_shape[0]
             if size == 1 and name in columns and columns.index(name) != place:
@@ -213,14 +234,14 @@ class Product(Likelihood):
 
     def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
         blocks = [block for _, block in self.blocks]
-        columns = [None] * len(blocks) if x is None else [part for _, _, part in self.columns(x)]
+        columns = [None] * len(blocks) if x is None else [part for _, _, part in self.split(x)]
         for block, part in zip(blocks, columns, strict=True):
             block.check_fields(part, fields, first_row)
 
     def check(self, x: Tensor, first_row: int = 0) -> None:
         if tuple(x.shape[1:]) != self.event_shape:
             super().check(x, first_row)
-        for name, block, part in self.columns(x):
+        for name, block, part in self.split(x):
             try:
                 block.check(part, first_row)
             except ValueError as error:
