@@ -7,10 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_EFFECTIVE", "MIN_PARTICLES", "flagged", "smooth", "threshold"]
+__all__ = ["MIN_EFFECTIVE", "MIN_PARTICLES", "UnreliableWarning", "flagged", "smooth", "threshold"]
 
 MIN_PARTICLES = 25  # with fewer, the tail has less than five weights
 MIN_EFFECTIVE = 100  # a k-hat above its threshold counts against a row only if it has fewer effective draws than these
+
+
+class UnreliableWarning(UserWarning):
+    """Warns that an estimate which is returned is not reliable."""
 
 
 def smooth(log_w: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Draws and means of data and latents, in `draws` and `means`; `sites` tells data and latents of a program apart."""
 
 from pyro_vae.predictive.draws import (
+    Candidates,
+    draw_candidates,
     one_site,
     posterior_draws,
     posterior_predictive,
@@ -16,8 +18,10 @@ from pyro_vae.predictive.means import decode, encode, reconstruct
 from pyro_vae.predictive.sites import check_latent
 
 __all__ = [
+    "Candidates",
     "check_latent",
     "decode",
+    "draw_candidates",
     "encode",
     "one_site",
     "posterior_draws",

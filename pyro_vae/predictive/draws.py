@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyro_vae.inference import chunks, pareto
 from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import FixLatents, any_site_outside_rows, particles, plate_nesting, row_dims
+from pyro_vae.inference.weights import LogWeights, Site
 from pyro_vae.predictive.memory import check_memory
 from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
@@ -26,6 +28,8 @@ from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import PREDICTIVE, preserved_rng
 
 __all__ = [
+    "Candidates",
+    "draw_candidates",
     "one_site",
     "posterior_draws",
     "posterior_predictive",
@@ -178,7 +182,7 @@ def posterior_draws(
         parts = []
         for batch in row_chunks(model, rows, num_candidates or num_samples, fields, structure=structure):
             if num_candidates is not None:
-                parts.append(_resampled(model, batch, num_samples, num_candidates))
+                parts.append(draw_candidates(model, batch, num_candidates).resample(num_samples))
                 continue
             drawn = [_guide_draws(model, batch, count) for count in particle_counts(batch, num_samples)]
             parts.append({name: torch.cat([part[name] for part in drawn]) for name in drawn[0]})
@@ -241,7 +245,7 @@ def _write_in_chunks(
     """Replicated data, or their quantiles: each chunk of rows and samples is written into the result when drawn."""
     start = 0
     for batch in row_chunks(model, rows, num_samples if num_candidates is None else num_candidates, fields):
-        chosen = None if num_candidates is None else _resampled(model, batch, num_samples, num_candidates)
+        chosen = None if num_candidates is None else draw_candidates(model, batch, num_candidates).resample(num_samples)
         done, kept = 0, []
         for count in particle_counts(batch, num_samples):
             latents = chosen and {name: value[done : done + count] for name, value in chosen.items()}
@@ -359,17 +363,44 @@ def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> La
     return values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
 
 
-def _resampled(model: ProgramPair, batch: dict[str, Tensor], count: int, candidates: int) -> Latents:
-    """`count` draws from the posterior, resampled from `candidates` draws of the guide by their smoothed weights."""
-    records = [chunk_weights(model, batch, part) for part in particle_counts(batch, candidates)]
-    log_w = torch.cat([record.log_w for record in records])
-    weights = pareto.smooth(log_w)[0].double().softmax(0)  # (candidates, B)
-    chosen = torch.multinomial(weights.T, count, replacement=True).T  # (count, B)
-    values = {}
-    for name, site in records[0].latent.items():
-        value = torch.cat([record.latent[name].value for record in records])
-        values[name] = torch.take_along_dim(value, site.broadcast_to_value(chosen), 0)
-    return values
+@dataclass(frozen=True)
+class Candidates:
+    """Draws from the guide with the smoothed weights by which they stand for draws from the posterior.
+
+    Attributes:
+        sites: the latent sites, each with K draws for every row.
+        weights: (K, B), of sum 1 over the draws.
+        khat: Pareto k-hat of each row, (B,).
+    """
+
+    sites: dict[str, Site]
+    weights: Tensor
+    khat: Tensor
+
+    @property
+    def latents(self) -> Latents:
+        """All draws, by site."""
+        return {name: site.value for name, site in self.sites.items()}
+
+    @property
+    def ess(self) -> Tensor:
+        """How many draws of equal weight the weighted draws are worth, (B,)."""
+        return 1 / self.weights.square().sum(0)
+
+    def resample(self, count: int) -> Latents:
+        """`count` draws from the posterior."""
+        chosen = torch.multinomial(self.weights.T, count, replacement=True).T  # (count, B)
+        return {
+            name: torch.take_along_dim(site.value, site.broadcast_to_value(chosen), 0)
+            for name, site in self.sites.items()
+        }
+
+
+def draw_candidates(model: ProgramPair, batch: dict[str, Tensor], count: int) -> Candidates:
+    """`count` draws from the guide for each row of a batch, with their weights."""
+    record = LogWeights.joined([chunk_weights(model, batch, part) for part in particle_counts(batch, count)])
+    smoothed, khat = pareto.smooth(record.log_w)
+    return Candidates(record.latent, smoothed.double().softmax(0), khat)
 
 
 def replicate(
