@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyro_vae import bounds, datasets, elbos, evaluation, guides, likelihoods, nets, priors, schedules
+from pyro_vae import bounds, datasets, elbos, evaluation, guides, likelihoods, missing, nets, priors, schedules, tables
 from pyro_vae.criticism import calibration, checks, disentanglement, latents, statistics
 from pyro_vae.criticism.arviz import Draws, draws
 from pyro_vae.criticism.checks import check
@@ -10,10 +10,12 @@ from pyro_vae.criticism.comparison import Comparison, compare
 from pyro_vae.criticism.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.hierarchical import HierarchicalVAE
+from pyro_vae.imputation import Imputations, Pooled, pool
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime import processes
+from pyro_vae.tables import Table
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
@@ -29,9 +31,12 @@ __all__ = [
     "Finding",
     "HierarchicalVAE",
     "History",
+    "Imputations",
     "LatentVariableModel",
     "LogWeights",
+    "Pooled",
     "Rows",
+    "Table",
     "bounds",
     "calibration",
     "check",
@@ -48,12 +53,15 @@ __all__ = [
     "likelihoods",
     "load",
     "log_weights",
+    "missing",
     "nets",
     "plots",
+    "pool",
     "priors",
     "processes",
     "schedules",
     "statistics",
+    "tables",
 ]
 
 

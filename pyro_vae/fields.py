@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 __all__ = [
+    "OBSERVED",
     "RESERVED",
     "ROW_WEIGHTS",
     "Field",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 ROW_WEIGHTS = "row_weights"  # the field that `fit` itself reads
+OBSERVED = "observed"  # which cells of x are not missing, (rows, *E): made from x where the data do not bring it
 RESERVED = ("x", "rows", "self", "posterior")  # names of arguments of programs and parts that are not fields
 
 
@@ -124,21 +126,30 @@ class Schema:
     Attributes:
         columns: names of the columns of x; None where no data had names.
         fields: names of the fields that were used; None where the model was never fitted, or by an earlier version.
+        table: the kinds of the columns of a table, as JSON values; None where the data were no table.
     """
 
     columns: tuple[str, ...] | None = None
     fields: tuple[str, ...] | None = None
+    table: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, saved: Any) -> Schema:
         """The schema in a saved description; an empty one where the description has none."""
         saved = saved if isinstance(saved, dict) else {}
-        return cls(_names_or_none(saved.get("columns")), _names_or_none(saved.get("fields")))
+        table = saved.get("table")
+        return cls(
+            _names_or_none(saved.get("columns")),
+            _names_or_none(saved.get("fields")),
+            table if isinstance(table, dict) else None,
+        )
 
-    def after_fit(self, columns: Sequence[str] | None, fields: Sequence[str]) -> Schema:
-        """This schema with the names of data of a `fit`: the first names of columns stay."""
+    def after_fit(
+        self, columns: Sequence[str] | None, fields: Sequence[str], table: dict[str, Any] | None = None
+    ) -> Schema:
+        """This schema with the names of data of a `fit`: the first names of columns, and the first table, stay."""
         kept = self.columns if self.columns is not None or columns is None else tuple(columns)
-        return Schema(kept, tuple(dict.fromkeys((*(self.fields or ()), *fields))))
+        return Schema(kept, tuple(dict.fromkeys((*(self.fields or ()), *fields))), self.table or table)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise a ValueError if columns of these names are not those of `fit` in the same order."""
@@ -202,6 +213,8 @@ def choose_fields(
         if name not in known:
             raise ValueError(_unread(name, readable))
     used |= dict.fromkeys(name for name in stored if name in known)
+    if OBSERVED in readable:
+        used[OBSERVED] = None
     for name, field in readable.items():
         if field.required and name not in used:
             raise ValueError(

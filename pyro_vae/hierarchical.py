@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae import likelihoods, nets, priors
 from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.inference.programs import num_rows
+from pyro_vae.missing.base import Missing, default_encoder, prepare_missing
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.parts import AsksParts, as_scale, support_name, support_of
 from pyro_vae.runtime.isolation import isolated
@@ -43,6 +44,7 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         decoder: a recipe for the net that gives the likelihood's parameters.
         between: a recipe for the nets from layer to layer, upward and downward.
         width: number of features in each layer of the path upward; for "top_down" only.
+        missing: what is assumed about missing cells; see `VAE`.
         seed: seed of the initial parameters; by default they are drawn from the global random state.
 
     Raises:
@@ -72,6 +74,7 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         decoder: nets.Recipe | None = None,
         between: nets.Recipe | None = None,
         width: int = 256,
+        missing: Missing | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -90,9 +93,14 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         _check_real(self.prior)
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.likelihood.check_support()
+        self.missing = prepare_missing(missing, likelihood)
+        if self.missing is not None and self.missing.site is not None:
+            raise NotImplementedError(
+                f"missing must be AtRandom for several layers; got {type(missing).__name__}. Use a VAE with one."
+            )
         self.inference, self.width = inference, positive_integer("width", width)
         self.nets = {
-            "encoder": nets.MLP() if encoder is None else encoder,
+            "encoder": default_encoder(missing) if encoder is None else encoder,
             "decoder": nets.MLP() if decoder is None else decoder,
             "between": nets.MLP((64,)) if between is None else between,
         }
@@ -112,19 +120,22 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         return nets.build(self.nets[role], in_shape, out_shape, role)
 
     def made_of(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in ("likelihood", "latent_dims", "prior", "inference", "width")}
-        return parts | self.nets
+        names = ("likelihood", "latent_dims", "prior", "inference", "width", "missing")
+        return {name: getattr(self, name) for name in names} | self.nets
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
-        x = x if x is None else x.to(self.like.dtype)
+        observed = None
+        if x is not None:
+            x, observed, batch = self.split_missing(x.to(self.like.dtype), batch)
         with pyro.plate(self.row_plate, num_rows(x, rows)):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior(**batch))
             for layer in reversed(range(len(self.down))):
                 z = pyro.sample(f"z{layer + 1}", _normal(*_moments(self.down[layer](z))))
-            return pyro.sample("x", self.likelihood(self.decoder(z), **batch), obs=x)
+            return self.sample_row(self.likelihood(self.decoder(z), **batch), x, observed)
 
     def guide(self, x: Tensor, **batch: Tensor) -> None:
-        features = self.encoder(self.likelihood.features(x.to(self.like.dtype)))
+        x, observed, _ = self.split_missing(x.to(self.like.dtype), batch)
+        features = self.encoder_output(x, observed)
         with pyro.plate(self.row_plate, x.shape[0]):
             (self._bottom_up if self.inference == "bottom_up" else self._top_down)(features)
 

@@ -12,7 +12,7 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
-from pyro_vae import evaluation, predictive
+from pyro_vae import evaluation, imputation, predictive
 from pyro_vae.data.batches import Rows, as_rows
 from pyro_vae.data.loaders import names_of_columns, read_whole
 from pyro_vae.evaluation import annealing, audit, bound, likelihood
@@ -20,6 +20,8 @@ from pyro_vae.fields import choose_fields, split_fields
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
+from pyro_vae.tables import TableSchema
+from pyro_vae.tables.table import matching
 from pyro_vae.training import fitting
 from pyro_vae.training.history import History
 from pyro_vae.training.options import Callback, FitOptions
@@ -92,6 +94,11 @@ class LatentVariableModel(ProgramPair):
         """The table of all epochs so far."""
         return History() if self.training_state is None else self.training_state.history
 
+    @property
+    def table_schema(self) -> TableSchema | None:
+        """The columns of the table that the model was made for or trained on; None where there was none."""
+        return None if self.schema.table is None else TableSchema.from_plain(self.schema.table)
+
     def read_rows(self, x: Any, fields: dict[str, Any]) -> tuple[Rows, tuple[str, ...]]:
         """The rows of `x`, checked, and the names of the fields that the programs receive.
 
@@ -107,7 +114,7 @@ class LatentVariableModel(ProgramPair):
         names, given = split_fields(fields)
         readable = self.fields
         with preserved_rng():  # a random transform draws numbers here, too
-            read = as_rows(x, names, readable=(*readable, *(self.schema.fields or ())))
+            read = as_rows(matching(x, self.schema.table), names, readable=(*readable, *(self.schema.fields or ())))
             columns = names_of_columns(read)
             if columns is not None:
                 self.check_columns(columns)
@@ -116,8 +123,7 @@ class LatentVariableModel(ProgramPair):
             if given:
                 rows = rows.with_fields(given)
             for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
-                self.check_data(batch["x"], first_row)
-                self.check_fields(batch["x"], {name: batch[name] for name in used}, first_row)
+                self.check_batch(batch, used, first_row)
         return rows, used
 
     def fit(
@@ -322,6 +328,7 @@ class LatentVariableModel(ProgramPair):
         x: Any,
         given: Any,
         *,
+        asked: Any = None,
         num_particles: int | None = None,
         method: str | evaluation.Method = "importance",
         seed: int | None = None,
@@ -329,13 +336,17 @@ class LatentVariableModel(ProgramPair):
     ) -> evaluation.ConditionalLogLikelihood:
         """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, in nats, with its error and k-hat for both terms.
 
-        Cells must be independent given the latents. The guide sees all of x, also for p(x_B): where x_A is informative
-        about z it is too narrow for p(x_B). Its k-hat shows this, and "ais" helps; "semi_amortized" makes it worse.
+        Cells must be independent given the latents. A model that allows for missing cells shows its guide x_B alone for
+        p(x_B), with draws of their own for both terms. The guide of any other model sees all of x, also for p(x_B):
+        where x_A is informative about z it is too narrow for p(x_B). Its k-hat shows this, and "ais" helps;
+        "semi_amortized" makes it worse. Cells that are missing in x belong to neither x_A nor x_B.
 
         Args:
             x: rows (B, *E), in any form that `fit` takes.
             given: which cells are x_B: a boolean tensor of shape E, or (B, *E) with cells of its own for each row; or
                 names of the columns of a frame.
+            asked: which cells are x_A, likewise; by default all that are not given. Other sets of cells need a model
+                that allows for missing cells.
             num_particles: K, draws per row, as in `log_likelihood`.
             method: as in `log_likelihood`.
             seed: seed of the draws.
@@ -350,6 +361,7 @@ class LatentVariableModel(ProgramPair):
             self,
             rows,
             given,
+            asked=asked,
             num_particles=num_particles,
             method=method,
             seed=seed,
@@ -494,6 +506,55 @@ class LatentVariableModel(ProgramPair):
         rows, names = self.read_rows(x, fields)
         return predictive.posterior_draws(
             self, rows, num_samples=num_samples, num_candidates=num_candidates, seed=seed, fields=names
+        )
+
+    def impute(
+        self,
+        x: Any,
+        *,
+        num_imputations: int | None = None,
+        num_candidates: int = 200,
+        single: str | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> imputation.Imputations:
+        """Completed data: missing cells drawn from p(x_missing | x_observed), observed cells as they were.
+
+        Draws of the latents from the guide are resampled by their importance weights, and the missing cells are drawn
+        given these; k-hat says where that is not to be relied on. The parameters of the model stay at their estimates:
+        intervals from few rows are then somewhat too narrow.
+
+        Args:
+            x: rows (B, *E) with missing cells, in any form that `fit` takes.
+            num_imputations: m, the number of completed data sets; 5 by default.
+            num_candidates: K, draws of the latents for each row.
+            single: one best guess in place of draws: the "mean" or the "median" of numbers, or the "mode", which for
+                real cells is the median too. Cells with levels in no order get the most probable level. A best guess
+                has no spread: never estimate variances or standard errors from it.
+            seed: seed of the draws.
+            **fields: as in `log_likelihood`.
+
+        Returns:
+            A sequence of completed data sets, frames where `x` is one, which can also be had in long form (`.long()`)
+            and pooled by Rubin's rules (`.pool(analysis)`).
+
+        Raises:
+            ValueError: if the model does not allow for missing cells, or an option is out of range.
+            NotImplementedError: if a latent is global.
+
+        References:
+            *MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets* (Mattei, Frellsen, 2019), arXiv
+            1812.02633; *Multiple Imputation for Nonresponse in Surveys* (Rubin, 1987)
+        """
+        rows, names = self.read_rows(x, fields)
+        return imputation.impute(
+            self,
+            rows,
+            num_imputations=num_imputations,
+            num_candidates=num_candidates,
+            single=single,
+            seed=seed,
+            fields=names,
         )
 
     def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:

@@ -16,13 +16,18 @@ from torch.distributions import Distribution
 from pyro_vae import guides, likelihoods, nets, predictive, priors
 from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.data.tensors import as_tensor
+from pyro_vae.distributions import masked
+from pyro_vae.fields import Schema
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
+from pyro_vae.missing import AtRandom, Missing
+from pyro_vae.missing.base import default_encoder, prepare_missing
 from pyro_vae.model import LatentVariableModel, keep_parameters
 from pyro_vae.parts import AsksParts, support_name, support_of
 from pyro_vae.priors import aggregate
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
+from pyro_vae.tables import Table
 
 __all__ = ["VAE"]
 
@@ -36,6 +41,9 @@ class VAE(AsksParts, LatentVariableModel):
         guide: the family of q(z | x); a mean-field normal by default.
         encoder: a recipe, or a module from `likelihood.features(x)` to the parameters of the guide, one row each.
         decoder: a recipe, or a module from (B, D) to the parameters of the likelihood.
+        missing: what is assumed about missing cells, such as `pv.missing.AtRandom()`; None where no cell may be
+            missing. The default encoder is then `nets.Masked(nets.MLP())`, which sees the pattern of missing cells; an
+            encoder that does not read it sees the marginal mean in their place.
         seed: seed of the initial parameters of the nets; by default they are drawn from the global random state. The
             initial parameters of the other parts are always the same.
 
@@ -64,6 +72,7 @@ class VAE(AsksParts, LatentVariableModel):
         guide: guides.Guide | None = None,
         encoder: nets.Recipe | nn.Module | None = None,
         decoder: nets.Recipe | nn.Module | None = None,
+        missing: Missing | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -72,8 +81,9 @@ class VAE(AsksParts, LatentVariableModel):
         self.likelihood = check_kind("likelihood", likelihood, likelihoods.Likelihood)
         self.prior = check_kind("prior", prior, priors.Prior)
         self.family = check_kind("guide", guides.Normal() if guide is None else guide, guides.Guide)
+        self.missing = prepare_missing(missing, likelihood)
         self.nets = {
-            "encoder": nets.MLP() if encoder is None else encoder,
+            "encoder": default_encoder(missing) if encoder is None else encoder,
             "decoder": nets.MLP() if decoder is None else decoder,
         }
         for net in (encoder, decoder):
@@ -87,6 +97,41 @@ class VAE(AsksParts, LatentVariableModel):
             self.decoder = nets.build(self.nets["decoder"], (latent_dim,), likelihood.output_shape, "decoder")
         self._check_parts(latent_dim)
         self.family.in_use = True
+
+    @classmethod
+    def for_table(cls, table: Any, *, latent_dim: int | None = None, **parts: Any) -> VAE:
+        """A VAE for the rows of a table: likelihoods by the kinds of its columns, and room for missing cells.
+
+        Args:
+            table: a `pv.Table`, or a frame, whose kinds are then inferred.
+            latent_dim: the number of latents; by default half the number of columns, at least 2 and at most 16.
+            **parts: arguments of `VAE`, which take the place of what is chosen here: `likelihood` (one block for each
+                run of adjacent columns of one kind), `prior` (a standard normal), `missing` (`AtRandom()` if the table
+                has missing cells, else None).
+
+        Raises:
+            TypeError, ValueError: as `pv.Table` and `VAE`.
+
+        Example:
+            >>> import pandas
+            >>> frame = pandas.DataFrame({"age": [31.5, 40.0, None, 58.5], "smokes": ["no", "yes", "no", None]})
+            >>> vae = VAE.for_table(frame, latent_dim=2, seed=0)
+            >>> history = vae.fit(frame, epochs=2, seed=0, progress=False)
+            >>> vae.impute(frame, single="median", seed=0)[0].shape
+            (4, 2)
+        """
+        table = table if isinstance(table, Table) else Table(table)
+        if latent_dim is not None and "prior" in parts:
+            raise ValueError(
+                f"latent_dim must be left out with a prior, which has its own; got {latent_dim}. Pass one of both."
+            )
+        size = min(16, max(2, len(table.schema.names) // 2)) if latent_dim is None else latent_dim
+        chosen: dict[str, Any] = {"likelihood": table.likelihood, "prior": lambda: priors.Normal(size)}
+        chosen["missing"] = lambda: AtRandom() if table.has_missing else None
+        made = {name: make() for name, make in chosen.items() if name not in parts}
+        vae = cls(**(made | parts))
+        vae.schema = Schema(columns=tuple(table.schema.names), table=table.schema.to_plain())
+        return vae
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a prior that is set after construction as the constructor does."""
@@ -118,6 +163,8 @@ class VAE(AsksParts, LatentVariableModel):
             try:
                 p = self.prior(posterior=self._posterior)
                 p_x = self.likelihood(torch.zeros(1, *self.likelihood.output_shape).to(self.like))
+                if self.missing is not None:
+                    masked(p_x, torch.ones(1, *self.likelihood.event_shape, dtype=torch.bool))
             except (KeyError, TypeError):  # fields are missing
                 return
             q = self._zero_guide(latent_dim)
@@ -151,21 +198,30 @@ class VAE(AsksParts, LatentVariableModel):
         return self.family(parameters)  # type: ignore[no-any-return]
 
     def made_of(self) -> dict[str, Any]:
-        return {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, **self.nets}
+        parts = {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, "missing": self.missing}
+        return parts | self.nets
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
-        x = x if x is None else x.to(self.like.dtype)
+        observed = None
+        if x is not None:
+            x, observed, batch = self.split_missing(x.to(self.like.dtype), batch)
         with pyro.plate(self.row_plate, num_rows(x, rows)):
             z = pyro.sample("z", self.prior(posterior=self._posterior, **batch))
-            return pyro.sample("x", self.likelihood(self.decoder(z), **batch), obs=x)
+            return self.sample_row(self.likelihood(self.decoder(z), **batch), x, observed)
 
     def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
+        x = x.to(self.like.dtype)
         with pyro.plate(self.row_plate, x.shape[0]):
-            return pyro.sample("z", self.family(self._guide_parameters(x.to(self.like.dtype), batch)))
+            z = pyro.sample("z", self.family(self._guide_parameters(x, batch)))
+            if self.missing is not None and self.site_of_missing is not None:
+                _, observed, batch = self.split_missing(x, batch)
+                self.missing.sample_guide(self.likelihood(self.decoder(z), **batch), observed)
+            return z
 
     def _guide_parameters(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The parameters of q(z | x): the encoder's output; within `refined`, that output after the gradient steps."""
-        amortized: Tensor = self.encoder(self.likelihood.features(x))
+        x, observed, batch = self.split_missing(x, batch)
+        amortized = self.encoder_output(x, observed)
         if self.refinement is None:
             return amortized
 
@@ -176,7 +232,9 @@ class VAE(AsksParts, LatentVariableModel):
             # With its parameters detached, log q adds no noise to the gradient where q is the posterior. But the
             # derivative of that gradient, which training needs, would be wrong.
             q = self.family(parameters if differentiable else parameters.detach())
-            terms: Tensor = self.likelihood(self.decoder(z), **batch).log_prob(x) + p.log_prob(z) - q.log_prob(z)
+            p_x = self.likelihood(self.decoder(z), **batch)
+            p_x = p_x if observed is None else masked(p_x, observed)
+            terms: Tensor = p_x.log_prob(x) + p.log_prob(z) - q.log_prob(z)
             return terms
 
         return self.refinement(one_draw_elbo, amortized, differentiable=differentiable)

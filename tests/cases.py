@@ -206,6 +206,8 @@ NETS: dict[str, tuple[Callable[[], nets.Recipe], tuple[int, ...], tuple[int, ...
     "Spatial": (lambda: nets.Spatial(hidden=(6,)), (5,), (2, 4, 6)),
     "Spatial of all": (lambda: nets.Spatial(scale=True, hidden=(6, 6), activation="silu"), (4,), IMAGE),
     "Spatial of none": (lambda: nets.Spatial(rotation=False, translation=False, hidden=(6,)), (3,), IMAGE),
+    "Masked": (lambda: nets.Masked(nets.MLP(hidden=(7,))), EVENT, (4,)),
+    "CellSet": (lambda: nets.CellSet(width=4, element_hidden=(5,), hidden=(6,)), EVENT, (4,)),
     "PixelCNN": (lambda: nets.PixelCNN(channels=4, layers=2, kernel=3), (2, 4, 5), (6, 4, 5)),
 }
 

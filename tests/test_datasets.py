@@ -501,9 +501,9 @@ def test_a_file_must_hold_enough_rows_of_finite_numbers_and_take_its_options(tmp
     np.save(tmp_path / "scalar.npy", np.array(1.0))
     with pytest.raises(ValueError, match="x must be at least one row"):
         load(tmp_path / "scalar.npy")
-    np.save(tmp_path / "nan.npy", np.array([[0.0, np.nan]] * 20))
-    with pytest.raises(ValueError, match="x must be finite; got nan in row 0"):
-        load(tmp_path / "nan.npy")
+    np.save(tmp_path / "infinite.npy", np.array([[0.0, np.inf]] * 20))
+    with pytest.raises(ValueError, match="x must be finite; got inf in row 0"):
+        load(tmp_path / "infinite.npy")
     np.save(tmp_path / "good.npy", np.zeros((20, 2)))
     for option in ({"binarize": "static"}, {"image_size": 8}):
         with pytest.raises(ValueError, match=f"{next(iter(option))} must be None for .*good.npy"):

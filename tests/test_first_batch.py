@@ -29,7 +29,7 @@ class Endless(IterableDataset):
 DATA = {
     "wrong shape": (GOOD[:, 0], ValueError, r"x must have shape \(rows, 2, 3\) for Bernoulli; got \(12, 3\)"),
     "grey pixels": (GOOD * 255, ValueError, r"x must lie in \{0, 1\} for Bernoulli; got 255 in row .* up to 255"),
-    "NaN": (GOOD * torch.nan, ValueError, "x must be finite; got nan in row 0"),
+    "NaN": (GOOD * torch.nan, ValueError, "x must have no missing cells for this model; got nan in row 0"),
     "infinity": (GOOD / 0.0, ValueError, "x must be finite; got"),
     "no rows": (GOOD[:0], ValueError, r"x must be at least one row; got shape \(0, 2, 3\)"),
     "a number": (torch.tensor(1.0), ValueError, r"x must be at least one row; got shape \(\)"),
@@ -51,7 +51,7 @@ DATA = {
     "a missing cell": (
         pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, np.nan]}),
         ValueError,
-        "x must be finite; got nan in row 1, column 'b'",
+        "x must have no missing cells for this model; got nan in row 1, column 'b'",
     ),
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyro.distributions as dist
 import pyro.infer
 import pytest
@@ -51,12 +52,15 @@ FACTORS = np.stack([np.arange(30) % 3, np.arange(30) // 3 % 2], 1)
 KINDS = {
     "counts": (lambda: pv.likelihoods.Poisson(3), COUNTS, {"offset": np.zeros(6)}),
     "real": (lambda: pv.likelihoods.Normal(3), REAL, {}),
+    "gaps": (lambda: pv.likelihoods.Normal(3), np.where(REAL > 1.5, np.nan, REAL), {}),
 }
 
 
 def make(kind: str) -> pv.VAE:
     net = pv.nets.MLP(hidden=(4,))
-    return pv.VAE(likelihood=KINDS[kind][0](), prior=pv.priors.Normal(2), encoder=net, decoder=net, seed=0).double()
+    parts: dict[str, Any] = {"prior": pv.priors.Normal(2), "encoder": net, "decoder": net, "seed": 0}
+    missing = pv.missing.AtRandom() if kind == "gaps" else None
+    return pv.VAE(likelihood=KINDS[kind][0](), missing=missing, **parts).double()
 
 
 def calls_with_a_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]) -> dict[str, Call]:
@@ -86,6 +90,11 @@ def calls_with_a_model(vae: pv.VAE, x: np.ndarray, fields: dict[str, np.ndarray]
         "VAE.posterior_draws": (vae.posterior_draws, {"x": x, "num_samples": 2, "seed": 0, **fields}),
         "VAE.interpolate": (vae.interpolate, {"x0": x, "x1": x, "steps": 2}),
         "VAE.fit_aggregate_posterior": (vae.fit_aggregate_posterior, {"x": x, "num_components": 2}),
+        "VAE.impute": (vae.impute, {"x": x, "num_candidates": 5, "seed": 0, **fields}),
+        "missing.sensitivity": (
+            pv.missing.sensitivity,
+            {"model": vae, "x": x, "shift": {0: [1.0]}, "analysis": lambda one: (one.mean(), 1.0), "seed": 0},
+        ),
         "VAE.save": (vae.save, {"path": "saved"}),
         "VAE.refined": (lambda **o: vae.refined(**o).__enter__() and None, {"steps": 1, "learning_rate": 0.1}),
         "compare": (pv.compare, {"models": {"a": vae, "b": vae}, "x": x, **few}),
@@ -136,6 +145,9 @@ def calls_without_a_model() -> dict[str, Call]:
         "datasets.load": (pv.datasets.load, {"name": "digits", "download": False}),
         "datasets.parquet": (pv.datasets.parquet, {"path": "nowhere.parquet"}),
         "Rows": (pv.Rows, {"x": REAL}),
+        "Table": (pv.Table, {"frame": pandas.DataFrame(REAL, columns=list("abc"))}),
+        "VAE.for_table": (pv.VAE.for_table, {"table": pandas.DataFrame(REAL, columns=list("abc")), "latent_dim": 2}),
+        "pool": (pv.pool, {"estimates": REAL[0], "variances": REAL[1] ** 2 + 1}),
         "Rows with fields": (lambda label: pv.Rows(unit, {"label": label}), {"label": np.zeros(6)}),
         "latents.probe": (pv.latents.probe, {"codes": CODES, "labels": LABELS, "folds": 2}),
         "latents.principal_components": (pv.latents.principal_components, {"z": CODES, "count": 1}),
@@ -208,7 +220,14 @@ def calls_of_modules() -> dict[str, Call]:
     return calls
 
 
-MAY_RETURN_NAN = ("plots.", "statistics.", "bounds.", "Rows with")  # what these are given, they may return
+MAY_RETURN_NAN = (
+    "plots.",
+    "statistics.",
+    "bounds.",
+    "Rows with",
+    "pool",
+    "missing.sensitivity",
+)  # what these are given, they may return
 
 EXEMPT = {
     "History": "made by fit",
@@ -221,8 +240,12 @@ EXEMPT = {
         f"VAE.{name}": "called by fit and evaluation"
         for name in (
             "initialize",
+            "check_batch",
             "check_data",
             "check_columns",
+            "split_missing",
+            "encoder_output",
+            "sample_row",
             "check_fields",
             "unbounded_at",
             "read_rows",
@@ -233,6 +256,7 @@ EXEMPT = {
     "datasets.names": "takes nothing",
     **{f"processes.{name}": "takes nothing" for name in ("launched", "rank", "size")},
     **dict.fromkeys(("Comparison", "Convergence", "Diagnosis", "Draws", "Finding", "LogWeights"), "a result"),
+    **dict.fromkeys(("Imputations", "Pooled"), "a result"),
     "elbos.GradientPath": "a record",
     "evaluation.Summary": "a record",
     "plots.grid": "inner",

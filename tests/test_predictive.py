@@ -308,7 +308,7 @@ BAD = {
     r"quantiles must be numbers from 0 to 1; got \(95,\)": lambda vae, x: vae.posterior_predictive(x, quantiles=(95,)),
     "num_samples must be a positive integer; got -1": lambda vae, x: vae.posterior_predictive(x, num_samples=-1),
     r"x must have shape \(rows, 2, 3\) for Bernoulli; got \(4, 3\)": lambda vae, x: vae.encode(x[:, 0]),
-    "x must be finite; got nan in row 0": lambda vae, x: vae.elbo(x * torch.nan),
+    "x must have no missing cells for this model; got nan in row 0": lambda vae, x: vae.elbo(x * torch.nan),
     "seed must be zero or more; got -1": lambda vae, x: vae.sample(3, seed=-1),
 }
 

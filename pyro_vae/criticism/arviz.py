@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
+from pyro_vae.data.rows import with_gaps
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
@@ -177,6 +178,7 @@ def _observed(model: ProgramPair, rows: Rows, fields: tuple[str, ...]) -> tuple[
     parts = []
     for batch in row_chunks(model, rows, 1, fields):
         record = chunk_weights(model, batch, 1)
-        parts.append({name: record.observed[name].value.squeeze(0) for name in model.data_sites})
+        values = {name: record.observed[name].value.squeeze(0) for name in model.data_sites}
+        parts.append({name: with_gaps(x, batch) if x.shape == batch["x"].shape else x for name, x in values.items()})
         in_rows = {name: site.in_rows for name, site in [*record.latent.items(), *record.observed.items()]}
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, in_rows

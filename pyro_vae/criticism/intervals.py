@@ -17,7 +17,8 @@ FEWEST_EXPECTED = 2
 def central_coverage(transforms: Tensor, levels: Sequence[float]) -> Tensor:
     """Share of rows that lie in the central interval of each level, by column: (N, *E) in [0, 1] -> (levels, *E)."""
     distance = (transforms - 0.5).abs()
-    return torch.stack([(distance <= level / 2).double().mean(0) for level in levels])
+    number = (~torch.isnan(distance)).sum(0)  # missing cells are NaN
+    return torch.stack([(distance <= level / 2).double().sum(0) / number for level in levels])
 
 
 def rank_coverage(ranks: Tensor, num_draws: int, levels: Sequence[float]) -> Tensor:

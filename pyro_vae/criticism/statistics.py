@@ -2,7 +2,7 @@
 
 A statistic whose result has one entry for each row is a *statistic of rows*. Any other is a *statistic of the data
 set*: a number, or an array, such as one number for each column. Any function of x can be a statistic; the ones here are
-ready to use.
+ready to use. They leave out missing cells, which are NaN, and are 0 where no cell is observed.
 """
 
 from __future__ import annotations
@@ -49,10 +49,22 @@ def _on_rows(function: Statistic) -> Statistic:
     return checked
 
 
+def _mean(x: Tensor, dim: int) -> Tensor:
+    """Mean over the observed cells along a dimension."""
+    gaps = torch.isnan(x)
+    return x.nansum(dim) / (~gaps).sum(dim).clamp_min(1) if gaps.any() else x.mean(dim)
+
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """Largest observed cell along a dimension."""
+    gaps = torch.isnan(x)
+    return torch.where(gaps.all(dim), 0.0, x.masked_fill(gaps, -torch.inf).amax(dim)) if gaps.any() else x.amax(dim)
+
+
 @_on_rows
 def mean(x: Tensor) -> Tensor:
     """Mean of each column, (*E)."""
-    return x.mean(0)
+    return _mean(x, 0)
 
 
 @_on_rows
@@ -60,19 +72,22 @@ def variance(x: Tensor) -> Tensor:
     """Variance of each column, (*E)."""
     if len(x) < 2:
         raise ValueError(f"x must be at least two rows to have a variance; got {len(x)}. Pass more rows.")
-    return x.var(0)
+    gaps = torch.isnan(x)
+    if not gaps.any():
+        return x.var(0)
+    return (x - _mean(x, 0)).square().nansum(0) / ((~gaps).sum(0) - 1).clamp_min(1)
 
 
 @_on_rows
 def zero_fraction(x: Tensor) -> Tensor:
     """Share of zeros in each column, (*E)."""
-    return (x == 0).to(x).mean(0)
+    return _mean((x == 0).to(x).masked_fill(torch.isnan(x), torch.nan), 0)
 
 
 @_on_rows
 def largest(x: Tensor) -> Tensor:
     """Largest value of each column, (*E)."""
-    return x.amax(0)
+    return _largest(x, 0)
 
 
 def quantile(level: float) -> Statistic:
@@ -93,7 +108,9 @@ def quantile(level: float) -> Statistic:
 
     @_on_rows
     def statistic(x: Tensor) -> Tensor:
-        return sample_quantiles(x, [level])[0]
+        if not torch.isnan(x).any():
+            return sample_quantiles(x, [level])[0]
+        return torch.nanquantile(x, level, dim=0).nan_to_num()
 
     return statistic
 
@@ -117,6 +134,7 @@ def correlation(first: int, second: int) -> Statistic:
         if max(first, second) >= cells.shape[1]:
             raise ValueError(f"first and second must be below {cells.shape[1]}; got {first} and {second}. Lower them.")
         columns = cells[:, [first, second]]
+        columns = columns[~torch.isnan(columns).any(1)]
         return torch.corrcoef(columns.T)[0, 1].nan_to_num()
 
     return statistic
@@ -125,25 +143,28 @@ def correlation(first: int, second: int) -> Statistic:
 @_on_rows
 def row_total(x: Tensor) -> Tensor:
     """Sum of each row, (N,)."""
-    return x.reshape(len(x), -1).sum(1)
+    return x.reshape(len(x), -1).nansum(1)
 
 
 @_on_rows
 def row_mean(x: Tensor) -> Tensor:
     """Mean of each row, (N,)."""
-    return x.reshape(len(x), -1).mean(1)
+    return _mean(x.reshape(len(x), -1), 1)
 
 
 @_on_rows
 def row_standard_deviation(x: Tensor) -> Tensor:
     """Standard deviation within each row, (N,)."""
-    return x.reshape(len(x), -1).std(1, correction=0)
+    cells = x.reshape(len(x), -1)
+    if not torch.isnan(cells).any():
+        return cells.std(1, correction=0)
+    return _mean((cells - _mean(cells, 1).unsqueeze(1)).square(), 1).sqrt()
 
 
 @_on_rows
 def row_largest(x: Tensor) -> Tensor:
     """Largest value of each row, (N,)."""
-    return x.reshape(len(x), -1).amax(1)
+    return _largest(x.reshape(len(x), -1), 1)
 
 
 @_on_rows

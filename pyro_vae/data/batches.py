@@ -23,8 +23,9 @@ from pyro_vae.data.loaders import (
     rows_per_epoch,
     samplers,
 )
-from pyro_vae.data.rows import Batch, Rows, cast, check_finite_after_cast
+from pyro_vae.data.rows import Batch, Rows, cast, check_finite_after_cast, fill_missing
 from pyro_vae.data.tensors import as_names, check_finite
+from pyro_vae.fields import OBSERVED
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import preserved_rng
 
@@ -127,7 +128,8 @@ class Batches:
         self.num_rows = self._count() if num_rows is None else num_rows
         self._first: Any = None
         if readable:
-            self.fields += tuple(name for name in self._stored_fields() if name in readable and name not in fields)
+            found = (*self._stored_fields(), OBSERVED)
+            self.fields += tuple(name for name in found if name in readable and name not in self.fields)
 
     def _stored_fields(self) -> tuple[str, ...]:
         """The names of the fields that the data bring."""
@@ -184,7 +186,10 @@ class Batches:
         """The batch that a key stands for."""
         if isinstance(self.data, Rows):
             return self.data.take(key, self.names, like=self.like)
-        return cast(name_item(key, self.fields), self.like)
+        batch = cast(name_item(key, self.fields), self.like)
+        if OBSERVED in self.fields:
+            fill_missing(batch)
+        return batch
 
     def share(self, key: Any) -> Batch:
         """This process's rows of the batch that a key stands for; all rows where one process trains."""

@@ -16,17 +16,25 @@ __all__ = ["Ranges", "named_columns", "warn_of_lost_digits", "warn_of_lost_integ
 
 
 class Ranges:
-    """The smallest and the largest value of each cell of a row, over rows that come in pieces."""
+    """The smallest and the largest observed value of each cell of a row, over rows that come in pieces."""
 
     def __init__(self) -> None:
         self.num_rows, self.low, self.high = 0, torch.zeros(()), torch.zeros(())
 
-    def add(self, x: Tensor) -> None:
-        """Take account of further rows."""
-        low, high = x.amin(0), x.amax(0)
+    def add(self, x: Tensor, observed: Tensor | None = None) -> None:
+        """Take account of further rows, of all cells or of those that are observed."""
+        if observed is None:
+            low, high = x.amin(0), x.amax(0)
+        else:
+            low = torch.where(observed, x, torch.inf).amin(0)
+            high = torch.where(observed, x, -torch.inf).amax(0)
         if self.num_rows:
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
         self.num_rows, self.low, self.high = self.num_rows + len(x), low, high
+
+    def empty(self) -> Tensor:
+        """Which cells are observed in no row."""
+        return self.low > self.high
 
     def constant(self) -> Tensor:
         """Which cells have one value in all rows; of a single row none."""
@@ -88,15 +96,21 @@ def _varies_in_lost_digits(mean: Tensor, std: Tensor, dtype: torch.dtype) -> Ten
 
 
 def _mean_and_std(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each cell over rows, merged from pieces; integers are centred before the cast."""
+    """Mean and standard deviation of each cell over rows, merged from pieces; integers are centred before the cast.
+
+    Missing cells are left out.
+    """
     first = next(rows.pieces())[0].reshape(-1)
     origin = first if not first.is_floating_point() else torch.zeros_like(first)
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    count, mean, squares = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for part in rows.pieces():
         part = part.reshape(len(part), -1)
         part = part if part.is_floating_point() else (part - origin).double()
-        total, own = count + len(part), part.mean(0)
-        squares = squares + (part - own).square().sum(0) + (own - mean).square() * count * len(part) / total
-        mean = mean + (own - mean) * len(part) / total
+        seen = ~torch.isnan(part)
+        number = seen.sum(0)
+        total, own = count + number, part.nansum(0) / number.clamp_min(1)
+        share = number / total.clamp_min(1)
+        squares = squares + torch.where(seen, part - own, 0.0).square().sum(0) + (own - mean).square() * count * share
+        mean = mean + (own - mean) * share
         count = total
-    return mean + origin, (squares / count).sqrt()
+    return mean + origin, (squares / count.clamp_min(1)).sqrt()

@@ -30,7 +30,10 @@ def from_frame(frame: Any, fields: Sequence[str], readable: Collection[str] = ()
         raise ValueError(f"fields must be columns of the frame; got {unknown}. The columns are {names}.")
     text = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind not in "biuf"]
     if text:
-        raise TypeError(f"columns must be numbers; got text or other objects in {text}. Drop or encode these columns.")
+        raise TypeError(
+            f"columns must be numbers; got text or other objects in {text}. Read the frame by pv.Table, and"
+            " make the model by pv.VAE.for_table; or drop these columns."
+        )
     if names and UNNAMED.fullmatch(names[0]) and frame.dtypes.iloc[0].kind in "iu" and frame.iloc[:, 0].is_unique:
         refuse_row_names(names[0])
     keep = [name not in fields and name not in readable for name in names]

@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 
 from pyro_vae.data.rows import Batch, Rows
+from pyro_vae.fields import OBSERVED
 from pyro_vae.runtime import processes
 
 __all__ = [
@@ -56,12 +57,15 @@ def name_item(item: Any, fields: Sequence[str]) -> Batch:
     if isinstance(item, Tensor):
         return {"x": item}
     if isinstance(item, Mapping):
-        names = tuple(dict.fromkeys(("x", *fields)))
+        names = tuple(name for name in dict.fromkeys(("x", *fields)) if name != OBSERVED or name in item)
         missing = [name for name in names if name not in item]
         if missing:
             raise ValueError(f"batches must have {names}; got a dictionary of {tuple(item)}. Rename its entries.")
         return {name: item[name] for name in names}
-    return name_elements(list(item), fields)
+    elements = list(item)
+    if len(fields) != len(elements) or "x" not in fields:
+        fields = [name for name in fields if name != OBSERVED]
+    return name_elements(elements, fields)
 
 
 def names_of_columns(data: Rows | DataLoader[Any]) -> list[str] | None:

@@ -13,10 +13,15 @@ from torch.utils.data import Dataset
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.tensors import as_names, as_tensor, check_fields, check_finite
+from pyro_vae.fields import OBSERVED
 
-__all__ = ["Batch", "Rows", "cast", "check_finite_after_cast"]
+__all__ = ["Batch", "Rows", "cast", "check_finite_after_cast", "fill_missing", "with_gaps"]
 
 Batch = dict[str, Tensor]
+ALLOW_MISSING = (
+    "Allow for them by VAE(missing=pv.missing.AtRandom()), or in a program of your own by a keyword parameter"
+    " `observed`; or drop those rows, or impute the cells."
+)
 CHUNK = 2**22  # cells that are read at once
 PICKED_BY_NUMBER = 2**26  # bytes: of larger tensors, picked rows are kept as row numbers and not copied
 
@@ -29,8 +34,10 @@ class Rows(Dataset[tuple[Tensor, ...]]):
     larger than memory: they are shared and not copied, and are read piece by piece.
 
     Args:
-        x: the data, (N, *E), of any numeric dtype; it is cast to the parameters' dtype batch by batch.
-        fields: named per-row fields, each of shape (N, ...).
+        x: the data, (N, *E), of any numeric dtype; it is cast to the parameters' dtype batch by batch. NaN marks a
+            missing cell, which only models that allow for missing cells read.
+        fields: named per-row fields, each of shape (N, ...). The field `observed`, boolean of the shape of x, says
+            which cells count; the others are missing, whatever x holds there.
         transform: a function of the cast `x` of a batch, applied each time the batch is read, e.g. `torch.bernoulli`
             for a fresh binarization.
         columns: names of the columns of `x`.
@@ -38,7 +45,8 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         first_row: the number of the first row, where these rows are a part of others; it is used in messages.
 
     Raises:
-        ValueError: if there are no rows, a field has another number of rows, or x is not finite.
+        ValueError: if there are no rows, a field has another number of rows, x holds an infinite number, or `observed`
+            is not boolean of the shape of x, or true where x is NaN.
 
     Example:
         >>> rows = Rows(torch.zeros(4, 2), {"label": torch.arange(4)})
@@ -73,29 +81,75 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         self.transform = transform
         self.columns = None if columns is None else _check_names("columns", as_names(columns, "columns"), x[0].numel())
         self.index = None if index is None else _check_names("index", index, len(x))
-        self._largest = self._check_finite(positive_integer("first_row", first_row, 0))
+        self._missing = ""  # the first cell that is missing, in words
+        self._largest = self._check_cells(positive_integer("first_row", first_row, 0))
+        if OBSERVED in self._stored:
+            self._check_observed()
 
-    def _check_finite(self, first_row: int) -> float:
-        """The largest absolute value; raises a ValueError that names the first cell that is not finite."""
+    def _check_cells(self, first_row: int) -> float:
+        """The largest absolute value; a ValueError names the first cell that is infinite, if there is one."""
         if not self.dtype.is_floating_point:
             return 1.0 if self.dtype == torch.bool else float(torch.iinfo(self.dtype).max)
-        largest, found, count = 0.0, "", 0
+        largest, missing, count, infinite, bad_count = 0.0, "", 0, "", 0
         for part in self.pieces():
             cells = part.reshape(len(part), -1)
-            bad = ~torch.isfinite(cells)
-            if not bad.any():
-                low, high = cells.aminmax()
-                largest = max(largest, -float(low), float(high))
-            elif not found:
-                row, column = (int(i) for i in bad.nonzero()[0])
-                where = f"row {first_row + row}" + (f", column {self.columns[column]!r}" if self.columns else "")
-                found = f"{cells[row, column].item()} in {where}"
-            count, first_row = count + int(bad.sum()), first_row + len(part)
-        if found:
+            gaps = torch.isnan(cells)
+            if gaps.any():
+                missing = missing or self._name_cell(gaps, first_row)
+                count += int(gaps.sum())
+                cells = cells.masked_fill(gaps, 0.0)
+            low, high = cells.aminmax()
+            largest = max(largest, -float(low), float(high))
+            if largest == torch.inf:
+                bad = torch.isinf(cells)
+                if bad.any():
+                    infinite = infinite or f"{cells[bad][0].item()} in {self._name_cell(bad, first_row)}"
+                    bad_count += int(bad.sum())
+            first_row += len(part)
+        if infinite:
             raise ValueError(
-                f"x must be finite; got {found} ({count} such cells). Drop those rows or impute the cells."
+                f"x must be finite; got {infinite} ({bad_count} such cells). Drop those rows, or mark the cells as"
+                " missing by NaN."
             )
+        self._missing = f"nan in {missing} ({count} such cells)" if missing else ""
         return largest
+
+    def _name_cell(self, chosen: Tensor, first_row: int) -> str:
+        """Row and column of the first of the cells (rows, cells) that are chosen."""
+        row, column = (int(i) for i in chosen.nonzero()[0])
+        return f"row {first_row + row}" + (f", column {self.columns[column]!r}" if self.columns else "")
+
+    def _check_observed(self) -> None:
+        """Raise unless the field `observed` is boolean, of the shape of x, and false where x is NaN."""
+        observed = self._stored[OBSERVED][0]
+        shape = (len(self), *self.event_shape)
+        if observed.dtype != torch.bool or tuple(observed.shape) != shape:
+            raise ValueError(
+                f"field {OBSERVED!r} must be boolean of shape {shape}, that of x; got {observed.dtype} of shape"
+                f" {tuple(observed.shape)}. Mark the cells that are known."
+            )
+        row = 0
+        for x, seen in zip(self.pieces(), self.pieces(OBSERVED), strict=True):
+            wrong = (torch.isnan(x) & seen).reshape(len(x), -1)
+            if wrong.any():
+                raise ValueError(
+                    f"field {OBSERVED!r} must be false where x is nan; got true in {self._name_cell(wrong, row)}."
+                    " Correct the mask or the data."
+                )
+            row += len(x)
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether a cell is missing: NaN, or marked by the field `observed`."""
+        marked = OBSERVED in self._stored and not all(bool(part.all()) for part in self.pieces(OBSERVED))
+        return marked or bool(self._missing)
+
+    def check_complete(self) -> None:
+        """Raise a ValueError if a cell is missing: for models that do not allow for missing cells."""
+        if OBSERVED in self._stored and not all(bool(part.all()) for part in self.pieces(OBSERVED)):
+            raise ValueError(f"x must have no missing cells for this model; got false in {OBSERVED!r}. {ALLOW_MISSING}")
+        if self._missing:
+            raise ValueError(f"x must have no missing cells for this model; got {self._missing}. {ALLOW_MISSING}")
 
     @property
     def x(self) -> Tensor:
@@ -130,8 +184,12 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return (x if self.transform is None else self.transform(x), *fields)
 
     def stored(self, names: Sequence[str] = ()) -> dict[str, list[Tensor]]:
-        """x and the fields in `names` as they are stored: a tensor, and the numbers of these rows in it if not all."""
-        return {"x": self._stored["x"]} | {name: self._stored_field(name) for name in names}
+        """x and the fields in `names` as they are stored: a tensor, and the numbers of these rows in it if not all.
+
+        For the field `observed` nothing is stored where the data do not bring it: it is made from x.
+        """
+        made: dict[str, list[Tensor]] = {OBSERVED: []} if OBSERVED in names and OBSERVED not in self._stored else {}
+        return {"x": self._stored["x"]} | {name: self._stored_field(name) for name in names if name not in made} | made
 
     def _stored_field(self, name: str) -> list[Tensor]:
         if name == "x" or name not in self._stored:
@@ -164,8 +222,10 @@ class Rows(Dataset[tuple[Tensor, ...]]):
 
     def pick(self, tensors: Mapping[str, list[Tensor]], index: Any, like: Tensor | None) -> Batch:
         """As `take`, from other tensors than `stored` returns, e.g. copies on another device."""
-        batch = {name: _at(parts, index) for name, parts in tensors.items()}
+        batch = {name: _at(parts, index) for name, parts in tensors.items() if parts}
         batch = batch if like is None else cast(batch, like)
+        if OBSERVED in tensors:
+            fill_missing(batch)
         if self.transform is not None:
             batch["x"] = self.transform(batch["x"])
         return batch
@@ -182,6 +242,8 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         Raises:
             ValueError: if a cell or a field is not finite, after the cast and the transform.
         """
+        if OBSERVED not in names:
+            self.check_complete()
         size = self.rows_at_once()
         safe = new and self.transform is None and self._largest <= torch.finfo(like.dtype).max
         for start in range(0, len(self), size):
@@ -196,11 +258,13 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         """These rows with the transform applied once, so that every question sees the same x if it is random."""
         if self.transform is None:
             return self
-        return Rows(self.take(slice(None), like=like)["x"], self.fields, columns=self.columns, index=self.index)
+        batch = self.take(slice(None), (OBSERVED,), like=like)
+        x = batch["x"].masked_fill(~batch[OBSERVED], torch.nan)
+        return Rows(x, self.fields, columns=self.columns, index=self.index)
 
     def digests(self, names: Sequence[str] = ()) -> dict[str, str]:
         """SHA-256 of the stored cells, their type and shape, of x and of the fields in `names`."""
-        return {name: self._digest(name) for name in self.stored(names)}
+        return {name: self._digest(name) for name, tensors in self.stored(names).items() if tensors}
 
     def _digest(self, name: str) -> str:
         tensor = self._stored[name][0]
@@ -224,12 +288,16 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         rows = copy.copy(self)
         rows._stored = {name: _picked(tensors, index, positions) for name, tensors in self._stored.items()}
         rows.index = None if self.index is None else [self.index[i] for i in positions.tolist()]
+        if self._missing:
+            rows._largest = rows._check_cells(0)
         return rows
 
     def with_fields(self, fields: Mapping[str, Any]) -> Rows:
         """These rows with further fields; a field of a name that is there is replaced."""
         rows = copy.copy(self)
         rows._stored = self._stored | _read_fields(fields, len(self))
+        if OBSERVED in fields:
+            rows._check_observed()
         return rows
 
     def with_transform(self, transform: Callable[[Tensor], Tensor] | None) -> Rows:
@@ -237,6 +305,20 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         rows = copy.copy(self)
         rows.transform = transform
         return rows
+
+
+def with_gaps(x: Tensor, batch: Batch) -> Tensor:
+    """The cells x, or a replicate of them, (N, *E), with NaN where those of the batch are missing."""
+    return x.masked_fill(~batch[OBSERVED], torch.nan) if OBSERVED in batch else x
+
+
+def fill_missing(batch: Batch) -> None:
+    """Add the field `observed` to a batch, where it is absent, and set the cells of x that are missing to 0."""
+    x = batch["x"]
+    observed = ~torch.isnan(x)
+    if OBSERVED in batch:
+        observed = observed & batch[OBSERVED]
+    batch["x"], batch[OBSERVED] = torch.where(observed, x, 0.0), observed
 
 
 def check_finite_after_cast(x: Tensor, first_row: int = 0) -> None:

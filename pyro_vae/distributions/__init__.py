@@ -9,11 +9,13 @@ from pyro_vae.distributions.counts import (
     Categorical,
     Multinomial,
     NegativeBinomial,
+    OrderedCategorical,
     Poisson,
     ZeroInflated,
 )
 from pyro_vae.distributions.images import Autoregressive, DiscretizedLogistic
 from pyro_vae.distributions.independent import cell_log_prob, cells_of, unwrap
+from pyro_vae.distributions.masked import masked
 from pyro_vae.distributions.mixtures import MixtureOfDiagNormals
 from pyro_vae.distributions.simplex import AdditiveLogRatio
 from pyro_vae.distributions.sphere import PowerSpherical
@@ -34,11 +36,13 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "OptimalNormal",
+    "OrderedCategorical",
     "Poisson",
     "PowerSpherical",
     "StudentT",
     "ZeroInflated",
     "cell_log_prob",
     "cells_of",
+    "masked",
     "unwrap",
 ]

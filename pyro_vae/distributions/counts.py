@@ -129,6 +129,10 @@ class Categorical(dist.Categorical):
         return (self.probs * torch.arange(self._num_events).to(self.probs)).sum(-1)
 
 
+class OrderedCategorical(Categorical):
+    """Levels 0 to C - 1 in an order."""
+
+
 class Multinomial(dist.TorchDistribution):
     """Counts of D kinds with a total that may differ from row to row, where torch's is the same for all.
 

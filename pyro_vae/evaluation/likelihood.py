@@ -22,6 +22,7 @@ from pyro_vae.evaluation.results import (
     check_estimates,
 )
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights, warn_if_unreliable
+from pyro_vae.fields import OBSERVED
 from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import ProgramStructure, program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
@@ -150,6 +151,7 @@ def conditional_log_likelihood(
     rows: Rows,
     given: Any,
     *,
+    asked: Any = None,
     num_particles: int | None = None,
     method: str | Method = "importance",
     seed: int | None = None,
@@ -162,16 +164,30 @@ def conditional_log_likelihood(
     if structure.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
     method = method.prepared(model, 2 * len(rows), num_particles, structure.num_cells)
-    mask, done = _read_cells(given, rows), 0
+    shown = OBSERVED in fields  # whether the guide can be shown the cells of x_B alone
+    known = _read_cells(given, rows)
+    asked = torch.ones(()).bool() if asked is None else _read_cells(asked, rows, "asked")
+    if not shown and not asked.all():
+        raise NotImplementedError(
+            "asked must be None, all cells that are not given, for a model without missing cells; got others. Make the"
+            " VAE with missing=pv.missing.AtRandom()."
+        )
+    asked, done = (known | asked).expand_as(known), 0
     wholes, conditions, errors = [], [], []
     with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, fields, structure=structure):
-            part = mask[done : done + len(batch["x"])].to(batch["x"].device)
-            done += len(part)
-            log_w, log_v = method.log_weights(model, batch, num_particles, (None, part))
+            cells = slice(done, done + len(batch["x"]))
+            done = cells.stop
+            part = known[cells].to(batch["x"].device)
+            if shown:
+                all_cells = batch | {OBSERVED: batch[OBSERVED] & asked[cells].to(part.device)}
+                (log_w,) = method.log_weights(model, all_cells, num_particles)
+                (log_v,) = method.log_weights(model, batch | {OBSERVED: batch[OBSERVED] & part}, num_particles)
+            else:
+                log_w, log_v = method.log_weights(model, batch, num_particles, (None, part))
             wholes.append(summarize_log_weights(log_w))
             conditions.append(summarize_log_weights(log_v))
-            errors.append(_error_of_difference(log_w, log_v, method))
+            errors.append(_error_of_difference(log_w, log_v, same_draws=method.shares_draws and not shown))
     whole, condition = (
         as_log_likelihood(Summary.joined(parts), num_particles, method, structure) for parts in (wholes, conditions)
     )
@@ -194,7 +210,7 @@ def _remedy(question: str, method: Method, structure: ProgramStructure, result: 
     return remedy(question, method, structure, few)
 
 
-def _read_cells(given: Any, rows: Rows) -> Tensor:
+def _read_cells(given: Any, rows: Rows, what: str = "given") -> Tensor:
     """The cells that a mask, or names of columns, select: boolean (N, *E)."""
     shape = (len(rows), *rows.event_shape)
     if isinstance(given, str) or (isinstance(given, Sequence) and given and all(isinstance(n, str) for n in given)):
@@ -202,24 +218,24 @@ def _read_cells(given: Any, rows: Rows) -> Tensor:
         unknown = [name for name in names if name not in (rows.columns or ())]
         if rows.columns is None:
             raise ValueError(
-                f"given must be boolean for data without names; got {names}. Pass a pandas frame, or a mask."
+                f"{what} must be boolean for data without names; got {names}. Pass a pandas frame, or a mask."
             )
         if unknown:
-            raise ValueError(f"given must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
+            raise ValueError(f"{what} must name columns of x, {rows.columns}; got {unknown}. Correct the names.")
         given = [column in names for column in rows.columns or ()]
-    mask = as_tensor(given, "given")
+    mask = as_tensor(given, what)
     if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
         raise ValueError(
-            f"given must be boolean of shape {shape[1:]} or {shape}; got {mask.dtype} of shape {tuple(mask.shape)}."
-            " Mark the cells that are known."
+            f"{what} must be boolean of shape {shape[1:]} or {shape}; got {mask.dtype} of shape {tuple(mask.shape)}."
+            " Mark the cells that are meant."
         )
     return mask.expand(shape)
 
 
-def _error_of_difference(log_w: Tensor, log_v: Tensor, method: Method) -> Tensor:
+def _error_of_difference(log_w: Tensor, log_v: Tensor, *, same_draws: bool) -> Tensor:
     """The standard error of log mean w - log mean v, to first order, (B,)."""
     k = len(log_w)
     w, v = (k * part.double().softmax(0) for part in (log_w, log_v))
-    if method.shares_draws:
+    if same_draws:
         return (w - v).std(0) / k**0.5
     return ((w.var(0) + v.var(0)) / k).sqrt()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_number
 from pyro_vae.inference import pareto
+from pyro_vae.inference.pareto import UnreliableWarning
 
 __all__ = ["BoundResult", "ConditionalLogLikelihood", "LogLikelihood", "Mean", "Sandwich", "UnreliableWarning"]
 
@@ -19,10 +20,6 @@ SIGNS = {"estimate": "", "lower bound": ">= ", "upper bound": "<= "}
 SMALL_SHARE = (
     0.05  # of flagged rows; with more of them, the error of the mean is known to be larger than the stated one
 )
-
-
-class UnreliableWarning(UserWarning):
-    """Warns that an estimate which is returned is not reliable."""
 
 
 def check_estimates(what: str, values: Tensor) -> Tensor:

@@ -97,6 +97,8 @@ def _names_of_cells(distribution: Any) -> tuple[str, ...]:
     """The names of the cells of named blocks of columns."""
     if not isinstance(distribution, Blocks) or distribution.names is None:
         return ()
+    if distribution.columns is not None:
+        return tuple(distribution.columns)
     named = zip(distribution.names, distribution.sizes, strict=True)
     return tuple(name if size == 1 else f"{name}[{i}]" for name, size in named for i in range(size))
 

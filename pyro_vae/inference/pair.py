@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.fields import Field, ReadsFields, Schema, keyword_fields, merge_fields
+from pyro_vae.fields import OBSERVED, Field, ReadsFields, Schema, keyword_fields, merge_fields
 
 __all__ = ["ProgramPair"]
 
@@ -54,15 +54,28 @@ class ProgramPair(ReadsFields, PyroModule):
             return dict(self.stated_fields)
         return merge_fields((keyword_fields(type(self).model), keyword_fields(type(self).guide)))
 
+    @property
+    def site_of_missing(self) -> str | None:
+        """The latent site whose draws are the missing cells of x; None where the programs have no such site."""
+        return None
+
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         """Set starting values from the data (N, *E) and their fields; `fit` calls this once, before its first step."""
 
-    def check_data(self, x: Tensor, first_row: int = 0) -> None:
+    def check_batch(self, batch: Mapping[str, Tensor], names: Sequence[str], first_row: int = 0) -> None:
+        """Raise unless rows, x and the fields in `names`, are possible under this model."""
+        fields = {name: batch[name] for name in names}
+        observed = {OBSERVED: fields.pop(OBSERVED)} if OBSERVED in fields else {}
+        self.check_data(batch["x"], first_row, **observed)
+        self.check_fields(batch["x"], fields, first_row)
+
+    def check_data(self, x: Tensor, first_row: int = 0, *, observed: Tensor | None = None) -> None:
         """Raise unless x (N, *E) is possible under this model; `fit` and every evaluation method call this.
 
         Args:
             x: rows of data.
             first_row: the number of the first of them in the data set, for the message.
+            observed: the cells that are not missing, boolean of the shape of x, where the programs read this field.
         """
 
     def unbounded_at(self, constant: Tensor) -> Tensor:

@@ -63,6 +63,19 @@ class Likelihood(Part):
         """What the encoder sees of x, (..., *feature_shape): scaled to the order of one."""
         return x
 
+    def feature_pattern(self, observed: Tensor) -> Tensor:
+        """Which features are observed, boolean (..., *feature_shape), where some cells, (..., *E), are missing.
+
+        By default the features of a cell lie apart by the size of the first dimension of E, as in `features`.
+        """
+        number = self.feature_shape[0] // self.event_shape[0]
+        return observed if number == 1 else torch.cat([observed] * number, -len(self.event_shape))
+
+    def sum_features(self, values: Tensor) -> Tensor:
+        """Sums of values over the features of each cell, (..., *feature_shape) -> (..., *E)."""
+        dims, number = len(self.event_shape), self.feature_shape[0] // self.event_shape[0]
+        return values if number == 1 else values.unflatten(-dims, (number, self.event_shape[0])).sum(-dims - 1)
+
     def initialize(self, x: Tensor, **batch: Tensor) -> None:
         """Set constants from the data (N, *E), and from fields of these rows, in place.
 

@@ -112,7 +112,7 @@ class OrderedLogistic(_Categories):
         z = torch.cat((first, gaps), -1).cumsum(-1) - outputs.unsqueeze(-1)
         # F(b) - F(a) = F(b) (1 - F(a)) (1 - exp(a - b)) for the logistic F: a product, so that nothing cancels
         logits = pad(logsigmoid(z), (0, 1)) + pad(logsigmoid(-z), (1, 0)) + pad((-torch.expm1(-gaps)).log(), (1, 1))
-        return distributions.Categorical(logits=logits).to_event(len(self.event_shape))  # type: ignore[no-any-return]
+        return distributions.OrderedCategorical(logits=logits).to_event(len(self.event_shape))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
         return 2 * x.to(self.unit) / (self.num_categories - 1) - 1

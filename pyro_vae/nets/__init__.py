@@ -6,6 +6,7 @@ that its parts need. Any `nn.Module` that maps (B, *in_shape) to (B, *out_shape)
 
 from pyro_vae.nets.base import Recipe, Rowwise, Shape, build
 from pyro_vae.nets.conv import Conv
+from pyro_vae.nets.gaps import CellSet, Masked
 from pyro_vae.nets.mlp import MLP
 from pyro_vae.nets.pixelcnn import PixelCNN
 from pyro_vae.nets.resnet import ResNet
@@ -14,8 +15,10 @@ from pyro_vae.nets.spatial import Spatial
 
 __all__ = [
     "MLP",
+    "CellSet",
     "Conv",
     "DeepSet",
+    "Masked",
     "PixelCNN",
     "Recipe",
     "ResNet",

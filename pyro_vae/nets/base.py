@@ -91,17 +91,24 @@ class Rowwise(nn.Module):
 
     Shapes:
         (..., *E) -> (..., *out)
+
+    Attributes:
+        reads_pattern: whether the module takes, beside x, the pattern of missing features, of the same shape.
     """
 
     def __init__(self, module: nn.Module, event_dim: int) -> None:
         super().__init__()
         self.module, self.event_dim = module, event_dim
+        self.reads_pattern = bool(getattr(module, "reads_pattern", False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pattern: Tensor | None = None) -> Tensor:
+        inputs = [x]
+        if self.reads_pattern:
+            inputs.append(torch.ones_like(x) if pattern is None else pattern.expand_as(x))
         lead = x.shape[: x.dim() - self.event_dim]
         if len(lead) == 1:
-            return self.module(x)  # type: ignore[no-any-return]
-        y: Tensor = self.module(x.reshape(-1, *x.shape[len(lead) :]))
+            return self.module(*inputs)  # type: ignore[no-any-return]
+        y: Tensor = self.module(*(part.reshape(-1, *part.shape[len(lead) :]) for part in inputs))
         return y.reshape(*lead, *y.shape[1:])
 
 
@@ -126,7 +133,8 @@ def build(net: Recipe | nn.Module, in_shape: Shape, out_shape: Shape, role: str)
     modes = [(part, part.training) for part in net.modules()]
     try:
         with torch.no_grad():
-            got = net.eval()(torch.zeros(2, *in_shape, dtype=like.dtype, device=like.device)).shape
+            zeros = torch.zeros(2, *in_shape, dtype=like.dtype, device=like.device)
+            got = Rowwise(net.eval(), len(in_shape))(zeros).shape
     except RuntimeError as error:
         raise ValueError(
             f"{role} must accept rows of shape {in_shape}; got the error: {error}. Change its first layer."

@@ -19,7 +19,7 @@ from pyro_vae.data.columns import Ranges, named_columns, warn_of_lost_digits
 from pyro_vae.data.loaders import names_of_columns
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.elbos.foreign import runs_one_by_one
-from pyro_vae.fields import ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, split_fields
+from pyro_vae.fields import OBSERVED, ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, split_fields
 from pyro_vae.graphs.graph import CaptureError
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import plate_nesting
@@ -28,6 +28,7 @@ from pyro_vae.runtime.isolation import preserved_modes
 from pyro_vae.runtime.precision import has_bfloat16
 from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.saving import description
+from pyro_vae.tables.table import Table, matching
 from pyro_vae.training import first_batch, row_order
 from pyro_vae.training.checkpoints.writer import CheckpointWriter, open_checkpoints
 from pyro_vae.training.compiled.step import CompiledStep, choose_num_threads, pays
@@ -71,7 +72,7 @@ def fit(model: ProgramPair, data: Any, options: FitOptions) -> History:
                     _initialize(model, batches)
             processes.synchronize(model.state_dict().values())
             estimator = _validate_first_batch(model, batches, options)
-            model.schema = model.schema.after_fit(names_of_columns(batches.data), batches.names)
+            model.schema = _schema_with(model, batches)
             state = prepare_state(model, options.optimizer, options.learning_rate)
             if writer is not None:
                 writer.restore(model, state)
@@ -121,6 +122,7 @@ def _check_bfloat16(like: torch.Tensor) -> None:
 def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batches, Batches | None]:
     """The rows to train on and the validation rows, read and checked."""
     names, values = split_fields({"fields": options.fields})
+    data = matching(data, model.schema.table)
     readable = (*model.fields, ROW_WEIGHTS)
     common: dict[str, Any] = {"like": model.like, "readable": readable, "batch_size": options.batch_size}
     batches = Batches(data, num_rows=options.num_rows, fields=names, values=values, **common)
@@ -128,14 +130,22 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
     held_out = None
     if options.valid is not None:
         try:
-            held_out = Batches(options.valid, shuffle=False, fields=names, **common)
-            _check_rows(model, held_out, model.schema.after_fit(names_of_columns(batches.data), batches.names))
+            schema = _schema_with(model, batches)
+            held_out = Batches(matching(options.valid, schema.table), shuffle=False, fields=names, **common)
+            _check_rows(model, held_out, schema)
         except ValueError as error:
             raise ValueError(f"valid must be rows like those of data. {error}") from error
     warn_of_lost_digits(batches.data, model.like)
     if isinstance(batches.data, Rows):
+        _check_columns_observed(batches.data, ranges.empty())
         _check_columns_vary(model, batches.data, ranges.constant())
     return batches, held_out
+
+
+def _schema_with(model: ProgramPair, batches: Batches) -> Schema:
+    """The schema of the model with the names of the training data."""
+    table = batches.data.schema.to_plain() if isinstance(batches.data, Table) else None
+    return model.schema.after_fit(names_of_columns(batches.data), batches.names, table)
 
 
 def _check_rows(model: ProgramPair, batches: Batches, schema: Schema) -> Ranges:
@@ -151,9 +161,8 @@ def _check_rows(model: ProgramPair, batches: Batches, schema: Schema) -> Ranges:
     weighted = ROW_WEIGHTS not in batches.names
     ranges = Ranges()
     for first_row, batch in batches.chunks():
-        model.check_data(batch["x"], first_row)
-        model.check_fields(batch["x"], {name: batch[name] for name in batches.names}, first_row)
-        ranges.add(batch["x"])
+        model.check_batch(batch, batches.names, first_row)
+        ranges.add(batch["x"], batch.get(OBSERVED))
         if ROW_WEIGHTS in batch:
             weighted |= _has_weight(batch[ROW_WEIGHTS], len(batch["x"]), first_row)
     if not weighted:
@@ -175,6 +184,15 @@ def _has_weight(weights: torch.Tensor, num_rows: int, first_row: int) -> bool:
             " weight 0 to leave it out."
         )
     return bool((weights > 0).any())
+
+
+def _check_columns_observed(rows: Rows, empty: torch.Tensor) -> None:
+    """Raise if a column has no observed cell."""
+    if empty.any():
+        raise ValueError(
+            f"x must have an observed cell in each column; got none in columns {named_columns(empty, rows)} of the"
+            " training rows, of which a model can learn nothing. Leave these columns out."
+        )
 
 
 def _check_columns_vary(model: ProgramPair, rows: Rows, constant: torch.Tensor) -> None:
@@ -213,7 +231,7 @@ def _initialize(model: ProgramPair, batches: Batches) -> None:
     broken = [name for name in finite if not torch.isfinite(started[name]).all()]
     if broken:
         _refuse_large_cells(batches, model.like.dtype)
-        fields = {name: sample[name] for name in batches.names if name != ROW_WEIGHTS}
+        fields = {name: sample[name] for name in batches.names if name not in (ROW_WEIGHTS, OBSERVED)}
         ranges = ", ".join(f"{name!r} from {value.min():g} to {value.max():g}" for name, value in fields.items())
         found = f"{broken[0]!r}, computed from x" + (f" and the fields {ranges}" if fields else "")
         raise ValueError(

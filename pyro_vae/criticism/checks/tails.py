@@ -16,6 +16,7 @@ from pyro_vae.criticism.checks.ready import OfColumns, ready_statistics
 from pyro_vae.criticism.checks.transforms import PIT, Ranks, check_unit, column_names, pit_of_cells, prior_replicates
 from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.data.batches import Rows
+from pyro_vae.data.rows import with_gaps
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
@@ -243,16 +244,18 @@ def check(
         rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
         chosen = ready_statistics(model, batch) if statistics is None else statistics
-        tallies = {name: _Tally(name, function, batch["x"]) for name, function in chosen.items()}
-        ranks = Ranks(batch["x"])
+        observed = with_gaps(batch["x"], batch)
+        tallies = {name: _Tally(name, function, observed) for name, function in chosen.items()}
+        ranks = Ranks(observed)
         for replicate in prior_replicates(model, batch, num_samples):
             ranks.add(replicate)
+            replicate = with_gaps(replicate, batch)
             for tally in tallies.values():
                 tally.prior.add(tally.evaluate_and_keep(replicate))
         structure = program_structure(model, rows, names)
         for replicate in _posterior_replicates(model, rows, names, num_samples, num_candidates, structure):
             for tally in tallies.values():
-                tally.posterior.add(tally(replicate))
+                tally.posterior.add(tally(with_gaps(replicate, batch)))
         columns = column_names(rows)
         found = {name: tally.result(columns, independent=not structure.joint) for name, tally in tallies.items()}
         if unit == "row":
@@ -283,7 +286,8 @@ class _Tally:
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"statistic {self.name!r} must be finite; got {value[~torch.isfinite(value)][0].item()}."
-                " Define it for constant columns too."
+                " Define it for constant columns too"
+                + (", and leave out missing cells, which are NaN in x: x.nanmean(0)." if x.isnan().any() else ".")
             )
         return value
 

@@ -15,6 +15,7 @@ from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
 from pyro_vae.criticism.intervals import LEVELS, central_coverage
 from pyro_vae.data.batches import Rows
+from pyro_vae.data.rows import with_gaps
 from pyro_vae.distributions import cell_log_prob
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.inference import pareto
@@ -32,7 +33,7 @@ class PIT:
     """Probability integral transforms of every cell, uniform if the model is true; ties are randomized.
 
     Attributes:
-        values: P(x_ij <= observed), (N, *E).
+        values: P(x_ij <= observed), (N, *E); NaN where a cell is missing.
         unit: "row": under p(x_ij), as for a new row; "cell": under p(x_ij | the other cells of row i).
         columns: names of the cells of a row.
         khat: Pareto k-hat of the importance weights behind each value, (N, *E); None for "row".
@@ -51,10 +52,12 @@ class PIT:
         """For each level its coverage, the mean over all cells, with the standard error by the spread over rows."""
         lines = []
         for level in levels:
-            inside = ((self.values - 0.5).abs() <= level / 2).double()
-            by_row = inside.reshape(len(inside), -1).mean(1)
-            error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else math.nan
-            lines.append({"level": level, "coverage": float(by_row.mean()), "standard error": error})
+            inside = ((self.values - 0.5).abs() <= level / 2).double().reshape(len(self.values), -1).sum(1)
+            observed = (~torch.isnan(self.values)).double().reshape(len(inside), -1).sum(1)
+            share = float(inside.sum() / observed.sum())
+            deviations = (inside - share * observed) / observed.mean()
+            error = float(deviations.std() / math.sqrt(len(deviations))) if len(deviations) > 1 else math.nan
+            lines.append({"level": level, "coverage": share, "standard error": error})
         return lines
 
     def __str__(self) -> str:
@@ -67,7 +70,7 @@ class PIT:
         """Histogram of the values of all cells; returns matplotlib axes."""
         from pyro_vae import plots
 
-        return plots.pit(self.values, ax=ax)
+        return plots.pit(self.values[~torch.isnan(self.values)], ax=ax)
 
     def plot_coverage(self, levels: Sequence[float] = LEVELS, ax: Any = None) -> Any:
         """Observed against nominal coverage; returns matplotlib axes."""
@@ -115,7 +118,7 @@ def pit(
     with seeded(seed):
         if unit == "row":
             batch = rows.take(slice(None), names, like=model.like)
-            ranks = Ranks(batch["x"])
+            ranks = Ranks(with_gaps(batch["x"], batch))
             for replicate in prior_replicates(model, batch, positive_integer("num_samples", num_samples)):
                 ranks.add(replicate)
             return PIT(ranks.below(), "row", column_names(rows))
@@ -129,7 +132,8 @@ def pit_of_cells(model: ProgramPair, rows: Rows, fields: tuple[str, ...], num_pa
         chunks = row_chunks(model, rows, num_particles, fields, at_once=num_particles)
         parts = [_leave_cells_out(model, batch, num_particles) for batch in chunks]
     values, khat = (torch.cat(part) for part in zip(*parts, strict=True))
-    share = float((~(khat <= pareto.threshold(num_particles))).double().mean())  # NaN, unknown, is no pass
+    high = ~(khat[~torch.isnan(values)] <= pareto.threshold(num_particles))  # NaN, unknown, is no pass
+    share = float(high.double().mean())
     if share > 0.01:
         warnings.warn(
             f"{share:.1%} of the cells have a Pareto k-hat above the threshold when they are left out, or an unknown"
@@ -161,7 +165,8 @@ def _leave_cells_out(model: ProgramPair, batch: dict[str, Tensor], num_particles
     drawn = site.distribution.sample().expand(cells.shape)
     below, equal = ((weights * comparison).sum(0) for comparison in (drawn < x, drawn == x))
     count = 1 / weights.square().sum(0)  # treated as this many draws of equal weight
-    return (count * below + torch.rand_like(below) * (count * equal + 1)) / (count + 1), khat.reshape(x.shape)
+    values = (count * below + torch.rand_like(below) * (count * equal + 1)) / (count + 1)
+    return with_gaps(values, batch), khat.reshape(x.shape)
 
 
 class Ranks:
@@ -177,8 +182,12 @@ class Ranks:
         self.equal += replicated == self.observed
 
     def below(self) -> Tensor:
-        """P(replicated <= observed), ties randomized: exactly uniform if all are draws from one distribution."""
-        return (self.less + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
+        """P(replicated <= observed), ties randomized: exactly uniform if all are draws from one distribution.
+
+        It is NaN where the observed value is NaN.
+        """
+        shares = (self.less + torch.rand_like(self.less) * (self.equal + 1)) / (self.count + 1)
+        return shares.masked_fill(torch.isnan(self.observed), torch.nan)
 
     def above(self) -> Tensor:
         """P(replicated >= observed), ties randomized."""

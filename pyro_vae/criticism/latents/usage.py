@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -155,11 +155,11 @@ def use(
     parts = []
     with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names, structure=structure, at_once=num_particles):
-            parts.append(_measure(chunk_weights(model, batch, num_particles)))
+            parts.append(_measure(_of_latents(model, chunk_weights(model, batch, num_particles))))
         sites = {name: _join_chunks([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
         batch = rows.take(slice(0, information_rows), names, like=model.like)
-        record = chunk_weights(model, batch, 2)
+        record = _of_latents(model, chunk_weights(model, batch, 2))
         information = _log_ratios(model, batch, record)
         one_prior = _same_prior_in_all_rows(model, batch, record)
     mutual = mean_over_rows(information.mean(0), information.std(0) / math.sqrt(2))
@@ -190,6 +190,15 @@ class _Measures(NamedTuple):
     sites: dict[str, _Site]
     kl: Tensor  # (B,), of all sites
     error: Tensor  # (B,), Monte Carlo standard error of the KL
+
+
+def _of_latents(model: ProgramPair, record: LogWeights) -> LogWeights:
+    """The record without the site of missing cells, which model and guide draw alike."""
+    latent, guide = (
+        {name: site for name, site in sites.items() if name != model.site_of_missing}
+        for sites in (record.latent, record.guide)
+    )
+    return replace(record, latent=latent, guide=guide)
 
 
 def _measure(record: LogWeights) -> _Measures:
@@ -247,7 +256,8 @@ def _same_prior_in_all_rows(model: ProgramPair, batch: dict[str, Tensor], record
         name: site.value.narrow(_row_dim(site), 0, 1).expand(site.value.shape) for name, site in record.guide.items()
     }
     program = fix_latents(model.guide, values)
-    log_prior = log_weights(model.model, program, batch["x"], num_particles=2, **fields_of(batch)).log_prior
+    again = log_weights(model.model, program, batch["x"], num_particles=2, **fields_of(batch))
+    log_prior = _of_latents(model, again).log_prior
     first = log_prior[:, :1].expand(log_prior.shape)
     return torch.allclose(log_prior, first, rtol=1e-4, atol=1e-4)
 
@@ -266,8 +276,8 @@ def _log_ratios(model: ProgramPair, batch: dict[str, Tensor], record: LogWeights
             for name, site in record.guide.items()
         }
         program = fix_latents(model.guide, values)
-        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(part), **fields_of(batch)).log_guide
-        mixture.append(torch.logsumexp(pairs.double(), 1) - math.log(n))
+        pairs = log_weights(model.guide, program, batch["x"], num_particles=len(part), **fields_of(batch))
+        mixture.append(torch.logsumexp(_of_latents(model, pairs).log_guide.double(), 1) - math.log(n))
     return record.log_guide.double() - torch.cat(mixture).reshape(2, n)
 
 
