@@ -10,7 +10,7 @@ from pyro_vae.criticism.comparison import Comparison, compare
 from pyro_vae.criticism.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.data.batches import Rows
 from pyro_vae.hierarchical import HierarchicalVAE
-from pyro_vae.imputation import Imputations, Pooled, pool
+from pyro_vae.imputation import Imputations, Pooled, WaldTest, pool
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
@@ -37,6 +37,7 @@ __all__ = [
     "Pooled",
     "Rows",
     "Table",
+    "WaldTest",
     "bounds",
     "calibration",
     "check",

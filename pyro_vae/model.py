@@ -515,14 +515,16 @@ class LatentVariableModel(ProgramPair):
         num_imputations: int | None = None,
         num_candidates: int = 200,
         single: str | None = None,
+        refit: str | None = None,
+        refit_options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         **fields: Any,
     ) -> imputation.Imputations:
         """Completed data: missing cells drawn from p(x_missing | x_observed), observed cells as they were.
 
         Draws of the latents from the guide are resampled by their importance weights, and the missing cells are drawn
-        given these; k-hat says where that is not to be relied on. The parameters of the model stay at their estimates:
-        intervals from few rows are then somewhat too narrow.
+        given these; k-hat says where that is not to be relied on. The parameters of the model stay at their estimates,
+        so that intervals from few rows are somewhat too narrow, unless the model is fitted again for each imputation.
 
         Args:
             x: rows (B, *E) with missing cells, in any form that `fit` takes.
@@ -531,6 +533,10 @@ class LatentVariableModel(ProgramPair):
             single: one best guess in place of draws: the "mean" or the "median" of numbers, or the "mode", which for
                 real cells is the median too. Cells with levels in no order get the most probable level. A best guess
                 has no spread: never estimate variances or standard errors from it.
+            refit: "bootstrap" fits a copy of the model on for each imputation, to as many rows drawn with replacement.
+                The imputations then carry the uncertainty of the parameters ("proper" imputations). These rows must be
+                those of training.
+            refit_options: arguments of `fit` for these copies, such as {"epochs": 50}.
             seed: seed of the draws.
             **fields: as in `log_likelihood`.
 
@@ -553,6 +559,8 @@ class LatentVariableModel(ProgramPair):
             num_imputations=num_imputations,
             num_candidates=num_candidates,
             single=single,
+            refit=refit,
+            refit_options=refit_options,
             seed=seed,
             fields=names,
         )

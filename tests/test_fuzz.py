@@ -256,7 +256,7 @@ EXEMPT = {
     "datasets.names": "takes nothing",
     **{f"processes.{name}": "takes nothing" for name in ("launched", "rank", "size")},
     **dict.fromkeys(("Comparison", "Convergence", "Diagnosis", "Draws", "Finding", "LogWeights"), "a result"),
-    **dict.fromkeys(("Imputations", "Pooled"), "a result"),
+    **dict.fromkeys(("Imputations", "Pooled", "WaldTest"), "a result"),
     "elbos.GradientPath": "a record",
     "evaluation.Summary": "a record",
     "plots.grid": "inner",

@@ -177,7 +177,7 @@ def test_a_product_is_the_sum_of_its_blocks_and_draws_each_of_them() -> None:
     likelihood = made("Product")
     outputs = random_outputs(likelihood, 3, 2)
     p, x = likelihood(outputs), draw_data(likelihood, 2)
-    parts = zip(likelihood.columns(x), outputs.split((2, 1, 3), -1), strict=True)
+    parts = zip(likelihood.split(x), outputs.split((2, 1, 3), -1), strict=True)
     terms = [block(output).log_prob(column) for (_, block, column), output in parts]
     np.testing.assert_allclose(p.log_prob(x).detach(), sum(terms).detach(), rtol=1e-12)
 

@@ -15,7 +15,7 @@ from pyro_vae.imputation.pooling import Pooled, pool
 from pyro_vae.inference import pareto
 from pyro_vae.inference.pareto import UnreliableWarning
 
-__all__ = ["Imputations", "warn_if_unreliable"]
+__all__ = ["Imputations", "joined", "warn_if_unreliable"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,16 @@ class Imputations(Sequence[Any]):
             f"{what} of {missing:,} missing cells ({missing / self.observed.numel():.1%}) in {int(gaps.sum()):,} of"
             f" {len(gaps):,} rows; {flagged:,} rows flagged by k-hat"
         )
+
+
+def joined(parts: Sequence[Imputations]) -> Imputations:
+    """Imputations of the same rows by several models as one; of each row the worst k-hat, with a warning as usual."""
+    khat = torch.stack([part.khat for part in parts])
+    worst = torch.where(khat.isnan().any(0), torch.nan, khat.nan_to_num(-torch.inf, neginf=-torch.inf).amax(0))
+    ess = torch.stack([part.ess for part in parts]).amin(0)
+    result = replace(parts[0], values=torch.cat([part.values for part in parts]), khat=worst, ess=ess)
+    warn_if_unreliable(result)
+    return result
 
 
 def _as_pandas(data: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,8 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.data.rows import Rows
 from pyro_vae.fields import OBSERVED
 from pyro_vae.imputation.guesses import GUESSES, guess
-from pyro_vae.imputation.imputations import Imputations, warn_if_unreliable
+from pyro_vae.imputation.imputations import Imputations, joined, warn_if_unreliable
+from pyro_vae.imputation.refits import check_refit, refits
 from pyro_vae.inference.chunks import program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.predictive import Candidates, draw_candidates, one_site, run_model
@@ -27,10 +31,42 @@ def impute(
     num_imputations: int | None = None,
     num_candidates: int = 200,
     single: str | None = None,
+    refit: str | None = None,
+    refit_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     fields: tuple[str, ...] = (),
 ) -> Imputations:
     """Completed rows; see `LatentVariableModel.impute`."""
+    check_refit(refit, refit_options, single=single is not None)
+    if refit is not None and refit_options is not None:
+        count = positive_integer("num_imputations", 5 if num_imputations is None else num_imputations)
+        options: dict[str, Any] = {"num_imputations": 1, "num_candidates": num_candidates, "fields": fields}
+        models = refits(model, rows, count, refit_options, fields, seed)
+        seeds = [None] * count if seed is None else range(seed + 1, seed + 1 + count)
+        return joined([_impute(one, rows, **options, seed=own) for one, own in zip(models, seeds, strict=True)])
+    result = _impute(
+        model,
+        rows,
+        num_imputations=num_imputations,
+        num_candidates=num_candidates,
+        single=single,
+        seed=seed,
+        fields=fields,
+    )
+    warn_if_unreliable(result)
+    return result
+
+
+def _impute(
+    model: ProgramPair,
+    rows: Rows,
+    *,
+    num_imputations: int | None,
+    num_candidates: int,
+    single: str | None = None,
+    seed: int | None,
+    fields: tuple[str, ...],
+) -> Imputations:
     if single is not None and num_imputations is not None:
         raise ValueError(
             f"num_imputations must be left out with single={single!r}, which is one best guess; got {num_imputations}."
@@ -64,9 +100,7 @@ def impute(
                     drawn = drawn if table is None else table.nearest(drawn)
                 out[:, index] = torch.where(observed[index], out[:, index], drawn.to(out))
                 khat[index], ess[index] = candidates.khat.to(khat), candidates.ess.to(ess)
-    result = Imputations(out, observed, khat, ess, num_candidates, single, rows)
-    warn_if_unreliable(result)
-    return result
+    return Imputations(out, observed, khat, ess, num_candidates, single, rows)
 
 
 def _check_reads_pattern(model: ProgramPair) -> None:

@@ -60,18 +60,20 @@ class Missing(Part):
         self.inside.copy_(x.median(0).values)
         self.marginal.copy_(features.mean(0))
 
-    @staticmethod
-    def complete(x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
         """The rows with each gap filled from evenly spaced quantiles of the observed cells of its column.
 
-        The marginal distribution of each column is kept; a model starts from it. Columns must have an observed cell.
+        The marginal distribution of each column is kept; a model starts from it. A column without an observed cell, as
+        the first batch of a loader may have one, gets a value that is possible under the likelihood.
         """
         if observed.all():
             return x
-        cells, seen = x.reshape(len(x), -1).clone(), observed.reshape(len(x), -1)
+        cells, seen = self.fill(x, observed).reshape(len(x), -1).clone(), observed.reshape(len(x), -1)
         for j in (~seen.all(0)).nonzero().flatten().tolist():
             known = cells[seen[:, j], j].sort().values
             gaps = (~seen[:, j]).nonzero().flatten()
+            if not len(known):
+                continue
             level = (torch.arange(len(gaps), device=x.device) + 0.5) * len(known) / len(gaps)
             cells[gaps, j] = known[level.long().clamp_max(len(known) - 1)]
         return cells.reshape(x.shape)
