@@ -224,12 +224,12 @@ def test_a_known_mechanism_mends_what_missing_at_random_gets_wrong() -> None:
     "mechanism",
     [
         missing.SelfMasking(),
-        missing.SelfMasking(known_sign=-1),
+        missing.SelfMasking(known_sign=[-1, None]),
         missing.Logistic(),
         lambda x: 1 - x,
         torch.nn.Linear(2, 2),
     ],
-    ids=["self-masking", "known sign", "logistic", "function", "module"],
+    ids=["self-masking", "known signs", "logistic", "function", "module"],
 )
 def test_every_question_to_a_model_with_a_mechanism(mechanism: Any, tmp_path) -> None:
     _, holed = self_masked(40)
@@ -313,7 +313,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "shifts must be numbers",
     ),
-    "sign": (lambda: missing.SelfMasking(known_sign=2), ValueError, r"known_sign must be None, \+1 or -1; got 2"),
+    "sign": (lambda: missing.SelfMasking(known_sign=2), ValueError, r"known_sign must be None, \+1 or -1, .*; got 2"),
+    "signs": (
+        lambda: make_not_at_random(missing.NotAtRandom(missing.SelfMasking(known_sign=[1, None, 1]))),
+        ValueError,
+        "known_sign must have one entry for each of 2 cells; got 3",
+    ),
+    "analysis of one": (
+        lambda: plain(missing=missing.AtRandom()).impute(X, seed=0).pool(lambda one: one.mean(0)),
+        TypeError,
+        r"analysis must return a tuple \(estimates, squared standard errors\); got Tensor",
+    ),
     "mechanism": (lambda: missing.NotAtRandom(3), TypeError, "mechanism must be an object of pv.missing or a function"),
     "hierarchy": (
         lambda: pv.HierarchicalVAE(likelihood=likelihoods.Normal(3), latent_dims=(2, 2), missing=missing.NotAtRandom()),

@@ -107,19 +107,22 @@ class Imputations(Sequence[Any]):
         """Apply an analysis to each completed data set, and pool its results by Rubin's rules.
 
         Args:
-            analysis: a function of a completed data set that returns estimates and their squared standard errors, or
-                covariance matrix, as `pv.pool` takes them.
+            analysis: a function of a completed data set that returns a tuple: estimates, and their squared standard
+                errors or covariance matrix, as `pv.pool` takes them.
             complete_df: the degrees of freedom of the analysis with complete data.
 
         Raises:
             ValueError: for a single best guess, which hides that cells were missing.
+            TypeError: if `analysis` is no function, or does not return a tuple of two.
         """
         if self.single is not None:
             raise ValueError(
                 f"Imputations must be draws to be pooled; got one best guess, single={self.single!r}. Impute without"
                 " single=."
             )
-        results = [analysis(one) for one in self]
+        if not callable(analysis):
+            raise TypeError(f"analysis must be a function of a completed data set; got {analysis!r}. Pass a function.")
+        results = [_as_pair(analysis(one)) for one in self]
         return pool([r[0] for r in results], [r[1] for r in results], complete_df=complete_df)
 
     def __repr__(self) -> str:
@@ -133,6 +136,17 @@ class Imputations(Sequence[Any]):
             f"{what} of {missing:,} missing cells ({missing / self.observed.numel():.1%}) in {int(gaps.sum()):,} of"
             f" {len(gaps):,} rows; {flagged:,} rows flagged by k-hat"
         )
+
+
+def _as_pair(result: Any) -> tuple[Any, Any]:
+    """Estimates and variances, as an analysis returned them."""
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise TypeError(
+            "analysis must return a tuple (estimates, squared standard errors); got"
+            f" {type(result).__name__}{f' of {len(result)}' if isinstance(result, tuple | list) else ''}. Write e.g."
+            " return one['age'].mean(), one['age'].var() / len(one)."
+        )
+    return result[0], result[1]
 
 
 def joined(parts: Sequence[Imputations]) -> Imputations:
@@ -153,7 +167,7 @@ def _as_pandas(data: Any) -> Any:
     return data if isinstance(data, pandas.DataFrame) else data.to_pandas()
 
 
-def warn_if_unreliable(result: Imputations) -> None:
+def warn_if_unreliable(result: Imputations, stacklevel: int = 4) -> None:
     """Warn if rows are flagged."""
     if flagged := int(result.flagged.sum()):
         warnings.warn(
@@ -161,5 +175,5 @@ def warn_if_unreliable(result: Imputations) -> None:
             f" {pareto.MIN_EFFECTIVE} effective candidates, or an unknown one: their imputations follow the guide more"
             " than the posterior. Raise num_candidates, or train a more flexible guide.",
             UnreliableWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

@@ -156,12 +156,16 @@ class Pooled:
             for i, name in enumerate(names)
         ]
 
+    def readable_lines(self) -> list[dict[str, Any]]:
+        """The lines of the table with three digits of the standard error in each number."""
+        return [_readable(line) for line in self.lines()]
+
     def __str__(self) -> str:
         from pyro_vae import reporting
 
         known = "" if math.isinf(self.complete_df) else f" Complete data: {self.complete_df:g} degrees of freedom."
         return (
-            f"{reporting.table([_readable(line) for line in self.lines()])}\n"
+            f"{reporting.table(self.readable_lines())}\n"
             f"Rubin's rules over {self.num_imputations} imputations; p-values against 0.{known}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,31 +47,45 @@ class SelfMasking(Mechanism):
     learned. A cell with several features, such as the indicators of a category, has a slope for each.
 
     Args:
-        known_sign: +1 if larger values are missing more often, -1 if smaller ones are, None if that is not known. The
-            sign can rarely be learned from data: state it where it is known.
+        known_sign: +1 if larger values are missing more often, -1 if smaller ones are, None if that is not known; one
+            for all cells, or a list with one for each. The sign can rarely be learned from data: state it where it is
+            known.
 
     Raises:
-        ValueError: if `known_sign` is another value.
+        ValueError: if `known_sign` is another value, or has another number of entries than a row has cells.
 
     References:
         *not-MIWAE: Deep Generative Modelling with Missing not at Random Data* (Ipsen, Mattei, Frellsen, 2020), arXiv
         2006.12871
     """
 
-    def __init__(self, known_sign: int | None = None) -> None:
+    sign: Tensor
+
+    def __init__(self, known_sign: int | Sequence[int | None] | None = None) -> None:
         super().__init__()
-        if known_sign not in (None, 1, -1) or isinstance(known_sign, bool):
-            raise ValueError(f"known_sign must be None, +1 or -1; got {known_sign!r}. Choose one of these.")
+        signs = list(known_sign) if isinstance(known_sign, list | tuple) else [known_sign]
+        if not signs or any(sign not in (None, 1, -1) or isinstance(sign, bool) for sign in signs):
+            raise ValueError(
+                f"known_sign must be None, +1 or -1, or a list of these; got {known_sign!r}. Choose one of these."
+            )
         self.known_sign = known_sign
 
     def prepare(self, likelihood: Any) -> None:
         super().prepare(likelihood)
-        start = 0.0 if self.known_sign is None else SLOPE
-        self.slope = nn.Parameter(torch.full(likelihood.feature_shape, start))
-        self.shift = nn.Parameter(torch.zeros(likelihood.event_shape))
+        known, shape = self.known_sign, likelihood.event_shape
+        signs: list[Any] = list(known) if isinstance(known, list | tuple) else [known] * math.prod(shape)
+        if len(signs) != math.prod(shape):
+            raise ValueError(
+                f"known_sign must have one entry for each of {math.prod(shape)} cells; got {len(signs)}. Give a list in"
+                " the order of the columns, or one sign for all."
+            )
+        cells = torch.tensor([float(sign or 0) for sign in signs]).reshape(shape)
+        self.register_buffer("sign", likelihood.feature_pattern(cells), persistent=False)
+        self.slope = nn.Parameter(torch.where(self.sign == 0, 0.0, SLOPE))
+        self.shift = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor, likelihood: Any) -> Tensor:
-        slope = self.slope if self.known_sign is None else self.known_sign * softplus(self.slope)
+        slope = torch.where(self.sign == 0, self.slope, self.sign * softplus(self.slope))
         raised = likelihood.sum_features(slope * likelihood.features(x))
         return self.intercept + self.shift - raised  # type: ignore[no-any-return]
 

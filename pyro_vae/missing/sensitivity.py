@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +27,20 @@ class Sensitivity:
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the table, one for each shift and parameter."""
-        return [
-            {f"shift of {self.column}": shift} | line
-            for shift, result in zip(self.shifts, self.results, strict=True)
-            for line in result.lines()
-        ]
+        return self._by_shift([result.lines() for result in self.results])
+
+    def _by_shift(self, lines: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Lines of the results, each with its shift."""
+        by_shift = zip(self.shifts, lines, strict=True)
+        return [{f"shift of {self.column}": shift} | line for shift, own in by_shift for line in own]
 
     def __str__(self) -> str:
         from pyro_vae import reporting
 
         return (
-            f"{reporting.table(self.lines())}\n"
-            f"Missing cells of {self.column} are larger by the shift than the observed ones with the same other cells."
+            f"{reporting.table(self._by_shift([result.readable_lines() for result in self.results]))}\n"
+            f"A shift assumes that missing cells of {self.column} are larger by this than observed ones of like rows; 0"
+            " is missing at random."
         )
 
     def to_pandas(self) -> Any:
@@ -91,7 +93,8 @@ def sensitivity(
             f"shift must be a dictionary with one column and its shifts; got {shift!r}. Pass e.g. {{'age': [0, 5]}}."
         )
     ((column, shifts),) = shift.items()
-    shifts = list(shifts) if isinstance(shifts, Sequence) else [shifts]
+    shifts = list(shifts) if isinstance(shifts, Iterable) and not isinstance(shifts, str) else [shifts]
+    shifts = [value.item() if hasattr(value, "item") else value for value in shifts]
     if not shifts or not all(is_number(value) for value in shifts):
         raise ValueError(f"shifts must be numbers; got {shifts!r}. Pass e.g. [0, 5].")
     found = model.impute(x, num_imputations=num_imputations, seed=seed, **options)
