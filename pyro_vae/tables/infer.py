@@ -6,7 +6,7 @@ import numpy as np
 
 from pyro_vae.tables.columns import EXACT, Column
 from pyro_vae.tables.kinds import Binary, Categorical, Constant, Count, Identifier, Kind, Ordinal, Positive, Real, Time
-from pyro_vae.tables.kinds.numbers import NARROW
+from pyro_vae.tables.kinds.numbers import NARROW, TINY
 
 __all__ = ["infer"]
 
@@ -32,7 +32,7 @@ def infer(column: Column) -> Kind:
     - Whole numbers (integers, or floats that are all whole, as integers become beside missing cells) are left out as an
       identifier if they all differ and are consecutive. They are counts if they are at least 0 and below 256, or below
       2**24 with a variance of at least half their mean; otherwise real.
-    - Other numbers are positive if all are above 0, the largest is over 10 times the smallest, and their logarithms
+    - Other numbers are positive if all are above 1e-37, the largest is over 10 times the smallest, and their logarithms
       have less than half their skewness; otherwise real.
 
     Shares are never inferred.
@@ -90,7 +90,7 @@ def _of_whole_numbers(column: Column, found: np.ndarray) -> Kind:
 
 
 def _of_numbers(column: Column, found: np.ndarray) -> Kind:
-    if found.min() > 0 and found.max() > SPREAD * found.min() and _skewness(np.log(found)) < 0.5 * _skewness(found):
+    if found.min() > TINY and found.max() > SPREAD * found.min() and _skewness(np.log(found)) < 0.5 * _skewness(found):
         return Positive().fit(column)
     return Real().fit(column)
 

@@ -33,7 +33,7 @@ def read(frame: Any, kinds: Any, leave_out: Any) -> tuple[TableSchema, np.ndarra
     both = sorted(unused & given.keys())
     if both:
         raise ValueError(f"leave_out must name columns without a kind; got {both[0]!r}, which has one. Choose.")
-    columns, x = [], []
+    columns, x, empty = [], [], []
     for place, (label, name) in enumerate(zip(labels, names, strict=True)):
         if name in unused or isinstance(given.get(name), Identifier):
             kind = Identifier("left out, as asked for") if name in unused else given[name]
@@ -41,14 +41,16 @@ def read(frame: Any, kinds: Any, leave_out: Any) -> tuple[TableSchema, np.ndarra
             continue
         column, dtype = library.read(frame, place, name)
         if not column.observed.any():
-            raise ValueError(
-                f"column {name!r} must have a cell that is not missing; got none. Pass leave_out=[{name!r}]."
-            )
+            empty.append(name)
+            continue
         kind = given[name].fit(column) if name in given else infer(column)
         dtype = None if dtype is None else library.with_levels(dtype, getattr(kind, "levels", ()))
         columns.append(ColumnSchema(label, kind, dtype if kind.modelled or isinstance(kind, Constant) else None))
         if kind.modelled:
             x.append(kind.encode(column))
+    if empty:
+        which = f"column {empty[0]!r}" if len(empty) == 1 else f"columns {shown(empty, 8)}"
+        raise ValueError(f"{which} must have a cell that is not missing; got none. Pass leave_out={empty[:8]!r}.")
     schema = TableSchema(library.name, tuple(columns), library.axis(frame))
     return schema, np.column_stack(x)
 

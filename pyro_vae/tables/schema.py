@@ -79,9 +79,12 @@ class TableSchema:
             raise ValueError(f"columns must have different names; got {twice[0]!r} twice. Rename one.")
         if not self.modelled:
             reasons = "; ".join(f"{column.name!r} is {column.kind.describe()}" for column in self.columns[:5])
+            unsplit = len(names) == 1 and any(mark in names[0] for mark in ";,\t| ")
+            advice = (
+                "Read the file with its separator: read_csv(sep=...)." if unsplit else "Pass kinds={...}, or others."
+            )
             raise ValueError(
-                f"frame must have a column to model; got {f'none: {reasons}' if reasons else 'no column'}. Pass kinds="
-                "{...} or other columns."
+                f"frame must have a column to model; got {f'none: {reasons}' if reasons else 'no column'}. {advice}"
             )
 
     @property

@@ -15,9 +15,10 @@ from pyro_vae.likelihoods import Likelihood
 from pyro_vae.tables.columns import Column
 from pyro_vae.tables.kinds.base import Kind, check_range
 
-__all__ = ["NARROW", "Count", "Positive", "Real", "Share"]
+__all__ = ["NARROW", "TINY", "Count", "Positive", "Real", "Share"]
 
 NARROW = 256  # counts below this may have a rounded distribution
+TINY = 1e-37  # positive numbers below this are 0 in float32, or nearly so
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ class Positive(_Continuous):
         column.refuse(
             column.numbers <= 0, "be above 0 for the kind 'positive'", _elsewise(column, "real", "'count' of counts")
         )
+        advice = "Choose units in which the numbers are larger, or pass " + _elsewise(column, "real").removeprefix(
+            "Pass "
+        )
+        column.refuse(column.numbers < TINY, f"be above {TINY:g} for the kind 'positive', in float32", advice)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         return np.maximum(np.round(values), 1) if self.whole else values
