@@ -18,6 +18,7 @@ from pyro_vae.tables.kinds.base import Kind, check_range
 __all__ = ["NARROW", "TINY", "Count", "Positive", "Real", "Share"]
 
 NARROW = 256  # counts below this may have a rounded distribution
+ENOUGH = 1000  # cells of a column from which the decoder predicts its scale for each cell
 TINY = 1e-37  # positive numbers below this are 0 in float32, or nearly so
 
 
@@ -71,30 +72,30 @@ class _Continuous(_Numbers):
 
     Args:
         low, high, whole: those of all kinds of numbers.
-        clumped: whether more than a tenth of the cells have one value. The decoder then predicts no scale for each
-            cell: it would shrink to zero at that value, where the density has no bound.
+        scale: where the scale of the distribution comes from: "per_dimension" (one number for the column) or
+            "predicted" (by the decoder, for each cell). By default it is predicted if there are at least 1,000 cells,
+            and no value takes over a tenth of them: with fewer cells a predicted scale fits noise, and at such a value
+            it would shrink to zero, where the density has no bound.
     """
 
-    clumped: bool = False
+    scale: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        true_or_false("clumped", self.clumped)
+        if self.scale not in (None, "per_dimension", "predicted"):
+            raise ValueError(
+                f"scale must be 'per_dimension' or 'predicted'; got {self.scale!r}. Leave it out, or choose one."
+            )
 
     def fit(self, column: Column) -> Self:
         found = super().fit(column)
         cells = column.numbers[column.observed] if column.sort in self.sorts else np.empty(0)
-        most = int(np.unique(cells, return_counts=True)[1].max()) if len(cells) else 0
-        return dataclasses.replace(found, clumped=most > 0.1 * len(cells))
-
-    @property
-    def scale(self) -> str:
-        """Where the scale of the distribution comes from."""
-        return "per_dimension" if self.clumped else "predicted"
+        enough = len(cells) >= ENOUGH and np.unique(cells, return_counts=True)[1].max() <= 0.1 * len(cells)
+        return dataclasses.replace(found, scale=self.scale or ("predicted" if enough else "per_dimension"))
 
     @property
     def group(self) -> Hashable:
-        return (self.name, self.clumped)
+        return (self.name, self.scale)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Real(_Continuous):
     name: ClassVar[str] = "real"
 
     def likelihood(self, num_columns: int) -> Likelihood:
-        return likelihoods.Normal(num_columns, scale=self.scale)
+        return likelihoods.Normal(num_columns, scale=self.scale or "per_dimension")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Positive(_Continuous):
         return np.maximum(np.round(values), 1) if self.whole else values
 
     def likelihood(self, num_columns: int) -> Likelihood:
-        return likelihoods.LogNormal(num_columns, scale=self.scale)
+        return likelihoods.LogNormal(num_columns, scale=self.scale or "per_dimension")
 
 
 @dataclass(frozen=True)
