@@ -29,7 +29,7 @@ from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
 from pyro_vae.tables import Table
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "latents_for"]
 
 
 class VAE(AsksParts, LatentVariableModel):
@@ -125,7 +125,7 @@ class VAE(AsksParts, LatentVariableModel):
             raise ValueError(
                 f"latent_dim must be left out with a prior, which has its own; got {latent_dim}. Pass one of both."
             )
-        size = min(16, max(2, len(table.schema.names) // 2)) if latent_dim is None else latent_dim
+        size = latents_for(table) if latent_dim is None else latent_dim
         chosen: dict[str, Any] = {"likelihood": table.likelihood, "prior": lambda: priors.Normal(size)}
         chosen["missing"] = lambda: AtRandom() if table.has_missing else None
         made = {name: make() for name, make in chosen.items() if name not in parts}
@@ -374,6 +374,11 @@ class VAE(AsksParts, LatentVariableModel):
         points = _linear(z0, z1, t) if path == "linear" else _spherical(z0, z1, t)
         means: Tensor = self.decode(points, **given).mean
         return means
+
+
+def latents_for(table: Table) -> int:
+    """The number of latents for a table where none is given: half its number of columns, at least 2 and at most 16."""
+    return min(16, max(2, len(table.schema.names) // 2))
 
 
 def _advise_guide(wanted: str) -> str:

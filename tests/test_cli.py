@@ -584,7 +584,15 @@ def test_a_model_of_another_class_is_refused_by_name(run: Path, capsys: pytest.C
 
 def test_the_help_of_every_command_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     (commands_of,) = [a for a in options.parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    assert set(commands_of.choices) == {"train", "evaluate", "sample", "reconstruct", "interpolate", "datasets"}
+    assert set(commands_of.choices) == {
+        "train",
+        "evaluate",
+        "sample",
+        "impute",
+        "reconstruct",
+        "interpolate",
+        "datasets",
+    }
     for name, sub in commands_of.choices.items():
         assert main([name, "--help"]) == 0
         text = capsys.readouterr().out

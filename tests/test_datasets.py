@@ -418,7 +418,8 @@ def test_a_npz_file_has_x_and_fields(tmp_path: Path) -> None:
 def test_a_csv_file_keeps_names_of_columns_and_rows(tmp_path: Path) -> None:
     import pandas
 
-    frame = pandas.DataFrame({"a": np.arange(30.0), "b": 1.5, "label": np.arange(30) % 3}, index=range(100, 130))
+    columns = {"a": np.sqrt(np.arange(30.0)), "b": np.arange(30.0) ** 2, "label": np.arange(30) % 3}
+    frame = pandas.DataFrame(columns, index=range(100, 130))
     frame.to_csv(tmp_path / "a.csv", index=False)
     data = load(tmp_path / "a.csv", fields="label")
     assert data.event_shape == (2,) and data.train.columns == ["a", "b"]
@@ -524,15 +525,19 @@ def test_a_npz_file_must_hold_x_and_usable_fields(tmp_path: Path) -> None:
         load(tmp_path / "rows.npz")
 
 
-def test_a_csv_file_must_hold_numbers_in_known_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_of_a_csv_file_must_be_known_columns_of_numbers_beside_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("a,name\n" + "1,x\n" * 20)
-    with pytest.raises(TypeError, match=r"columns must be numbers; got text .*\['name'\]"):
-        load(path)
+    path.write_text("a,name,gap\n" + "1,x,1\n2,y,\n" * 10)
+    with pytest.raises(TypeError, match=r"field 'name' must hold numbers; got \w+. Encode it"):
+        load(path, fields=("name",))
+    with pytest.raises(ValueError, match=r"field 'gap' must have no gaps; got a missing cell in row 1. Drop the row"):
+        load(path, fields=("gap",))
     with pytest.raises(ValueError, match=r"fields must be columns of the frame; got \['label'\]"):
         load(path, fields=("label",))
     path.write_text("a,label\n" + "1,0\n" * 20)
-    with pytest.raises(ValueError, match="x must have a cell in each row"):
+    with pytest.raises(ValueError, match=r"a.csv must have a column of data besides the fields; got none. Name fewer"):
         load(path, fields=("a", "label"))
     path.write_text("a,b\n1,\n" * 20)
     monkeypatch.setitem(sys.modules, "pandas", None)

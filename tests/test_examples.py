@@ -68,6 +68,24 @@ PROMISES = {
             for guide in ("Normal", "MultivariateNormal", "Mixture", r"Flow, affine \(IAF\)", "Flow, spline")
         ),
     ),
+    "incomplete_table.py": (
+        r"Table of 442 rows and 10 columns \(pandas\)",
+        *(
+            rf"\n{name} +{kind} "
+            for name, kind in (("age", "count"), ("ratio", "ordinal"), ("triglycerides", "positive"))
+        ),
+        r"3 imputations of 922 missing cells \(20\.9%\) in 410 of 442 rows",
+        *(f"\n{name}{NUMBER * 6}\n" for name in ("age", "bmi", "hdl", "triglycerides")),
+        *(f"\n{name}{NUMBER * 3}\n" for name in ("sex", "ratio")),
+        f"within the range of their 3 imputations:{NUMBER}%; expected 50.0%",
+        f"\nbmi{NUMBER * 5}",
+        "Rubin's rules over 3 imputations; p-values against 0. Complete data: 436 degrees of freedom",
+        *(
+            rf"\n{name}, \d+ rows{NUMBER * 2}\n"
+            for name in ("all cells", "complete rows", "column means", "best guess")
+        ),
+        *(rf"\n3 imputations, missing bmi \+ {shift}{NUMBER * 2}" for shift in (0, 2, 4, 6)),
+    ),
     "interpolation.py": (
         "nats per picture",
         f"real test digits{WITH_ERROR * 3}",

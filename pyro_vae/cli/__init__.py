@@ -1,9 +1,9 @@
 """The command line: train a model, evaluate it, draw from it.
 
-`options` parses the arguments, `commands` has one function for each command, `choices` makes what the options of
-`train` choose, `runs` reads and writes run folders, `results` computes the numbers of a run, `scoring` its
-log-likelihood, and `pictures` draws its figures. To add a command, write its function in
-`commands` and its parser in `options`.
+`options` parses the arguments (`values` their texts), `commands` has one function for each command, `choices` makes
+what the options of `train` choose, `runs` reads and writes run folders, `results` computes the numbers of a run,
+`scoring` its log-likelihood, `tables` has what is particular to tables, and `pictures` draws the figures
+(`table_pictures` those of tables). To add a command, write its function in `commands` and its parser in `options`.
 """
 
 from __future__ import annotations

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 
 from pyro_vae import elbos, guides, likelihoods, nets, priors
+from pyro_vae.cli import tables
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
+from pyro_vae.missing import AtRandom
 from pyro_vae.runtime.random import preserved_rng
-from pyro_vae.vae import VAE
+from pyro_vae.tables import Table
+from pyro_vae.vae import VAE, latents_for
 
 __all__ = ["ESTIMATORS", "GUIDES", "LIKELIHOODS", "PRIORS", "model", "training"]
 
@@ -52,6 +55,8 @@ SMALL_ROWS = 64  # largest number of cells for which 12 latents are enough, as f
 
 def model(options: argparse.Namespace, splits: Splits) -> VAE:
     """The model that the options of `train` choose for the data."""
+    if splits.table is not None:
+        return _of_table(options, splits, splits.table)
     hidden, small = tuple(options.hidden), math.prod(splits.event_shape) <= SMALL_ROWS
     encoder, decoder = (
         (nets.MLP(hidden), nets.MLP(hidden[::-1], dropout=options.dropout))
@@ -64,6 +69,22 @@ def model(options: argparse.Namespace, splits: Splits) -> VAE:
         guide=GUIDES[options.guide](),
         encoder=encoder,
         decoder=decoder,
+        seed=options.seed,
+    )
+
+
+def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
+    """A model with likelihoods by the kinds of the columns, and room for missing cells where there are any."""
+    tables.check_options(options)
+    hidden, missing = tuple(options.hidden), tables.needs_missing(splits)
+    seen = table.likelihood().feature_shape
+    return VAE.for_table(
+        table,
+        prior=PRIORS[options.prior](options.latent_dim or latents_for(table), seen),
+        guide=GUIDES[options.guide](),
+        encoder=nets.Masked(nets.MLP(hidden)) if missing else nets.MLP(hidden),
+        decoder=nets.MLP(hidden[::-1], dropout=options.dropout),
+        missing=AtRandom() if missing else None,
         seed=options.seed,
     )
 

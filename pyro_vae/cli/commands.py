@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae import datasets, reporting
-from pyro_vae.cli import choices, results, runs
+from pyro_vae.cli import choices, results, runs, tables
 from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import FEWEST_ROWS, diagnose
 from pyro_vae.datasets import Splits
@@ -23,7 +24,7 @@ from pyro_vae.saving import files
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["INTERRUPTED", "evaluate", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+__all__ = ["INTERRUPTED", "evaluate", "impute", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
@@ -46,9 +47,13 @@ def _train(options: argparse.Namespace) -> int:
             runs.check_folder(folder, options.data, overwrite=options.overwrite)
     resume = processes.agree_on(resume)
     binarize = None if options.binarize == "auto" else options.binarize
-    table = runs.csv_options(vars(options))
-    splits = datasets.load(options.data, data_dir=options.data_dir, binarize=binarize, **table)
+    reading = tables.reading_options(vars(options))
+    splits = tables.load(options.data, data_dir=options.data_dir, binarize=binarize, **reading)
+    if resume and writes:
+        runs.check_data(folder, splits)
     vae, chosen = choices.model(options, splits), choices.training(options, splits)
+    if splits.table is not None and writes:
+        print(f"{splits.table}\n\nOther kinds: --kinds COLUMN=KIND,... (leave_out: not modelled)\n", flush=True)
     start = time.perf_counter()
     with runs.open_for_training(folder, vae, splits, options, resume=resume) if writes else nullcontext():
         history = vae.fit(
@@ -77,7 +82,7 @@ def _finish(
     if not options.no_pictures:
         from pyro_vae.cli import pictures  # matplotlib is slow to import
 
-        written += pictures.of_run(folder, vae, splits.test, history, seed=options.seed)
+        written += pictures.of_run(folder, vae, splits, history, seed=options.seed)
     print(results.report(summary))
     _print_written(written)
 
@@ -113,15 +118,69 @@ def sample(options: argparse.Namespace) -> int:
     """Draw rows from the prior predictive and plot them; with `--mean`, decoder means at draws from the prior."""
     from pyro_vae.cli import pictures
 
-    out = None if options.out is None else Path(options.out)
-    if out is not None and (out.suffix != ".npy" or not out.parent.is_dir()):
-        raise ValueError(f"--out must be a .npy file in a folder that exists; got {options.out!r}. Change the name.")
     vae = runs.read_model(options.run)
+    schema = vae.table_schema
+    out = tables.check_out(options.out, (".npy",) if schema is None else tables.FORMATS)
+    if schema is not None and options.mean:
+        raise ValueError("--mean must be left out for a table, whose levels have no mean; got --mean. Leave it out.")
     x = vae.sample(options.rows, mean=options.mean, seed=options.seed)
-    if out is not None:
+    if out is not None and schema is None:
         np.save(out, x.numpy())
-    written = pictures.draws(Path(options.run) / "samples.png", vae, x, mean=options.mean)
-    _print_written([written] if out is None else [written, out])
+    elif out is not None and schema is not None:
+        tables.write_frame(out, schema.frame(x), **runs.format_of(options.run))
+    file = Path(options.run) / "samples.png"
+    if schema is None:
+        written = [pictures.draws(file, vae, x, mean=options.mean)]
+    else:
+        written = [pictures.sampled(file, schema, x)]
+    _print_written(written if out is None else [*written, out])
+    return 0
+
+
+def impute(options: argparse.Namespace) -> int:
+    """Impute the missing cells of a file, or of the run's own rows, and write the completed data."""
+    vae = runs.read_model(options.run)
+    schema, out = tables.schema_of(vae), tables.check_out(options.out, tables.FORMATS)
+    if options.single is not None and options.num_imputations is not None:
+        raise ValueError(
+            f"--num-imputations must be left out with --single, which is one best guess; got {options.num_imputations}."
+            " Choose one of both."
+        )
+    given = tables.reading_options(vars(options))
+    del given["kinds"]
+    if vae.missing is None:
+        raise ValueError(
+            "RUN must hold a model that allows for missing cells; got one trained on complete data. Train on a file"
+            " with missing cells."
+        )
+    if options.file is None:
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"--{name} must be given with FILE only; got {value!r}. Leave it out.")
+        given = runs.format_of(options.run)
+        splits = runs.read_splits(options.run, options.data_dir)
+        rows: Any = tables.rows_of(splits)
+        source, what = splits.name, "the run's own rows, in the order of their file"
+    else:
+        rows = datasets.read_frame(options.file, schema=schema, **given)
+        source = what = options.file
+    if out is not None and out.resolve() == Path(source).expanduser().resolve():
+        raise ValueError(f"--out must be another file than that of the data; got {options.out!r}. Change the name.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = vae.impute(
+            rows,
+            num_imputations=options.num_imputations,
+            num_candidates=options.num_candidates,
+            single=options.single,
+            seed=options.seed,
+        )
+    print(f"{what}: {found}")
+    for warning in caught:
+        print(f"Warning: {warning.message}")
+    out = out or Path(options.run) / ("imputations.csv" if options.single is None else "completed.csv")
+    tables.write_frame(out, found.long() if options.single is None else found[0], **given)
+    _print_written([out])
     return 0
 
 
@@ -129,7 +188,10 @@ def reconstruct(options: argparse.Namespace) -> int:
     """Plot test rows and their reconstructions."""
     from pyro_vae.cli import pictures
 
-    vae, splits = _reload(options)
+    vae = runs.read_model(options.run)
+    instead = "Use `pyro-vae impute` for missing cells, or `vae.posterior_predictive` from Python."
+    tables.refuse_table(vae, "reconstruct", instead)
+    splits = runs.read_splits(options.run, options.data_dir)
     rows = splits.test.subset(slice(0, options.rows))
     _print_written([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
     return 0
@@ -139,7 +201,10 @@ def interpolate(options: argparse.Namespace) -> int:
     """Plot decoder means on the path between two test rows in latent space."""
     from pyro_vae.cli import pictures
 
-    vae, splits = _reload(options)
+    vae = runs.read_model(options.run)
+    instead = "Use `pyro-vae sample` for new rows, or `vae.encode` and `vae.decode` from Python."
+    tables.refuse_table(vae, "interpolate", instead)
+    splits = runs.read_splits(options.run, options.data_dir)
     num_rows = len(splits.test)
     if options.between and max(options.between) >= num_rows:
         given = " ".join(map(str, options.between))
@@ -156,7 +221,7 @@ def interpolate(options: argparse.Namespace) -> int:
 def list_datasets(options: argparse.Namespace) -> int:
     """Print the data sets that have names, with a description of each."""
     print(reporting.table([{"name": name, "data": text} for name, text in datasets.names().items()]))
-    print("DATA can also be a path: a .npy, .npz, .csv or .parquet file, or a folder of images.")
+    print("DATA can also be a path: a .npy or .npz file, a .csv or .parquet file with a table, or a folder of images.")
     return 0
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 from functools import partial
 from typing import Any, NoReturn
 
 import pyro_vae
 from pyro_vae.cli import choices, commands
 from pyro_vae.cli.scoring import METHODS
+from pyro_vae.cli.values import count, index, penalty, probability, rate
+from pyro_vae.imputation.guesses import GUESSES
 from pyro_vae.inference.gradients import GRADIENTS
 from pyro_vae.runtime.precision import PRECISIONS
+from pyro_vae.tables import KINDS
 
 __all__ = ["parser"]
 
@@ -47,6 +49,7 @@ def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
         (_train, "train", commands.train, "train a variational autoencoder and write a run folder"),
         (_evaluate, "evaluate", commands.evaluate, "estimate the ELBO and the log-likelihood of a run's test rows"),
         (_sample, "sample", commands.sample, "draw new rows from a run's model"),
+        (_impute, "impute", commands.impute, "impute the missing cells of a table by a run's model"),
         (_reconstruct, "reconstruct", commands.reconstruct, "reconstruct a run's test rows"),
         (_interpolate, "interpolate", commands.interpolate, "interpolate between test rows of a run in latent space"),
         (_datasets, "datasets", commands.list_datasets, "list the data sets that can be loaded by name"),
@@ -72,7 +75,8 @@ def _data(data: argparse._ArgumentGroup) -> None:
         metavar="DATA",
         nargs="?",
         default="digits",
-        help="a name (see `pyro-vae datasets`), a .npy, .npz, .csv or .parquet file, or a folder of images",
+        help="a name (see `pyro-vae datasets`), a .npy or .npz file, a .csv or .parquet file with a table, whose"
+        " columns may hold text, dates and missing cells, or a folder of images",
     )
     _data_dir(data)
     data.add_argument(
@@ -82,25 +86,37 @@ def _data(data: argparse._ArgumentGroup) -> None:
         help="how grey levels become 0 or 1: drawn at random anew for each batch (dynamic), drawn once (static), or not"
         " at all (none); auto is dynamic for grey images loaded by name, except digits, and none for all other data",
     )
+    _csv(data, "a .csv file")
     data.add_argument(
+        "--kinds",
+        metavar="COLUMN=KIND,...",
+        help=f"kinds of columns of a table: {', '.join(KINDS)}, or leave_out for a column that is not modelled;"
+        " ordinal columns of text need their levels in order, as in grade=ordinal:low:middle:high (default: by rules"
+        " from the cells, and printed)",
+    )
+
+
+def _csv(group: argparse._ActionsContainer, what: str) -> None:
+    group.add_argument(
         "--sep",
         metavar="C",
-        help="character between the fields of a .csv file (default: a comma, or a semicolon with --decimal ,)",
+        help=f"character between the fields of {what} (default: a comma, or a semicolon with --decimal ,)",
     )
-    data.add_argument("--decimal", choices=(".", ","), help="decimal point of a .csv file (default: .)")
-    data.add_argument(
+    group.add_argument("--decimal", choices=(".", ","), help=f"decimal point of {what} (default: .)")
+    group.add_argument(
         "--header",
         action=argparse.BooleanOptionalAction,
-        help="whether the first line of a .csv file holds names (default: it must; a line of numbers is refused)",
+        help=f"whether the first line of {what} holds names (default: it must; a line of numbers is refused)",
     )
 
 
 def _model(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--latent-dim",
-        type=_count,
+        type=count,
         metavar="D",
-        help="number of latent variables of a row (default: 12 for rows of at most 64 cells, else 16)",
+        help="number of latent variables of a row (default: 12 for rows of at most 64 cells, else 16; for a table half"
+        " the number of its columns, from 2 to 16)",
     )
     model.add_argument(
         "--prior",
@@ -124,7 +140,7 @@ def _model(model: argparse._ArgumentGroup) -> None:
     )
     model.add_argument(
         "--hidden",
-        type=_count,
+        type=count,
         nargs="+",
         default=[512],
         metavar="W",
@@ -132,7 +148,7 @@ def _model(model: argparse._ArgumentGroup) -> None:
     )
     model.add_argument(
         "--dropout",
-        type=_probability,
+        type=probability,
         default=0.2,
         metavar="P",
         help="probability of dropping a hidden unit of an mlp decoder in training; 0 may be better with many rows",
@@ -141,7 +157,7 @@ def _model(model: argparse._ArgumentGroup) -> None:
         "--likelihood",
         choices=("auto", *choices.LIKELIHOODS),
         default="auto",
-        help="distribution of a cell given the latents; auto chooses by the data",
+        help="distribution of a cell given the latents; auto chooses by the data, and must be left for a table",
     )
 
 
@@ -154,7 +170,7 @@ def _training(training: argparse._ArgumentGroup) -> None:
     )
     training.add_argument(
         "--num-particles",
-        type=_count,
+        type=count,
         metavar="K",
         help="draws from the guide for each row of a training step (default: 1 for elbo and meanfield, 3 for iwae, 8"
         " for miwae and piwae, else 5)",
@@ -165,13 +181,13 @@ def _training(training: argparse._ArgumentGroup) -> None:
         help="estimator of the gradient (default: score for wake-sleep, else reparameterized)",
     )
     training.add_argument(
-        "--epochs", type=_count, default=300, metavar="N", help="largest number of passes over the training rows"
+        "--epochs", type=count, default=300, metavar="N", help="largest number of passes over the training rows"
     )
-    training.add_argument("--batch-size", type=_count, default=128, metavar="B", help="rows in a training step")
-    training.add_argument("--learning-rate", type=_rate, default=4e-3, metavar="R", help="learning rate of Adam")
+    training.add_argument("--batch-size", type=count, default=128, metavar="B", help="rows in a training step")
+    training.add_argument("--learning-rate", type=rate, default=4e-3, metavar="R", help="learning rate of Adam")
     training.add_argument(
         "--ridge",
-        type=_penalty,
+        type=penalty,
         default=0.4,
         metavar="L",
         help="ridge penalty: L/2 times the sum of squares of all parameters is taken off the bound of all training rows"
@@ -179,7 +195,7 @@ def _training(training: argparse._ArgumentGroup) -> None:
     )
     training.add_argument(
         "--patience",
-        type=_count,
+        type=count,
         default=50,
         metavar="P",
         help="stop after P epochs without a better bound on the validation rows; the best epoch's parameters are kept",
@@ -210,7 +226,7 @@ def _training(training: argparse._ArgumentGroup) -> None:
     )
     training.add_argument(
         "--checkpoint-every",
-        type=_rate,
+        type=rate,
         default=300.0,
         metavar="S",
         help="seconds between checkpoints within an epoch; there is also one at the end of each epoch (at most every"
@@ -230,13 +246,13 @@ def _output(output: argparse._ArgumentGroup) -> None:
     output.add_argument("--no-pictures", action="store_true", help="draw no pictures")
     output.add_argument(
         "--num-likelihood-particles",
-        type=_count,
+        type=count,
         metavar="K",
         help=f"draws from the guide that estimate a test row's log-likelihood {DRAWS}",
     )
     output.add_argument(
         "--num-likelihood-rows",
-        type=partial(_count, at_least=2),
+        type=partial(count, at_least=2),
         metavar="N",
         help="random test rows on which annealed importance sampling corrects the log-likelihood (default: 50, and as"
         " many more as a minute allows)",
@@ -254,13 +270,13 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--num-particles",
-        type=_count,
+        type=count,
         metavar="K",
         help=f"draws for each row, or chains of --method ais {DRAWS[:-1]}; 32 chains)",
     )
     sub.add_argument(
         "--rows",
-        type=partial(_count, at_least=2),
+        type=partial(count, at_least=2),
         metavar="N",
         help="random test rows that ais corrects, or that --method scores (default: 50, and as many more as a minute"
         " allows; all of them with --method)",
@@ -277,17 +293,59 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
 
 def _sample(sub: argparse.ArgumentParser) -> None:
     _run(sub)
-    sub.add_argument("--rows", type=_count, default=64, metavar="N", help="number of rows to draw")
+    sub.add_argument("--rows", type=count, default=64, metavar="N", help="number of rows to draw")
     sub.add_argument(
         "--mean", action="store_true", help="give E[x | z] at draws of the latents z, without observation noise"
     )
     _seed(sub)
-    sub.add_argument("--out", metavar="FILE.npy", help="also write the rows to this file (default: the picture only)")
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        help="also write the rows to this file: .npy, or .csv or .parquet for a table (default: the picture only)",
+    )
+
+
+def _impute(sub: argparse.ArgumentParser) -> None:
+    _run(sub)
+    sub.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="a .csv or .parquet file with the columns of the run's table (default: the run's own rows, all of them in"
+        " the order of their file)",
+    )
+    sub.add_argument(
+        "--num-imputations",
+        type=count,
+        metavar="M",
+        help="number of completed data sets (default: 5; 1 with --single)",
+    )
+    sub.add_argument(
+        "--single",
+        choices=GUESSES,
+        help="one best guess of each cell in place of draws, from which no spread may be estimated (default: draws)",
+    )
+    sub.add_argument(
+        "--num-candidates",
+        type=count,
+        default=200,
+        metavar="K",
+        help="draws of the latents for each row, of which those that fit its observed cells are kept",
+    )
+    _seed(sub)
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        help="the .csv or .parquet file to write: all completed data sets below each other, with the columns .imp and"
+        " .id (default: imputations.csv in the run folder; completed.csv, one table, with --single)",
+    )
+    _csv(sub, "FILE, if it is .csv, and of the file to write")
+    _data_dir(sub, MOVED)
 
 
 def _reconstruct(sub: argparse.ArgumentParser) -> None:
     _run(sub)
-    sub.add_argument("--rows", type=_count, default=16, metavar="N", help="number of test rows, the first N")
+    sub.add_argument("--rows", type=count, default=16, metavar="N", help="number of test rows, the first N")
     _seed(sub)
     _data_dir(sub, MOVED)
 
@@ -296,13 +354,13 @@ def _interpolate(sub: argparse.ArgumentParser) -> None:
     _run(sub)
     sub.add_argument(
         "--between",
-        type=_index,
+        type=index,
         nargs=2,
         metavar=("I", "J"),
         help="indices of two test rows, counted from 0 (default: up to five pairs)",
     )
     sub.add_argument(
-        "--steps", type=_count, default=9, metavar="S", help="number of points on the path, both ends included"
+        "--steps", type=count, default=9, metavar="S", help="number of points on the path, both ends included"
     )
     sub.add_argument(
         "--path", choices=("linear", "spherical"), default="linear", help="shape of the path in latent space"
@@ -319,7 +377,7 @@ def _run(sub: argparse.ArgumentParser) -> None:
 
 
 def _seed(group: argparse._ActionsContainer, text: str = "seed of all draws") -> None:
-    group.add_argument("--seed", type=_index, default=0, metavar="S", help=text)
+    group.add_argument("--seed", type=index, default=0, metavar="S", help=text)
 
 
 def _data_dir(
@@ -327,44 +385,3 @@ def _data_dir(
     text: str = "folder of the named data sets and of downloads (default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae)",
 ) -> None:
     group.add_argument("--data-dir", metavar="DIR", help=text)
-
-
-def _count(text: str, at_least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        kind = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
-        raise argparse.ArgumentTypeError(f"must be {kind}; got {text}. Pass e.g. 100.")
-    return int(text)
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer, zero or more; got {text}. Pass e.g. 0.")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number; got {text}. Pass e.g. 1e-3.")
-    return value
-
-
-def _penalty(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number, zero or more; got {text}. Pass e.g. 0.4.")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be 0 or more and less than 1; got {text}. Pass e.g. 0.2.")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

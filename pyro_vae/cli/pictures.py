@@ -12,21 +12,29 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.cli import table_pictures
+from pyro_vae.cli.table_pictures import sampled
 from pyro_vae.criticism.diagnosis import Diagnosis
 from pyro_vae.criticism.latents import principal_components, traverse
 from pyro_vae.data.batches import Rows
+from pyro_vae.datasets import Splits
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "training"]
+__all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "sampled", "training"]
 
 MAP_ROWS = 5000  # largest number of points in the scatter plot of the latents
 NUM_DRAWS, NUM_RECONSTRUCTIONS, NUM_PAIRS = 64, 16, 5
 NUM_TRAVERSED = 10  # latents in the traversal: those whose posterior means vary most
 
 
-def of_run(folder: Path, vae: VAE, rows: Rows, history: History, *, seed: int) -> list[Path]:
-    """Write all pictures of a run, of `rows` that were not trained on; returns the files."""
+def of_run(folder: Path, vae: VAE, splits: Splits, history: History, *, seed: int) -> list[Path]:
+    """Write all pictures of a run, of rows that were not trained on, but of a table of all rows; returns the files."""
+    rows = splits.test
+    if splits.table is not None:
+        files = [training(folder / "training.png", history)]
+        files += table_pictures.of_run(folder, vae, splits.table, seed=seed)
+        return [*files, latents(folder / "latents.png", vae, rows)]
     shown = rows.subset(slice(0, NUM_RECONSTRUCTIONS))
     files = [training(folder / "training.png", history)]
     files.append(reconstructions(folder / "reconstructions.png", vae, shown, seed=seed))
@@ -116,13 +124,21 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
         statistics = list(found.checks.statistics.values())
         height = -(-len(statistics) // 3)  # lines of three panels
         figure = Figure(figsize=(16.8, 3.6 * height), layout="constrained")
-        for place, one in enumerate(statistics, 1):
-            one.plot(ax=figure.add_subplot(height, 3, place))
+        panels = [figure.add_subplot(height, 3, place) for place in range(1, len(statistics) + 1)]
+        for ax, one in zip(panels, statistics, strict=True):
+            one.plot(ax=ax)
         files.append(folder / "statistics.png")
         figure.savefig(files[-1], dpi=100, metadata={"Title": "Predictive checks"})
+    if vae.table_schema is None:
+        drawn["traversal"] = _traversal(vae, seen, found)
+    return files + [_write(folder / f"{name}.png", draw, title) for name, (draw, title) in drawn.items()]
+
+
+def _traversal(vae: VAE, rows: Rows, found: Diagnosis) -> tuple[Callable[[Axes], Any], str]:
+    """Decoder means along single latents, as a picture and its title. Means of a table's levels would mean nothing."""
     use = None if found.use is None else next(iter(found.use.sites.values()))
     dims = [0] if use is None else use.mean_variance.argsort(descending=True)[:NUM_TRAVERSED].tolist()
-    path = traverse(vae, seen.subset(slice(0, 1)), dims=dims)
+    path = traverse(vae, rows.subset(slice(0, 1)), dims=dims)
     limits = _limits(vae, path.flatten(0, 1))
 
     def traversal(ax: Axes) -> Axes:
@@ -131,11 +147,7 @@ def of_report(folder: Path, vae: VAE, rows: Rows, found: Diagnosis) -> list[Path
         ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim}" for dim in dims])
         return ax
 
-    drawn["traversal"] = (
-        traversal,
-        "Decoder means as one latent moves from -3 to 3, the others as in the first test row",
-    )
-    return files + [_write(folder / f"{name}.png", draw, title) for name, (draw, title) in drawn.items()]
+    return traversal, "Decoder means as one latent moves from -3 to 3, the others as in the first test row"
 
 
 def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:

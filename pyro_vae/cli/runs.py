@@ -16,6 +16,7 @@ import numpy as np
 
 import pyro_vae
 from pyro_vae import datasets, loading
+from pyro_vae.cli import tables
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.runtime import processes
@@ -27,9 +28,10 @@ from pyro_vae.vae import VAE
 __all__ = [
     "FILES",
     "belongs_to_this_launch",
+    "check_data",
     "check_folder",
     "check_options_of_resume",
-    "csv_options",
+    "format_of",
     "open_for_training",
     "read_model",
     "read_options",
@@ -42,7 +44,8 @@ FILES = (
     *("model.safetensors", "config.json", "history.csv", "summary.json", "evaluation.json", "training.png"),
     *("reconstructions.png", "prior_means.png", "prior_draws.png", "interpolation.png", "latents.png", "samples.png"),
     *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
-    *("coverage.png", "statistics.png", "traversal.png"),
+    *("coverage.png", "statistics.png", "traversal.png", "marginals.png", "pairs.png", "missing.png", "imputed.png"),
+    *("imputations.csv", "completed.csv"),
 )
 CHECKPOINTS = "checkpoints/step-*"
 REPLACED = ".earlier"  # subfolder with the files of a run that is being replaced, until the new one has a checkpoint
@@ -69,7 +72,13 @@ def check_options_of_resume(options: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the option.
     """
-    data = read_options(options.resume)["data"]
+    recorded = read_options(options.resume)
+    data, kinds = recorded["data"], recorded.get("kinds")
+    if options.kinds != kinds:
+        raise ValueError(
+            f"--kinds must be as in the run that is resumed, {kinds}; got {options.kinds}. Leave it out, or start a new"
+            " run."
+        )
     if options.data != data and {options.data, data} & set(datasets.names()):
         raise ValueError(
             f"DATA must be the data of the run that is resumed, {data!r}; got {options.data!r}. Leave DATA out, or"
@@ -183,6 +192,7 @@ def _record(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, 
         "data_dir": options.data_dir,
         "binarize": None if options.binarize == "auto" else options.binarize,
         "unit": splits.unit,
+        "columns": tables.columns_of(splits),
         "sha256": {split: rows.digests()["x"] for split, rows in _rows_by_split(splits).items()},
         "indices": {split: _ranges(indices) for split, indices in splits.indices.items()},
     }
@@ -302,7 +312,7 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         data = config["data"]
         name, path, sha256 = data["name"], data["path"], data["sha256"]
         old_dir, binarize, indices = data["data_dir"], data["binarize"], data["indices"]
-        table = csv_options(dict(config.get("options", {})))
+        table = tables.reading_options(dict(config.get("options", {})))
         malformed = not isinstance(sha256, dict) or not isinstance(indices, dict) or not isinstance(name, str)
         if malformed or not all(text is None or isinstance(text, str) for text in (path, old_dir, binarize)):
             raise TypeError("values of other types")
@@ -310,7 +320,8 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         raise ValueError(f"{file} must name the data of the run; got nothing that can be read. Train again.") from error
     if path is not None:
         name = path if data_dir is None else str(Path(data_dir) / Path(path).name)
-    splits = datasets.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize, **table)
+    splits = tables.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize, **table)
+    tables.check_columns(data.get("columns"), splits)
     for split, rows in _rows_by_split(splits).items():
         if rows.digests()["x"] != sha256.get(split) or _ranges(splits.indices[split]) != indices.get(split):
             raise ValueError(
@@ -320,14 +331,16 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
     return splits
 
 
-def csv_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `train`, those recorded by earlier versions too, that say how a .csv file is read."""
-    sep = options.get("sep")
-    return {
-        "sep": "\t" if sep == "\\t" else sep,  # as a shell passes it
-        "decimal": options.get("decimal"),
-        "header": options.get("header"),
-    }
+def check_data(folder: str | os.PathLike[str], splits: Splits) -> None:
+    """Raise a ValueError if the table of a run that is resumed has other columns; `fit` compares their cells."""
+    data = _read_config(folder).get("data")
+    tables.check_columns(data.get("columns") if isinstance(data, dict) else None, splits)
+
+
+def format_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """How the .csv file of a run was read, which is how such files are written."""
+    kept = tables.reading_options({**dict(_read_config(folder).get("options", {})), "kinds": None})
+    return {name: kept[name] for name in ("sep", "decimal", "header")}
 
 
 def _rows_by_split(splits: Splits) -> dict[str, Rows]:

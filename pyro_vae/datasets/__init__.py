@@ -6,19 +6,20 @@ To add one, write a function from a `Request` to `Splits`, with the helpers in `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pyro_vae.arguments import as_path, is_integer
 from pyro_vae.data.tensors import as_names
-from pyro_vae.datasets import delimited, downloaded, embedded, files, folders
+from pyro_vae.datasets import delimited, downloaded, embedded, files, folders, frames
+from pyro_vae.datasets.frames import read_frame
 from pyro_vae.datasets.splits import Request, Splits
 from pyro_vae.datasets.tables import ParquetBatches, parquet
 
-__all__ = ["ParquetBatches", "Splits", "load", "names", "parquet"]
+__all__ = ["ParquetBatches", "Splits", "load", "names", "parquet", "read_frame"]
 
 _DATA_SETS: dict[str, tuple[str, Callable[[Request], Splits]]] = {
     "digits": ("1,797 handwritten digits, 8x8, ink 0..16; part of scikit-learn, no download", embedded.digits),
@@ -53,6 +54,7 @@ def load(
     sep: str | None = None,
     decimal: Literal[".", ","] | None = None,
     header: bool | None = None,
+    kinds: Mapping[str, Any] | None = None,
 ) -> Splits:
     """Read a data set by name or from a path, and split it into training, validation and test rows.
 
@@ -68,8 +70,13 @@ def load(
             - A large `.npy` file is memory-mapped, so it may be larger than memory; for such a `.parquet` file use
               `parquet`.
             - In a `.npz` file, `x` (or the only array) is the data; other arrays with as many rows are fields.
+            - A `.csv` or `.parquet` file is a table, always: train, valid and test are each a `pv.Table`, whose columns
+              may hold text, times and missing cells. The kinds of columns are inferred from all rows, by the rules of
+              `pyro_vae.tables.infer.infer`. `VAE.for_table(splits.train)` makes the model.
             - A `.csv` file has a header line, unless `header` is False. Leading columns without a name of their own,
-              as pandas writes them, hold names of rows.
+              as pandas writes them, hold names of rows. Empty fields and those that pandas takes for missing, such as
+              NA, NaN, null and None, are missing cells. Columns in which all cells are ISO dates or times, such as
+              2024-03-31 or 2024-03-31T08:30, hold times.
             - Subfolders of a folder of images, in order of name, become the integer field `label`.
         data_dir: the folder with the files of named data sets; by default the environment variable `PYRO_VAE_DATA`,
             else `.cache/pyro_vae` in the home folder.
@@ -81,17 +88,20 @@ def load(
         image_size: side of the square to which images are cut and resized, in pixels; by default 64 for celeba, 28 for
             omniglot, and the size of the files for a folder. Other data sets have one size only.
         download: whether to download the files of a named data set that are not there.
-        fields: names of fields that the data must have; for a `.csv` or `.parquet` file, the columns that are fields.
+        fields: names of fields that the data must have; for a `.csv` or `.parquet` file, the columns that are fields,
+            and no part of the table. They must hold numbers without gaps.
         seed: seed of the permutation that splits rows without a test set.
         sep: the character between the fields of a `.csv` file: by default ",", or ";" where `decimal` is ",".
         decimal: the decimal point of a `.csv` file: by default ".".
         header: whether the first line of a `.csv` file holds the names of the columns; False names them "0", "1", ...
             By default it must, and a first line of numbers is refused.
+        kinds: of a `.csv` or `.parquet` file, kinds by column, as a name or an object of `pv.tables`, e.g.
+            {"visits": "count", "id": "leave_out"}; a column of "leave_out" is not modelled. Other kinds are inferred.
 
     Raises:
         ValueError: if the name is unknown, an option has no meaning for the data, or a file is damaged, is a
             decompression bomb or has fewer than 10 rows.
-        TypeError: if the data are not numbers.
+        TypeError: if the cells of arrays are not numbers, or a column of a table is of a type without a kind.
         FileNotFoundError: if files of a named data set are not there and are not, or cannot be, downloaded.
         ImportError: if torchvision does not match torch, or pandas or pyarrow is needed and not installed.
 
@@ -106,10 +116,10 @@ def load(
     request = Request(os.fspath(name), _data_folder(data_dir), binarize, image_size, download, fields, seed)
     _check_options(request)
     delimited.check_options(sep, decimal, header)
-    request = replace(request, sep=sep, decimal=decimal, header=header)
+    request = replace(request, sep=sep, decimal=decimal, header=header, kinds=frames.as_kinds(kinds))
     is_name = isinstance(name, str) and name in _DATA_SETS
     if is_name or Path(request.name).is_dir():
-        request.refuse_options("sep", "decimal", "header")
+        request.refuse_options("sep", "decimal", "header", "kinds")
     splits = (_DATA_SETS[request.name][1] if is_name else _from_path)(request)
     for field in fields:
         splits.train.field(field)  # raises where there is none
@@ -135,7 +145,7 @@ def _from_path(request: Request) -> Splits:
     path = as_path("name", request.name)
     if path.is_dir():
         return folders.read(path, request)
-    if path.is_file() and path.suffix.lower() in files.READERS:
+    if path.is_file() and path.suffix.lower() in files.SUFFIXES:
         return files.read(path, request)
     absent = "" if path.exists() else ", which does not exist"
     raise ValueError(

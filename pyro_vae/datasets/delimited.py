@@ -1,20 +1,19 @@
-"""Tables in .csv files. What a reader would have to guess, the separator, decimal commas, a header, is asked for."""
+"""Frames in .csv files. What a reader would have to guess, the separator, decimal commas, a header, is asked for."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.batches import Rows, as_rows
 from pyro_vae.data.frames import UNNAMED
-from pyro_vae.datasets.splits import Request, UnsuitableDataError, reading
+from pyro_vae.datasets.splits import UnsuitableDataError, reading
 
 __all__ = ["check_options", "read"]
 
@@ -40,32 +39,74 @@ def check_options(sep: Any, decimal: Any, header: Any) -> None:
         raise ValueError(f"header must be True, False or None; got {header!r}. Pass False where there is none.")
 
 
-def read(path: Path, request: Request) -> Rows:
-    """Read a .csv file.
+def read(
+    path: Path,
+    sep: str | None,
+    decimal: str | None,
+    header: bool | None,
+    *,
+    text: Collection[str] = (),
+    stated: Collection[str] = (),
+) -> Any:
+    """Read a .csv file as a frame of pandas.
+
+    Whole numbers and truth values beside missing cells stay what they are (Int64, boolean). Columns without a name that
+    come first become the index.
+
+    Args:
+        path: the file.
+        sep: the character between fields; None for the default of `load`.
+        decimal: the decimal point; None for ".".
+        header: whether the first line holds names; None for True, with a check.
+        text: names of columns that hold text, even where all cells look like numbers.
+        stated: names of columns that may hold cells like "1,5", since the user said what they are.
 
     Raises:
         ValueError: if the file is damaged, or its lines are not those of a table with this separator, this decimal
             point and a header; the message names the line.
-        TypeError: if a column does not hold numbers.
         ImportError: if pandas is not installed.
     """
     try:
         import pandas
     except ImportError as error:
         raise ImportError(f"pandas must be installed to read {path}; got {error}. Run: pip install pandas.") from error
-    decimal = request.decimal or "."
-    sep = request.sep or (";" if decimal == "," else ",")
+    decimal = decimal or "."
+    sep = sep or (";" if decimal == "," else ",")
     with reading(path):
-        names = _check_lines(path, sep, decimal, request.header)
-        header = None if request.header is False else 0
-        frame = pandas.read_csv(path, sep=sep, decimal=decimal, header=header, index_col=False)
+        names = _check_lines(path, sep, decimal, header)
+        options: dict[str, Any] = {"sep": sep, "decimal": decimal, "header": None if header is False else 0}
+        options |= {"index_col": False, "dtype": _types(text, header)}
+        frame = pandas.read_csv(path, **options)
+        again = [place for place in range(frame.shape[1]) if _loses_type_to_gaps(frame.iloc[:, place])]
+        if again:
+            typed = pandas.read_csv(path, **options, usecols=again, dtype_backend="numpy_nullable")
+            for place, (_, column) in zip(again, typed.items(), strict=True):
+                if column.dtype in ("Int64", "boolean"):
+                    frame.isetitem(place, column)
     if names is None:
         frame.columns = [str(i) for i in range(frame.shape[1])]
     else:
         frame = _without_row_names(path, frame, names)
     if decimal == ".":
-        _refuse_decimal_commas(path, frame, sep, lines_above=names is not None)
-    return cast(Rows, as_rows(frame, request.fields))
+        _refuse_decimal_commas(path, frame, sep, lines_above=names is not None, allowed={*text, *stated})
+    return frame
+
+
+def _types(text: Collection[str], header: bool | None) -> dict[Any, type]:
+    """The columns to read as text, by the labels that pandas gives them: numbers where there is no header."""
+    if header is not False:
+        return dict.fromkeys(text, str)
+    return {int(name): str for name in text if name.isdecimal()}
+
+
+def _loses_type_to_gaps(column: Any) -> bool:
+    """Whether whole numbers became floats, or truth values objects, since NumPy has no missing ones of these."""
+    found = column.to_numpy()[column.notna()]
+    if not 0 < len(found) < len(column) or column.dtype not in (np.float64, object):
+        return False
+    if column.dtype == object:
+        return all(isinstance(cell, bool) for cell in found)
+    return bool((found == np.floor(found)).all())
 
 
 def _check_lines(path: Path, sep: str, decimal: str, header: bool | None) -> list[str] | None:
@@ -159,11 +200,11 @@ def _without_row_names(path: Path, frame: Any, names: list[str]) -> Any:
     return frame.set_axis(index, axis=0)
 
 
-def _refuse_decimal_commas(path: Path, frame: Any, sep: str, *, lines_above: int) -> None:
+def _refuse_decimal_commas(path: Path, frame: Any, sep: str, *, lines_above: int, allowed: Collection[str]) -> None:
     """Raise if a column of text has a cell like "1,5"."""
     for name in frame.columns:
         column = frame[name]
-        if column.dtype.kind in "biuf":
+        if column.dtype.kind in "biuf" or name in allowed:
             continue
         found = np.flatnonzero([isinstance(cell, str) and bool(DECIMAL_COMMA.fullmatch(cell)) for cell in column])
         if len(found):
@@ -172,7 +213,8 @@ def _refuse_decimal_commas(path: Path, frame: Any, sep: str, *, lines_above: int
                 number = next(itertools.islice(lines, int(found[0]) + lines_above, None)).number
             raise UnsuitableDataError(
                 f"{path} must have decimal points; got {column.iloc[found[0]]!r} in line {number}, column"
-                f" {str(name)!r}. Pass sep={sep!r}, decimal=','."
+                f" {str(name)!r}. Pass sep={sep!r}, decimal=','; or kinds={{{str(name)!r}: 'categorical'}} (or"
+                " 'leave_out') where this is text."
             )
 
 

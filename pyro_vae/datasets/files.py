@@ -1,31 +1,40 @@
-"""Files of numbers: .npy, .npz, .csv and .parquet."""
+"""Files: arrays of numbers in .npy and .npz, tables in .csv and .parquet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.datasets import delimited, tables
+from pyro_vae.datasets import frames
 from pyro_vae.datasets.arrays import read_array, read_arrays
 from pyro_vae.datasets.splits import Request, Splits, UnsuitableDataError, as_splits, reading, split_80_10_10
 
 
 def read(path: Path, request: Request) -> Splits:
-    """Read the numbers in a file, unchanged; the likelihood is Bernoulli if all cells are 0 or 1, else normal.
+    """Read a table, or the numbers in a file of arrays, unchanged.
+
+    The likelihood of arrays is Bernoulli if all cells are 0 or 1, else normal.
 
     Raises:
         ValueError: if the file is damaged, holds pickled objects or fewer than 10 rows, or has no array `x`.
-        TypeError: if the cells are not numbers.
+        TypeError: if the cells of an array are not numbers, or a column is of a type without a kind.
         ImportError: if pandas or pyarrow is needed and not installed.
     """
     request.refuse_options("binarize", "image_size")
-    if path.suffix.lower() != ".csv":
+    suffix = path.suffix.lower()
+    if suffix != ".csv":
         request.refuse_options("sep", "decimal", "header")
-    rows = READERS[path.suffix.lower()](path, request)
+    if suffix in frames.READERS:
+        table = frames.read_table(path, request)
+        parts = split_80_10_10(table, request)
+        return replace(as_splits(request, parts, "Product", {}, "as in the file"), table=table)
+    request.refuse_options("kinds")
+    rows = READERS[suffix](path)
     if 0 in rows.event_shape:
         shape = (len(rows), *rows.event_shape)
         raise ValueError(f"x must have a cell in each row; got shape {shape} in {path}. Name fewer fields.")
@@ -35,13 +44,13 @@ def read(path: Path, request: Request) -> Splits:
     return as_splits(request, data, "Normal", {"scale": "per_dimension"}, "as in the file")
 
 
-def _from_npy(path: Path, request: Request) -> Rows:
+def _from_npy(path: Path) -> Rows:
     with reading(path):
         array = read_array(path)
     return _with_fields(as_tensor(array), {})
 
 
-def _from_npz(path: Path, request: Request) -> Rows:
+def _from_npz(path: Path) -> Rows:
     with reading(path):
         arrays = read_arrays(path, lambda shapes: _arrays_of_rows(path, shapes))
     x, *others = arrays
@@ -62,9 +71,5 @@ def _arrays_of_rows(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]
     return [x, *(name for name in shapes if name != x and shapes[x] and shapes[name][:1] == shapes[x][:1])]
 
 
-READERS: dict[str, Callable[[Path, Request], Rows]] = {
-    ".csv": delimited.read,
-    ".npy": _from_npy,
-    ".npz": _from_npz,
-    ".parquet": lambda path, request: tables.read(path, request.fields),
-}
+READERS: dict[str, Callable[[Path], Rows]] = {".npy": _from_npy, ".npz": _from_npz}
+SUFFIXES = (*READERS, *frames.READERS)

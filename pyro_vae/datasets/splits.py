@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Rows
+from pyro_vae.tables import Table
 
 _BINARIZATION_SEEDS = {"train": 1, "valid": 2, "test": 3}  # fixed, so that a test set is the same for everyone
 
@@ -28,11 +29,14 @@ class Splits:
         valid: rows on which the bound is monitored during training.
         test: rows for final results.
         event_shape: the shape of one row of `x`.
-        likelihood: the name of a class in `pyro_vae.likelihoods` that suits the data.
-        likelihood_options: arguments of that class besides the event shape.
+        likelihood: the name of a class in `pyro_vae.likelihoods` that suits the data. That of a table is "Product":
+            `VAE.for_table(splits.train)` makes the model, with a likelihood for each kind of column.
+        likelihood_options: arguments of that class besides the event shape; none for a table.
         unit: what the number in a cell is, e.g. "ink 0..16".
         indices: for each split, the row numbers in the original data. If these came with a test (or validation) set of
             their own, its row numbers count within that set.
+        table: all rows of a .csv or .parquet file, in its order; None for other data. Its parts are `train`, `valid`
+            and `test`.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Splits:
     likelihood_options: dict[str, Any]
     unit: str
     indices: dict[str, list[int]]
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Request:
     sep: str | None = None
     decimal: str | None = None
     header: bool | None = None
+    kinds: Mapping[str, Any] | None = None
 
     def refuse_options(self, *options: str) -> None:
         """Raise if an option was given that has no meaning for these data.

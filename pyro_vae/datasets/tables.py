@@ -1,7 +1,8 @@
-"""Tables in .parquet files: read as a whole, or one group of rows at a time while a model trains."""
+"""Files in the format .parquet: read as a whole, or one group of rows at a time while a model trains."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.arguments import as_path, positive_integer
 from pyro_vae.data.batches import Rows
-from pyro_vae.data.columns import warn_of_lost_integers
 from pyro_vae.data.frames import UNNAMED, refuse_row_names
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets.decompression import refuse_bomb
@@ -129,28 +129,82 @@ class ParquetBatches(IterableDataset[dict[str, Tensor]]):
                 yield rows.take(index, self.fields)
 
 
-def read(path: Path, fields: Sequence[str]) -> Rows:
-    """Read a .parquet file as a whole.
+def read(path: Path) -> Any:
+    """Read a .parquet file as a frame of pandas, with names of rows as its index.
+
+    Whole numbers and truth values beside missing cells, and dates, keep their types.
 
     Raises:
-        ValueError, TypeError, ImportError: where `parquet` raises them.
+        ValueError: if the file is damaged or a decompression bomb, or its first column holds names of rows.
+        ImportError: if pandas or pyarrow is not installed.
     """
-    with _open(path) as file:
-        with reading(path):
-            schema, num_rows = file.schema_arrow, file.metadata.num_rows
-        columns, fields = _choose_columns(path, schema, None, fields)
-        _refuse_bomb(path, schema, num_rows, [*columns, *fields])
-        names = _index_columns(schema)
-        with reading(path):
-            table = file.read(columns=list(dict.fromkeys([*columns, *fields, *names])), use_threads=False)
-    rows = _to_rows(table, columns, fields)
-    if rows.dtype == torch.float64:
-        warn_of_lost_integers(columns, [_column(table, name) for name in columns])
-    levels = [table.column(name).to_pylist() for name in names]
-    rows.columns, rows.index = columns, _counted_names(schema, num_rows)
-    if levels:
-        rows.index = levels[0] if len(levels) == 1 else list(zip(*levels, strict=True))
-    return rows
+    with _open(path) as file, reading(path):
+        schema, metadata = file.schema_arrow, file.metadata
+    types = _module("pyarrow.types", path)
+    text = [name for name, kind in zip(schema.names, schema.types, strict=True) if _is_text(kind)]
+    fixed = [kind.bit_width // 8 + 1 for kind in schema.types if types.is_primitive(kind)]
+    stated = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    size = metadata.num_rows * (sum(max(8, one) for one in fixed) + 8 * (len(schema.types) - len(fixed))) + stated
+    refuse_bomb(path, size, path.stat().st_size)
+    with _open(path, read_dictionary=text) as file, reading(path):
+        table = file.read(use_threads=False)
+        size += sum(_size_of_text(table.column(place)) for place, name in enumerate(table.column_names) if name in text)
+        refuse_bomb(path, size, path.stat().st_size)
+        frame = _to_pandas(path, table.cast(schema), schema)
+    if frame.shape[1] and UNNAMED.fullmatch(str(frame.columns[0])) and frame.dtypes.iloc[0].kind in "iu":
+        refuse_row_names(str(frame.columns[0]))
+    return frame
+
+
+def _module(name: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ImportError(
+            f"{package} must be installed to read {path}; got {error}. Run: pip install {package}."
+        ) from error
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _size_of_text(column: Any) -> int:
+    """The bytes of all cells of a column of text, which is read as numbers of texts so that it takes little memory."""
+    from pyarrow import compute
+
+    lengths = (compute.binary_length(part.dictionary).take(part.indices) for part in column.chunks)
+    return sum(compute.sum(part).as_py() or 0 for part in lengths)
+
+
+def _to_pandas(path: Path, table: Any, schema: Any) -> Any:
+    """The frame, with the index that the file describes."""
+    from pyarrow import types
+
+    pandas = _module("pandas", path)
+    options: dict[str, Any] = {"date_as_object": False, "use_threads": False}
+    try:
+        frame = table.to_pandas(**options)
+    except (ValueError, TypeError, KeyError, AttributeError):  # what describes the index may be damaged
+        frame = table.to_pandas(**options, ignore_metadata=True)
+    for place, label in enumerate(frame.columns):
+        if schema.names.count(str(label)) != 1:
+            continue
+        column = table.column(str(label))
+        kind, dtype = column.type, None
+        if types.is_date(kind):
+            dtype = pandas.ArrowDtype(kind)
+        elif column.null_count and types.is_boolean(kind):
+            dtype = pandas.BooleanDtype()
+        elif column.null_count and types.is_integer(kind):
+            dtype = pandas.array([], str(kind).capitalize().replace("Ui", "UI")).dtype
+        if dtype is not None:
+            frame.isetitem(place, column.to_pandas(types_mapper={kind: dtype}.get).set_axis(frame.index))
+    names = [label for label in frame.columns if INDEX.fullmatch(str(label))]
+    return frame.set_index(names) if names else frame
 
 
 def _described_index(schema: Any) -> list[Any]:
@@ -166,16 +220,7 @@ def _index_columns(schema: Any) -> list[str]:
     return [name for name in schema.names if name in described or INDEX.fullmatch(name)]
 
 
-def _counted_names(schema: Any, num_rows: int) -> list[int] | None:
-    """Names of rows that are counted, where the count is not 0, 1, 2, ..."""
-    for level in _described_index(schema):
-        with suppress(ValueError, TypeError, KeyError):
-            counted = range(level["start"], level["stop"], level["step"])
-            return list(counted) if len(counted) == num_rows and counted != range(num_rows) else None
-    return None
-
-
-def _open(path: Path) -> Any:
+def _open(path: Path, **options: Any) -> Any:
     try:
         from pyarrow import parquet as arrow
     except ImportError as error:
@@ -183,7 +228,7 @@ def _open(path: Path) -> Any:
             f"pyarrow must be installed to read {path}; got {error}. Run: pip install 'pyro-vae[parquet]'."
         ) from error
     with reading(path):
-        return arrow.ParquetFile(path, page_checksum_verification=True)
+        return arrow.ParquetFile(path, page_checksum_verification=True, **options)
 
 
 def _choose_columns(
