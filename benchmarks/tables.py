@@ -157,8 +157,6 @@ def ours(case: Case, seed: int) -> Filled:
     latents, particles, epochs, batch, activation = BUDGETS[name]
     stated = ("real", "ordinal", "categorical")  # positive columns and counts are found
     kinds = {column: kind for column, kind in case.kinds.items() if kind in stated}
-        column: kind for column, kind in case.kinds.items() if kind not in ("positive", "count")
-    }  # these are found
     table = pv.Table(case.incomplete, kinds=kinds)
     net = pv.nets.MLP((128, 128), activation)
     parts: dict[str, Any] = {"encoder": pv.nets.Masked(net), "decoder": net, "seed": seed}

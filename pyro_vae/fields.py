@@ -240,8 +240,9 @@ def _unread(name: str, readable: Mapping[str, Field]) -> str:
             " each row in fit alone. Weight the results by hand."
         )
     return (
-        f"field {name!r} must be one that the model reads {known}; got a name that is no option of this call, and that no"
-        " part or program takes, so that it would have no effect. Correct the name or leave it out; in a program of your own, make it a keyword"
+        f"field {name!r} must be one that the model reads {known}; got a name that is no option of this call, and that"
+        " no part or program takes, so that it would have no effect. Correct the name or leave it out; in a program of"
+        " your own, make it a keyword"
         f" parameter of model, guide or forward, or state the class attribute fields = ({name!r},)."
     )
 
