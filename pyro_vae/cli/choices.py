@@ -66,7 +66,7 @@ def model(options: argparse.Namespace, splits: Splits) -> VAE:
     return VAE(
         likelihood=_likelihood(options.likelihood, splits),
         prior=PRIORS[options.prior](options.latent_dim or (12 if small else 16), splits.event_shape),
-        guide=GUIDES[options.guide](),
+        guide=GUIDES[options.guide or "student-t"](),
         encoder=encoder,
         decoder=decoder,
         seed=options.seed,
@@ -81,7 +81,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
     return VAE.for_table(
         table,
         prior=PRIORS[options.prior](options.latent_dim or latents_for(table), seen),
-        guide=GUIDES[options.guide](),
+        guide=GUIDES[options.guide or "normal"](),
         encoder=nets.Masked(nets.MLP(hidden)) if missing else nets.MLP(hidden),
         decoder=nets.MLP(hidden[::-1], dropout=options.dropout),
         missing=AtRandom() if missing else None,

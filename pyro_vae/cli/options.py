@@ -128,9 +128,9 @@ def _model(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--guide",
         choices=tuple(choices.GUIDES),
-        default="student-t",
         help="distribution of the latents given a row: independent normals, a normal with correlations (full-normal),"
-        " or independent Student-t's, whose heavy tails keep importance weights bounded",
+        " or independent Student-t's, whose heavy tails keep importance weights bounded (default: student-t; normal for"
+        " a table, where a predicted scale makes the ELBO of such tails noisy)",
     )
     model.add_argument(
         "--net",
