@@ -267,6 +267,11 @@ class VAE(AsksParts, LatentVariableModel):
             torch.Size([4])
         """
         refinement = Refinement(steps, learning_rate)
+        if self.site_of_missing is not None:
+            raise NotImplementedError(
+                "missing must be AtRandom to refine the guide, whose steps leave the mechanism out. Use method="
+                "'semi_amortized' for log p(x)."
+            )
         if not self._zero_guide(self.prior.latent_dim).has_rsample:
             raise NotImplementedError(
                 f"guide must have draws with derivatives to be refined; got {type(self.family).__name__}."

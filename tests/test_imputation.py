@@ -303,6 +303,53 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "column must hold numbers to be shifted; got 'a' with levels",
     ),
+    "shift that is not whole": (
+        lambda: sensitivity_of("n", 0.25),
+        ValueError,
+        "shift must be whole for column 'n', which holds whole numbers; got 0.25",
+    ),
+    "shift out of range": (
+        lambda: sensitivity_of("n", -500.0),
+        ValueError,
+        "shift must leave cells of column 'n' in the range of the kind 'count'; got -",
+    ),
+    "shift with a mechanism": (
+        lambda: missing.sensitivity(make_not_at_random(missing.NotAtRandom()), X, shift={0: [1.0]}, analysis=len),
+        ValueError,
+        "model must assume that cells are missing at random",
+    ),
+    "transform": (
+        lambda: plain(missing=missing.AtRandom()).impute(pv.Rows(X, transform=torch.exp)),
+        ValueError,
+        "x must be rows without a transform to be imputed",
+    ),
+    **{
+        f"{name} with a mechanism": (
+            lambda elbo=elbo: make_not_at_random(missing.NotAtRandom()).fit(X[:, :2], elbo=elbo, progress=False),
+            NotImplementedError,
+            f"elbo must follow one bound with all parameters .*; got {name}",
+        )
+        for name, elbo in {
+            "IWAE with gradient='stl'": pv.elbos.IWAE(gradient="stl"),
+            "WakeSleep": pv.elbos.WakeSleep(),
+            "CUBO": pv.elbos.CUBO(),
+            "PIWAE": pv.elbos.PIWAE(),
+            "DIPVAE": pv.elbos.DIPVAE(),
+        }.items()
+    },
+    **{
+        f"{name} of a mechanism": (
+            lambda question=question: question(make_not_at_random(missing.NotAtRandom())),
+            NotImplementedError,
+            "missing must be AtRandom",
+        )
+        for name, question in {
+            "conditional": lambda vae: vae.conditional_log_likelihood(X[:, :2], X[1, :2] < 9),
+            "refinement": lambda vae: vae.refined().__enter__(),
+            "calibration": lambda vae: pv.calibration.simulation_based_calibration(vae, num_rows=5),
+            "NUTS": lambda vae: pv.calibration.against_nuts(vae, X[:1, :2]),
+        }.items()
+    },
     "shift of nothing": (
         lambda: missing.sensitivity(plain(missing=missing.AtRandom()), X, shift={9: [1.0]}, analysis=len),
         ValueError,
@@ -346,6 +393,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "latent_dim must be left out with a prior",
     ),
 }
+
+
+def sensitivity_of(column: str, shift: float) -> Any:
+    frame = pd.DataFrame({"n": [1, 0, None, 3, 9, 2] * 5, "b": [1.5, 2.5, 3.5, None, 2.25, 1.0] * 5})
+    vae = pv.VAE.for_table(pv.Table(frame, kinds={"n": "count"}), seed=0)
+    return missing.sensitivity(vae, frame, shift={column: [shift]}, analysis=len, seed=0)
 
 
 def levels_only() -> tuple[pv.VAE, pd.DataFrame]:

@@ -47,7 +47,7 @@ def flatten(vae: VAE, test: dict[str, Any]) -> dict[str, Any]:
         "test_log_likelihood_is": test["log_likelihood"]["kind"],
         "flagged_share": test["likelihood"]["flagged_share"],
     }
-    if vae.likelihood.discrete and vae.table_schema is None:
+    if vae.likelihood.discrete and vae.table_schema is None and vae.missing is None:
         cells = math.prod(vae.likelihood.event_shape)
         flat["test_bits_per_dimension"] = finite(-float(flat["test_log_likelihood"]) / (cells * math.log(2)))
     return flat

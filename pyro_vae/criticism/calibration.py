@@ -125,6 +125,7 @@ def simulation_based_calibration(
         2022), arXiv 2103.10522
     """
     positive_integer("num_draws", num_draws, 3)
+    _refuse_mechanism(check_model(model), "Simulated rows have the patterns of the data and not of the mechanism")
     with seeded(seed):
         drawn, rows = predictive.simulated_rows(check_model(model), positive_integer("num_rows", num_rows, 2), **fields)
         structure = program_structure(model, rows, rows.field_names)
@@ -143,6 +144,14 @@ def simulation_based_calibration(
     ranks = torch.cat(by_site, 1)
     p_values = [rank_p_value(column, num_draws) for column in ranks.T]
     return Calibration(ranks, num_draws, names, torch.tensor(p_values, dtype=torch.float64))
+
+
+def _refuse_mechanism(model: LatentVariableModel, why: str) -> None:
+    """Raise a NotImplementedError for a model of cells that are not missing at random."""
+    if model.site_of_missing is not None:
+        raise NotImplementedError(
+            f"missing must be AtRandom for this check. {why}. Check the model by its predictions."
+        )
 
 
 def coordinates(site: str, width: int) -> list[str]:
@@ -336,7 +345,8 @@ def against_nuts(
     positive_integer("num_samples", num_samples, 4)
     positive_integer("warmup", warmup)
     positive_integer("max_tree_depth", max_tree_depth)
-    rows, names = check_model(model).read_rows(x, fields)
+    _refuse_mechanism(check_model(model), "Missing cells are latent, and NUTS would move observed ones too")
+    rows, names = model.read_rows(x, fields)
     structure = program_structure(model, rows, names)
     first = rows.take(slice(0, 1), names, like=model.like)
     sites = predictive.encode(model, seed=0, **first)

@@ -131,6 +131,14 @@ class Estimator(pyro.infer.ELBO):
             return ""
         return "max_particles_at_once bounds memory, which a graph would not respect"
 
+    @property
+    def one_bound(self) -> bool:
+        """Whether every parameter follows the gradient of one bound of the log-weights, and of nothing else.
+
+        Where it does not, parameters that model and guide share get a gradient that is neither's.
+        """
+        return True
+
     def current_value(self, option: str) -> Any:
         """The value at this step and epoch of an option that may be a schedule."""
         if option in self.schedule_inputs:

@@ -52,6 +52,10 @@ class ELBO(WeightBound):
             raise ValueError(f"kl_weight must be zero or more; got {kl_weight}. 1 is the ELBO.")
         self.kl_weight = kl_weight
 
+    @property
+    def one_bound(self) -> bool:
+        return True
+
     def bound(self, log_w: Tensor) -> Tensor:
         return bounds.elbo(log_w)
 

@@ -38,6 +38,10 @@ class _Regularized(ELBO):
                 f" got {options['kl_weight']}. Use these, or MeanFieldELBO."
             )
 
+    @property
+    def one_bound(self) -> bool:
+        return False
+
     def objective(
         self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: GradientPath | None
     ) -> Tensor:

@@ -59,6 +59,11 @@ class WeightBound(Estimator):
         """The function of log-weights that the guide's parameters maximize."""
         return self.bound
 
+    @property
+    def one_bound(self) -> bool:
+        # "stl" leaves out the score of the guide, whose mean is zero only without weights.
+        return self.guide_target == self.model_target and (self.gradient != "stl" or self.num_particles == 1)
+
     def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
         bound = self.bound(weights.log_w)
         model = weights.log_likelihood + weights.log_prior
@@ -282,6 +287,10 @@ class WakeSleep(WeightBound):
                 " Choose one of these."
             )
         self.phase = phase
+
+    @property
+    def one_bound(self) -> bool:
+        return False
 
     def bound(self, log_w: Tensor) -> Tensor:
         return bounds.iwae(log_w)

@@ -167,7 +167,7 @@ def _audited(
         if cheap.joint:
             found = log_likelihood(model, rows, method=better, seed=seeds[1], fields=fields)
             return AuditedLogLikelihood(cheap, found, torch.zeros(1, dtype=torch.int64))
-        better = better.prepared(model, largest, better.default_particles, cheap.num_cells)
+        better = better.prepared(model, largest, better.default_particles, max(1, cheap.num_cells))
         start, index = time.perf_counter(), order[: min(FEWEST_ROWS, largest)]
         parts = [log_likelihood(model, rows.subset(index), method=better, seed=seeds[1], fields=fields)]
         if num_rows is None:

@@ -66,6 +66,8 @@ def log_likelihood(
     if structure.joint:
         structure = structure._replace(num_cells=len(rows) * structure.num_cells)
     particles = num_particles if target_error is None else counts
+    if OBSERVED in fields and rows.has_missing:
+        structure = structure._replace(num_cells=0)  # rows differ in how many cells they have
     result = as_log_likelihood(Summary(*columns), particles, method, structure)
     warn_if_unreliable(result, _remedy("log p(x)", method, structure, result))
     if target_error is not None and not (result.standard_error <= target_error).all():
@@ -163,6 +165,11 @@ def conditional_log_likelihood(
     structure = program_structure(model, rows, fields)
     if structure.joint:
         raise NotImplementedError("Rows must be independent for a conditional log-likelihood; got a global latent.")
+    if model.site_of_missing is not None:
+        raise NotImplementedError(
+            "missing must be AtRandom for a conditional log-likelihood: cells that are not given would count as missing"
+            " for the mechanism. Use a model with AtRandom, or log_likelihood of whole rows."
+        )
     method = method.prepared(model, 2 * len(rows), num_particles, structure.num_cells)
     shown = OBSERVED in fields  # whether the guide can be shown the cells of x_B alone
     known = _read_cells(given, rows)

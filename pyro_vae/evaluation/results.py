@@ -126,7 +126,8 @@ class LogLikelihood:
         joint: whether a latent lies outside the row plate, so that there is one number for all rows together.
         method: the name of the method: "importance", "semi_amortized" or "ais".
         discrete: whether these are logarithms of probabilities, not of densities.
-        num_cells: how many numbers a row of x has, or all rows together if joint.
+        num_cells: how many numbers a row of x has, or all rows together if joint; 0 if cells are missing, so that rows
+            differ.
         kind: "lower bound", or "upper bound" for the upper half of a sandwich: what the estimate is in expectation.
     """
 
@@ -198,12 +199,17 @@ class LogLikelihood:
             bin_width: the width of the bins that real data were rounded to, on the scale of x; None for discrete data.
 
         Raises:
-            ValueError: if x is real and no width is given, or it is discrete and one is.
+            ValueError: if x is real and no width is given, or it is discrete and one is; or if cells are missing.
         """
         return -(self.estimate + self._log_volume(bin_width)) / (self.num_cells * math.log(2))
 
     def _log_volume(self, bin_width: float | None) -> float:
         """The logarithm of the volume of the bins that a row of x was rounded to; 0 for discrete data."""
+        if not self.num_cells:
+            raise ValueError(
+                "bits per dimension must be of complete rows; got rows with missing cells, which differ in their number"
+                " of dimensions. Use nats."
+            )
         if self.discrete == (bin_width is not None):
             kind, advice = ("discrete", "Leave it out") if self.discrete else ("real", "State the data's resolution")
             raise ValueError(f"bin_width must suit x, which is {kind}; got {bin_width!r}. {advice}.")
@@ -236,9 +242,9 @@ def in_bits(mean: Mean, result: LogLikelihood, unit: str, bin_width: float | Non
         raise ValueError(f"unit must be nats or bits; got {unit!r}. Bits are per dimension.")
     if unit == "nats":
         return mean
-    scale = result.num_cells * math.log(2)
+    volume, scale = result._log_volume(bin_width), result.num_cells * math.log(2)
     return Mean(
-        -(mean.estimate + result._log_volume(bin_width)) / scale,
+        -(mean.estimate + volume) / scale,
         mean.monte_carlo_error / scale,
         mean.sampling_error / scale,
         "upper bound" if mean.kind == "lower bound" else "lower bound",  # the sign changes

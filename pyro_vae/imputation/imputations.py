@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import finite_number
 from pyro_vae.data.rows import Rows
 from pyro_vae.imputation.pooling import Pooled, pool
 from pyro_vae.inference import pareto
@@ -91,7 +92,13 @@ class Imputations(Sequence[Any]):
         return pandas.concat(parts, ignore_index=True)
 
     def shifted(self, column: Any, shift: float) -> Imputations:
-        """These imputations with a number added to the imputed cells of one column, by name or number."""
+        """These imputations with a number added to the imputed cells of one column, by name or number.
+
+        Raises:
+            ValueError: if the column is unknown or holds levels, the shift is not a finite number, is not whole in a
+                column of whole numbers, or takes a cell out of the range of its kind.
+        """
+        finite_number("shift", shift)
         cells, observed = self.values.reshape(*self.values.shape[:2], -1).clone(), self.observed.flatten(1)
         names = self.rows.columns or list(range(cells.shape[2]))
         if column not in names:
@@ -101,6 +108,8 @@ class Imputations(Sequence[Any]):
         if schema is not None and not schema.holds_numbers(column):
             raise ValueError(f"column must hold numbers to be shifted; got {column!r} with levels. Choose another.")
         cells[:, :, j] += torch.where(observed[:, j], 0.0, shift)
+        if schema is not None:
+            schema.check_shift(column, shift, cells[:, ~observed[:, j], j])
         return replace(self, values=cells.reshape(self.values.shape))
 
     def pool(self, analysis: Callable[[Any], Any], *, complete_df: float | None = None) -> Pooled:

@@ -42,7 +42,8 @@ def impute(
         count = positive_integer("num_imputations", 5 if num_imputations is None else num_imputations)
         options: dict[str, Any] = {"num_imputations": 1, "num_candidates": num_candidates, "fields": fields}
         models = refits(model, rows, count, refit_options, fields, seed)
-        seeds = [None] * count if seed is None else range(seed + 1, seed + 1 + count)
+        generator = torch.Generator().manual_seed(0 if seed is None else seed)
+        seeds = [None if seed is None else int(torch.randint(2**31, (), generator=generator)) for _ in range(count)]
         return joined([_impute(one, rows, **options, seed=own) for one, own in zip(models, seeds, strict=True)])
     result = _impute(
         model,
@@ -77,6 +78,11 @@ def _impute(
     count = 1 if single else positive_integer("num_imputations", 5 if num_imputations is None else num_imputations)
     positive_integer("num_candidates", num_candidates, count)
     _check_reads_pattern(model)
+    if rows.transform is not None:
+        raise ValueError(
+            f"x must be rows without a transform to be imputed; got {rows.transform!r}, which would change observed"
+            " cells. Pass rows that are transformed already."
+        )
     structure = program_structure(model, rows, fields)
     if structure.joint:
         raise NotImplementedError("Rows must be independent to be imputed; got a global latent. Draw it by hand.")

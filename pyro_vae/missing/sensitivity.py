@@ -86,6 +86,11 @@ def sensitivity(
     """
     if not callable(getattr(model, "impute", None)):
         raise TypeError(f"model must be a fitted model, such as a VAE; got {type(model).__name__}. Pass the model.")
+    if getattr(model, "site_of_missing", None) is not None:
+        raise ValueError(
+            "model must assume that cells are missing at random, which shifts depart from; got one with a mechanism."
+            " Use a model with AtRandom."
+        )
     if not callable(analysis):
         raise TypeError(f"analysis must be a function of a completed data set; got {analysis!r}. Pass a function.")
     if not isinstance(shift, Mapping) or len(shift) != 1:

@@ -15,6 +15,7 @@ from pyro_vae import likelihoods
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.tables.kinds import Constant, Kind, read_kind
+from pyro_vae.tables.kinds.numbers import TINY
 from pyro_vae.tables.libraries import LIBRARIES, DType, Library, check_dtype, sort_of
 
 __all__ = ["ColumnSchema", "TableSchema"]
@@ -120,6 +121,22 @@ class TableSchema:
     def holds_numbers(self, name: str) -> bool:
         """Whether a column of x holds numbers, or times, and no codes of levels."""
         return not hasattr(self.kinds[name], "levels")
+
+    def check_shift(self, name: str, shift: float, cells: Tensor) -> None:
+        """Raise a ValueError unless cells of a column, which were shifted, are cells that its kind can have."""
+        kind = self.kinds[name]
+        if getattr(kind, "whole", False) and shift != round(shift):
+            raise ValueError(f"shift must be whole for column {name!r}, which holds whole numbers; got {shift:g}.")
+        low, high = {"positive": (TINY, torch.inf), "count": (0, torch.inf), "share": (0, 1)}.get(
+            kind.name, (-torch.inf, torch.inf)
+        )
+        outside = (cells < low) | (cells > high)
+        if outside.any():
+            raise ValueError(
+                f"shift must leave cells of column {name!r} in the range of the kind {kind.name!r}; got"
+                f" {cells[outside][0].item():g} after a shift of {shift:g} ({int(outside.sum())} such cells). Choose a"
+                " smaller shift, or the kind 'real'."
+            )
 
     def nearest(self, values: Tensor) -> Tensor:
         """Rows of x, (..., D), in which means of codes become the nearest code of a level."""

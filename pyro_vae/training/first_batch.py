@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyro_vae.distributions import unwrap
 from pyro_vae.elbos import Estimator
+from pyro_vae.fields import OBSERVED
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import check_sites
-from pyro_vae.runtime.isolation import isolated, preserved_buffers
+from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.training import nonfinite
 
@@ -54,8 +55,29 @@ def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> 
                 if site["type"] == "sample":
                     check_site_shape(site, float("inf"))  # type: ignore[arg-type]
                     _check_finite(model, name, site, x)
+    if OBSERVED in fields and not fields[OBSERVED].all():
+        _check_missing_masked(model, x, fields)
     sites: list[Any] = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
     return all(site["fn"].has_rsample for site in sites)
+
+
+def _check_missing_masked(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> None:
+    """Raise a ValueError if what stands in missing cells changes the log-probability of the data."""
+    observed = fields[OBSERVED]
+    first = torch.where(observed, x, 0.0).gather(0, observed.int().argmax(0, keepdim=True))  # possible values
+    found = []
+    with evaluating(model), preserved_rng():
+        guide_trace = poutine.trace(model.guide).get_trace(x, **fields)
+        for cells in (x, torch.where(observed, x, first)):
+            trace = poutine.trace(poutine.replay(model.model, trace=guide_trace)).get_trace(cells, **fields)
+            trace.compute_log_prob()
+            sites = (trace.nodes[name] for name in model.data_sites if name in trace.nodes)
+            found.append(torch.stack([site["log_prob"].sum() for site in sites]))
+    if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-4):
+        raise ValueError(
+            "The log-probability of the data must not read missing cells; got another one when what stands there was"
+            " changed. Mask these cells in the model: dist.Normal(loc, scale).mask(observed).to_event(1)."
+        )
 
 
 def _check_plates(model_trace: Any, guide_trace: Any) -> None:
@@ -127,6 +149,12 @@ def check_gradients(model: ProgramPair, estimator: Estimator, x: Tensor, **optio
     Raises:
         ValueError: naming the parameters without a gradient.
     """
+    if model.site_of_missing is not None and not estimator.one_bound:
+        kind = f"{type(estimator).__name__} with gradient={estimator.gradient!r}"
+        raise NotImplementedError(
+            "elbo must follow one bound with all parameters where cells are not missing at random, since model and"
+            f" guide share the decoder; got {kind}. Use ELBO or IWAE, with gradient='reparameterized' or 'dreg'."
+        )
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("The model must have a trainable parameter; got none. There is nothing to fit.")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae import predictive
+from pyro_vae import imputation, predictive
 from pyro_vae.arguments import positive_integer
 from pyro_vae.criticism.intervals import LEVELS, central_coverage
 from pyro_vae.data.batches import Rows
@@ -33,7 +33,7 @@ class PIT:
     """Probability integral transforms of every cell, uniform if the model is true; ties are randomized.
 
     Attributes:
-        values: P(x_ij <= observed), (N, *E); NaN where a cell is missing.
+        values: P(x_ij <= observed), (N, *E). Missing cells are imputed for "row", and NaN for "cell".
         unit: "row": under p(x_ij), as for a new row; "cell": under p(x_ij | the other cells of row i).
         columns: names of the cells of a row.
         khat: Pareto k-hat of the importance weights behind each value, (N, *E); None for "row".
@@ -98,8 +98,10 @@ def pit(
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes.
-        unit: "row": P(x_ij <= observed) for a new row; "cell": the same given the other cells of the row, by importance
-            weights for p(z | x_i without cell j), which needs cells that are independent given z.
+        unit: "row": P(x_ij <= observed) for a new row, where missing cells are imputed once (see `check`); "cell": the
+            same given the other cells of the row, by importance weights for p(z | x_i without cell j), which needs
+            cells that are independent given z. Missing cells are left out, so that values are uniform for a true model
+            if cells are missing completely at random.
         num_samples: S, draws of new rows, used by "row".
         num_particles: K, draws from the guide per row, used by "cell".
         seed: seed of the draws.
@@ -118,11 +120,20 @@ def pit(
     with seeded(seed):
         if unit == "row":
             batch = rows.take(slice(None), names, like=model.like)
-            ranks = Ranks(with_gaps(batch["x"], batch))
+            ranks = Ranks(completed(model, rows, names, batch))
             for replicate in prior_replicates(model, batch, positive_integer("num_samples", num_samples)):
                 ranks.add(replicate)
             return PIT(ranks.below(), "row", column_names(rows))
         return pit_of_cells(model, rows, names, num_particles)
+
+
+def completed(model: ProgramPair, rows: Rows, fields: tuple[str, ...], batch: dict[str, Tensor]) -> Tensor:
+    """The rows of a batch of all rows, (N, *E), with missing cells drawn given the others."""
+    if not rows.has_missing:
+        return batch["x"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreliableWarning)  # of candidates; the checks say what they find
+        return imputation.impute(model, rows, num_imputations=1, fields=fields).values[0].to(batch["x"])
 
 
 def pit_of_cells(model: ProgramPair, rows: Rows, fields: tuple[str, ...], num_particles: int) -> PIT:
