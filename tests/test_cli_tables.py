@@ -189,7 +189,7 @@ def test_impute_completes_another_file_once_or_several_times(folder: Path, capsy
     found = pv.datasets.read_frame(folder / "done.csv", decimal=",", schema=vae.table_schema)
     pandas.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert f"{folder / 'new.csv'}: one best guess (mode) of" in capsys.readouterr().out
-    assert main([*common, "--single", "median"]) == 0 and (folder / "run" / "completed.csv").exists()
+    assert main([*common, "--single", "median"]) == 0 and (folder / "run" / "completed_new.csv").exists()
     assert main([*common, "--num-imputations", "2", "--seed", "4", "--out", str(folder / "long.parquet")]) == 0
     long = vae.impute(given, num_imputations=2, num_candidates=40, seed=4).long()
     pandas.testing.assert_frame_equal(pandas.read_parquet(folder / "long.parquet"), long)
@@ -266,8 +266,8 @@ def test_commands_without_meaning_for_tables_say_what_to_use(folder: Path, capsy
     fails(["impute", run, data, "--single", "mode", "--num-imputations", "2"], "--num-imputations must be left", capsys)
     fails(["impute", run, data, "--single", "best"], "--single", capsys)
     fails(["impute", run, str(folder / "none.csv")], "none.csv', which does not exist", capsys)
-    fails(["impute", run, data, "--out", data], "--out must be another file than that of the data", capsys)
-    fails(["impute", run, "--out", data], "--out must be another file than that of the data", capsys)
+    fails(["impute", run, data, "--out", data], "--out must be a new file; got", capsys)
+    fails(["impute", run, "--out", data], "--out must be a new file; got", capsys)
     people().drop(columns="site").to_csv(folder / "less.csv", index=False)
     fails(
         ["impute", run, str(folder / "less.csv")], "must have the columns of the schema; got none named 'site'", capsys

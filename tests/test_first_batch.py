@@ -92,7 +92,7 @@ OPTIONS = {
     "valid must be given where patience is": {"patience": 3},
     "patience must be a positive integer; got 0": {"patience": 0, "valid": GOOD},
     "seed must be zero or more; got -3": {"seed": -3},
-    r"field 'label' must be one that the model reads \(it reads none\); got a name that no part": {
+    r"field 'label' must be one that the model reads \(it reads none\); got a name that is no option": {
         "fields": ("label",)
     },
 }

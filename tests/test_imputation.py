@@ -112,6 +112,18 @@ def fitted() -> tuple[pv.VAE, pd.DataFrame]:
     return vae, frame
 
 
+def test_a_collapsed_model_warns_that_associations_are_lost() -> None:
+    vae = plain(missing=missing.AtRandom(), decoder=pv.nets.MLP(()))
+    vae.fit(X, epochs=1, seed=0, progress=False)
+    with torch.no_grad():
+        for parameter in vae.encoder.parameters():
+            parameter.zero_()
+    with pytest.warns(
+        pv.evaluation.UnreliableWarning, match=r"The latents hold next to nothing .* \(KL -?0.0\d nats\)"
+    ):
+        vae.impute(X, num_imputations=1, seed=0)
+
+
 @pytest.mark.parametrize("single", [None, "mean", "median", "mode"])
 def test_frames_come_back_completed(fitted, single) -> None:
     vae, frame = fitted

@@ -214,12 +214,19 @@ def test_a_small_file_of_one_long_text_in_many_rows_is_a_decompression_bomb(
 # Frames to impute
 
 
+def test_whole_numbers_with_leading_zeros_are_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("code,zero,number\n01000,0,10\n20000,1,20\n")
+    frame = read_frame(tmp_path / "x.csv")
+    assert frame["code"].tolist() == ["01000", "20000"] and frame["zero"].tolist() == [0, 1]
+    assert frame["number"].tolist() == [10, 20]
+
+
 def test_text_of_the_schema_is_read_as_text_from_another_file(tmp_path: Path) -> None:
     codes = ["01", "2", "A", "2024-01-01"] * 5
     pandas.DataFrame({"code": codes, "a": np.sqrt(np.arange(20))}).to_csv(tmp_path / "x.csv", index=False)
     schema = load(tmp_path / "x.csv").train.schema  # type: ignore[attr-defined]
     (tmp_path / "new.csv").write_text("code,a\n01,1.5\n2,\n")
-    assert read_frame(tmp_path / "new.csv")["code"].tolist() == [1, 2]
+    assert read_frame(tmp_path / "new.csv")["code"].tolist() == ["01", "2"]
     frame = read_frame(tmp_path / "new.csv", schema=schema)
     assert frame["code"].tolist() == ["01", "2"] and len(pv.Table.like(frame, schema)) == 2
     (tmp_path / "new.csv").write_text("01,1.5\n2,\n")

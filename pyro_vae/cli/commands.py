@@ -160,12 +160,10 @@ def impute(options: argparse.Namespace) -> int:
         given = runs.format_of(options.run)
         splits = runs.read_splits(options.run, options.data_dir)
         rows: Any = tables.rows_of(splits)
-        source, what = splits.name, "the run's own rows, in the order of their file"
+        what, of_file = "the run's own rows, in the order of their file", ""
     else:
         rows = datasets.read_frame(options.file, schema=schema, **given)
-        source = what = options.file
-    if out is not None and out.resolve() == Path(source).expanduser().resolve():
-        raise ValueError(f"--out must be another file than that of the data; got {options.out!r}. Change the name.")
+        what, of_file = options.file, f"_{Path(options.file).stem}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = vae.impute(
@@ -178,7 +176,8 @@ def impute(options: argparse.Namespace) -> int:
     print(f"{what}: {found}")
     for warning in caught:
         print(f"Warning: {warning.message}")
-    out = out or Path(options.run) / ("imputations.csv" if options.single is None else "completed.csv")
+    name = "imputations" if options.single is None else "completed"
+    out = out or Path(options.run) / f"{name}{of_file}.csv"
     tables.write_frame(out, found.long() if options.single is None else found[0], **given)
     _print_written([out])
     return 0

@@ -89,11 +89,24 @@ def _data(data: argparse._ArgumentGroup) -> None:
     _csv(data, "a .csv file")
     data.add_argument(
         "--kinds",
+        action=_Once,
         metavar="COLUMN=KIND,...",
         help=f"kinds of columns of a table: {', '.join(KINDS)}, or leave_out for a column that is not modelled;"
         " ordinal columns of text need their levels in order, as in grade=ordinal:low:middle:high (default: by rules"
         " from the cells, and printed)",
     )
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one on the same command line."""
+
+    given = False
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if self.given:
+            raise argparse.ArgumentError(self, f"must be given once; got {values} besides. Separate columns by commas.")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def _csv(group: argparse._ActionsContainer, what: str) -> None:
@@ -337,7 +350,8 @@ def _impute(sub: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         help="the .csv or .parquet file to write: all completed data sets below each other, with the columns .imp and"
-        " .id (default: imputations.csv in the run folder; completed.csv, one table, with --single)",
+        " .id (default: imputations.csv in the run folder, or completed.csv, one table, with --single; with FILE its"
+        " name is added)",
     )
     _csv(sub, "FILE, if it is .csv, and of the file to write")
     _data_dir(sub, MOVED)

@@ -155,12 +155,14 @@ def refuse_table(vae: VAE, command: str, instead: str) -> None:
 
 
 def check_out(out: str | None, formats: Sequence[str]) -> Path | None:
-    """The file of `--out`, which must be of one of these formats, in a folder that exists."""
+    """The file of `--out`, which must be a new one of one of these formats, in a folder that exists."""
     file = None if out is None else Path(out)
     if file is not None and (file.suffix.lower() not in formats or not file.parent.is_dir()):
         raise ValueError(
             f"--out must be a {' or '.join(formats)} file in a folder that exists; got {out!r}. Change the name."
         )
+    if file is not None and file.exists():
+        raise ValueError(f"--out must be a new file; got {out!r}, which exists. Name another, or remove it first.")
     return file
 
 

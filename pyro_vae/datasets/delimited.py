@@ -18,6 +18,7 @@ from pyro_vae.datasets.splits import UnsuitableDataError, reading
 __all__ = ["check_options", "read"]
 
 OTHER_SEPARATORS = (";", "\t", "|")
+LEADING_ZERO = r"\s*0\d+\s*"
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -83,6 +84,7 @@ def read(
             for place, (_, column) in zip(again, typed.items(), strict=True):
                 if column.dtype in ("Int64", "boolean"):
                     frame.isetitem(place, column)
+        _keep_leading_zeros(pandas, path, options, frame, stated)
     if names is None:
         frame.columns = [str(i) for i in range(frame.shape[1])]
     else:
@@ -90,6 +92,16 @@ def read(
     if decimal == ".":
         _refuse_decimal_commas(path, frame, sep, lines_above=names is not None, allowed={*text, *stated})
     return frame
+
+
+def _keep_leading_zeros(pandas: Any, path: Path, options: dict[str, Any], frame: Any, stated: Collection[str]) -> None:
+    """Make columns of whole numbers text again if a cell is written like "01000": such numbers are codes."""
+    whole = [i for i, kind in enumerate(frame.dtypes) if kind.kind in "iu" and str(frame.columns[i]) not in stated]
+    if whole:
+        written = pandas.read_csv(path, **options | {"dtype": str}, usecols=whole)
+        for place, (_, column) in zip(whole, written.items(), strict=True):
+            if column.str.fullmatch(LEADING_ZERO).fillna(False).any():
+                frame.isetitem(place, column)
 
 
 def _types(text: Collection[str], header: bool | None) -> dict[Any, type]:

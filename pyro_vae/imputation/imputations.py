@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from pyro_vae.inference.pareto import UnreliableWarning
 __all__ = ["Imputations", "joined", "warn_if_unreliable"]
 
 
+COLLAPSED = 0.05  # nats: below this mean KL the guide hardly differs from the prior
+
+
 @dataclass(frozen=True)
 class Imputations(Sequence[Any]):
     """Completed data sets: `imputations[0]` is the first one, in the form of the data (frame or tensor).
@@ -31,6 +35,7 @@ class Imputations(Sequence[Any]):
         num_candidates: K, the number of draws of the latents for each row.
         single: the kind of best guess, or None for draws.
         rows: the incomplete rows.
+        kl: the mean over incomplete rows of KL(q(z | x) || p(z)), in nats: what observed cells say about the latents.
     """
 
     values: Tensor
@@ -40,6 +45,7 @@ class Imputations(Sequence[Any]):
     num_candidates: int
     single: str | None
     rows: Rows
+    kl: float = math.nan
 
     def __len__(self) -> int:
         return len(self.values)
@@ -163,7 +169,8 @@ def joined(parts: Sequence[Imputations]) -> Imputations:
     khat = torch.stack([part.khat for part in parts])
     worst = torch.where(khat.isnan().any(0), torch.nan, khat.nan_to_num(-torch.inf, neginf=-torch.inf).amax(0))
     ess = torch.stack([part.ess for part in parts]).amin(0)
-    result = replace(parts[0], values=torch.cat([part.values for part in parts]), khat=worst, ess=ess)
+    values, kl = torch.cat([part.values for part in parts]), min(part.kl for part in parts)
+    result = replace(parts[0], values=values, khat=worst, ess=ess, kl=kl)
     warn_if_unreliable(result)
     return result
 
@@ -177,7 +184,15 @@ def _as_pandas(data: Any) -> Any:
 
 
 def warn_if_unreliable(result: Imputations, stacklevel: int = 4) -> None:
-    """Warn if rows are flagged."""
+    """Warn if rows are flagged, or if the latents hold next to nothing."""
+    if result.kl < COLLAPSED:
+        warnings.warn(
+            f"The latents hold next to nothing about the observed cells (KL {result.kl:.2f} nats): imputations are"
+            " draws from each column by itself, and associations between columns are lost. Train for more epochs, or look at"
+            " `pv.latents.use` and `pv.diagnose`.",
+            UnreliableWarning,
+            stacklevel=stacklevel,
+        )
     if flagged := int(result.flagged.sum()):
         warnings.warn(
             f"{flagged:,} of {len(result.observed):,} rows have a Pareto k-hat above the threshold and fewer than"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,7 @@ def _impute(
     x, observed = _cells(rows)
     out = x.expand(count, *x.shape).clone()
     khat, ess = x.new_full((len(rows),), -torch.inf), x.new_full((len(rows),), torch.nan)
+    kl: list[Tensor] = []
     incomplete = (~observed).reshape(len(rows), -1).any(1).nonzero().flatten()
     if len(incomplete):
         done = 0
@@ -105,8 +107,10 @@ def _impute(
                     drawn = _guess(model, batch, candidates, single)
                     drawn = drawn if table is None else table.nearest(drawn)
                 out[:, index] = torch.where(observed[index], out[:, index], drawn.to(out))
+                kl.append(candidates.kl)
                 khat[index], ess[index] = candidates.khat.to(khat), candidates.ess.to(ess)
-    return Imputations(out, observed, khat, ess, num_candidates, single, rows)
+    mean_kl = float(torch.cat(kl).mean()) if kl else math.nan
+    return Imputations(out, observed, khat, ess, num_candidates, single, rows, mean_kl)
 
 
 def _check_reads_pattern(model: ProgramPair) -> None:

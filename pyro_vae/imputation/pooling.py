@@ -163,7 +163,9 @@ class Pooled:
     def __str__(self) -> str:
         from pyro_vae import reporting
 
-        known = "" if math.isinf(self.complete_df) else f" Complete data: {self.complete_df:g} degrees of freedom."
+        known = f" Complete data: {self.complete_df:g} degrees of freedom."
+        if math.isinf(self.complete_df):
+            known = " The sample is taken to be large: complete_df was not given."
         return (
             f"{reporting.table(self.readable_lines())}\n"
             f"Rubin's rules over {self.num_imputations} imputations; p-values against 0.{known}"

@@ -371,11 +371,13 @@ class Candidates:
         sites: the latent sites, each with K draws for every row.
         weights: (K, B), of sum 1 over the draws.
         khat: Pareto k-hat of each row, (B,).
+        kl: KL(q(z | x) || p(z)) of each row, estimated from the draws, (B,).
     """
 
     sites: dict[str, Site]
     weights: Tensor
     khat: Tensor
+    kl: Tensor
 
     @property
     def latents(self) -> Latents:
@@ -400,7 +402,8 @@ def draw_candidates(model: ProgramPair, batch: dict[str, Tensor], count: int) ->
     """`count` draws from the guide for each row of a batch, with their weights."""
     record = LogWeights.joined([chunk_weights(model, batch, part) for part in particle_counts(batch, count)])
     smoothed, khat = pareto.smooth(record.log_w)
-    return Candidates(record.latent, smoothed.double().softmax(0), khat)
+    kl = (record.log_guide - record.log_prior).double().mean(0)
+    return Candidates(record.latent, smoothed.double().softmax(0), khat, kl)
 
 
 def replicate(
