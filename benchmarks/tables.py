@@ -49,6 +49,7 @@ from table_cases import CASES, CATEGORICAL, CONTINUOUS, DISCRETE, Case, cases, c
 
 NUM_DRAWS = 20  # of `ridge draws`
 NUM_IMPUTATIONS = 100  # of ours
+NUM_CANDIDATES = 1000  # draws of the latents for each row, of ours
 # Sizes and budgets of our model: latents, particles, epochs, rows in a batch, activation.
 BUDGETS = {
     "wine": (8, 20, 120, 256, "relu"),
@@ -166,8 +167,8 @@ def ours(case: Case, seed: int) -> Filled:
     vae = pv.VAE.for_table(table, latent_dim=latents, **parts)
     elbo = pv.elbos.IWAE(num_particles=particles)
     vae.fit(table, elbo=elbo, epochs=epochs, batch_size=batch, seed=seed, progress=False)
-    single = vae.impute(table, single="mean", seed=seed)
-    draws = vae.impute(table, num_imputations=NUM_IMPUTATIONS, seed=seed)
+    single = vae.impute(table, single="mean", num_candidates=NUM_CANDIDATES, seed=seed)
+    draws = vae.impute(table, num_imputations=NUM_IMPUTATIONS, num_candidates=NUM_CANDIDATES, seed=seed)
     return Filled(single[0].astype(float), [draw.astype(float) for draw in draws])
 
 

@@ -473,3 +473,13 @@ def test_wrong_arguments_of_refits_are_refused(name: str) -> None:
     options, match = REFITS[name]
     with pytest.raises(ValueError, match=match):
         plain(missing=missing.AtRandom()).impute(X, **options)
+
+
+def test_a_table_of_real_columns_can_have_a_mechanism() -> None:
+    frame = pd.DataFrame(X.numpy(), columns=list("abc"))
+    frame["a"] = frame["a"].round(1)
+    kinds = {"a": "real", "b": "real", "c": "real"}
+    vae = pv.VAE.for_table(pv.Table(frame, kinds=kinds), missing=missing.NotAtRandom(), seed=0)
+    vae.fit(frame, elbo=pv.elbos.IWAE(num_particles=2), epochs=2, seed=0, progress=False)
+    assert not vae.impute(frame, num_imputations=1, seed=0)[0].isna().any().any()
+    assert vae.likelihood(torch.zeros(1, *vae.likelihood.output_shape, requires_grad=True)).rsample().requires_grad

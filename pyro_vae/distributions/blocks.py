@@ -53,6 +53,15 @@ class Blocks(dist.TorchDistribution):
     def mean(self) -> Tensor:
         return _join([block.mean for block in self.blocks], self.batch_shape)
 
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws of all blocks carry derivatives."""
+        return all(block.has_rsample for block in self.blocks)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        draws = [block.rsample(torch.Size(sample_shape)) for block in self.blocks]
+        return _join(draws, torch.Size(sample_shape) + self.batch_shape)
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         draws = [block.sample(torch.Size(sample_shape)) for block in self.blocks]
         return _join(draws, torch.Size(sample_shape) + self.batch_shape)

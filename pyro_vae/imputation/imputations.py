@@ -188,8 +188,8 @@ def warn_if_unreliable(result: Imputations, stacklevel: int = 4) -> None:
     if result.kl < COLLAPSED:
         warnings.warn(
             f"The latents hold next to nothing about the observed cells (KL {result.kl:.2f} nats): imputations are"
-            " draws from each column by itself, and associations between columns are lost. Train for more epochs, or look"
-            " at `pv.latents.use` and `pv.diagnose`.",
+            " draws from each column by itself, and associations between columns are lost. Train for more epochs, or"
+            " look at `pv.latents.use` and `pv.diagnose`.",
             UnreliableWarning,
             stacklevel=stacklevel,
         )
