@@ -54,7 +54,7 @@ class Blocks(dist.TorchDistribution):
         return _join([block.mean for block in self.blocks], self.batch_shape)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether draws of all blocks carry derivatives."""
         return all(block.has_rsample for block in self.blocks)
 
