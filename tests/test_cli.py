@@ -285,7 +285,7 @@ def test_infinity_and_unknown_are_two_things_in_json() -> None:
 def test_sample_gives_the_draws_of_the_python_method(run: Path, tmp_path: Path) -> None:
     vae = pv.load(run)
     for more, mean in (([], False), (["--mean"], True)):
-        out = tmp_path / "x.npy"
+        out = tmp_path / f"{mean}.npy"
         assert main(["sample", str(run), "--rows", "5", "--seed", "3", "--out", str(out), *more]) == 0
         assert torch.equal(torch.from_numpy(np.load(out)), vae.sample(5, mean=mean, seed=3))
         assert (run / "samples.png").read_bytes().startswith(b"\x89PNG")

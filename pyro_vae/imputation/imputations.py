@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,8 @@ class Imputations(Sequence[Any]):
         num_candidates: K, the number of draws of the latents for each row.
         single: the kind of best guess, or None for draws.
         rows: the incomplete rows.
-        kl: the mean over incomplete rows of KL(q(z | x) || p(z)), in nats: what observed cells say about the latents.
+        kl: the mean over incomplete rows of KL(q(z | x) || p(z)), in nats: what observed cells say about the latents;
+            None if no row is incomplete.
     """
 
     values: Tensor
@@ -45,7 +45,7 @@ class Imputations(Sequence[Any]):
     num_candidates: int
     single: str | None
     rows: Rows
-    kl: float = math.nan
+    kl: float | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -169,7 +169,8 @@ def joined(parts: Sequence[Imputations]) -> Imputations:
     khat = torch.stack([part.khat for part in parts])
     worst = torch.where(khat.isnan().any(0), torch.nan, khat.nan_to_num(-torch.inf, neginf=-torch.inf).amax(0))
     ess = torch.stack([part.ess for part in parts]).amin(0)
-    values, kl = torch.cat([part.values for part in parts]), min(part.kl for part in parts)
+    values, known = torch.cat([part.values for part in parts]), [part.kl for part in parts if part.kl is not None]
+    kl = min(known) if known else None
     result = replace(parts[0], values=values, khat=worst, ess=ess, kl=kl)
     warn_if_unreliable(result)
     return result
@@ -185,7 +186,7 @@ def _as_pandas(data: Any) -> Any:
 
 def warn_if_unreliable(result: Imputations, stacklevel: int = 4) -> None:
     """Warn if rows are flagged, or if the latents hold next to nothing."""
-    if result.kl < COLLAPSED:
+    if result.kl is not None and result.kl < COLLAPSED:
         warnings.warn(
             f"The latents hold next to nothing about the observed cells (KL {result.kl:.2f} nats): imputations are"
             " draws from each column by itself, and associations between columns are lost. Train for more epochs, or"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,7 +108,7 @@ def _impute(
                 out[:, index] = torch.where(observed[index], out[:, index], drawn.to(out))
                 kl.append(candidates.kl)
                 khat[index], ess[index] = candidates.khat.to(khat), candidates.ess.to(ess)
-    mean_kl = float(torch.cat(kl).mean()) if kl else math.nan
+    mean_kl = float(torch.cat(kl).mean()) if kl else None
     return Imputations(out, observed, khat, ess, num_candidates, single, rows, mean_kl)
 
 
