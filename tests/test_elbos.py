@@ -292,3 +292,30 @@ def test_a_guide_that_runs_away_stops_training_and_the_best_parameters_are_resto
     bounds = vae.history["train_bound"]
     assert bounds[-1] < max(bounds) - 20
     assert float(vae.elbo(x, seed=0).bound.mean()) > bounds[-1]
+
+
+SHARING = {
+    "ladder": lambda: pv.HierarchicalVAE(
+        likelihood=pv.likelihoods.Normal(3), latent_dims=(2, 2), inference="top_down", seed=0
+    ),
+    "VampPrior": lambda: pv.VAE(
+        likelihood=pv.likelihoods.Normal(3), prior=pv.priors.VampPrior(2, 3, num_components=4), seed=0
+    ),
+    "nothing": lambda: pv.VAE(likelihood=pv.likelihoods.Normal(3), prior=pv.priors.Normal(2), seed=0),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_parameters_that_model_and_guide_share_are_named_where_their_gradient_belongs_to_no_bound(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    for elbo, one_bound in (
+        (pv.elbos.IWAE(num_particles=3, gradient="stl"), False),
+        (pv.elbos.WakeSleep(num_particles=3), False),
+        (pv.elbos.IWAE(num_particles=3, gradient="dreg"), True),
+        (pv.elbos.ELBO(num_particles=3, gradient="stl"), True),
+    ):
+        caplog.clear()
+        SHARING[name]().fit(x, elbo=elbo, epochs=1, seed=0, progress=False)
+        assert ("Model and guide share the parameters" in caplog.text) == (name != "nothing" and not one_bound)

@@ -72,6 +72,7 @@ class Estimator(pyro.infer.ELBO):
         step: the number of training steps taken, for schedules; counted by `loss_and_grads`, set by `fit`.
         epoch: the number of epochs completed; set by `fit`.
         guide_may_diverge: whether the guide's target has no limit, so that `fit` watches for guides that run away.
+        penalizes_latents: whether the objective depends on each latent by itself, and not on the weights alone.
         schedulable: names of the options that may be schedules; read their values through `current_value`.
         schedule_inputs: tensors that take the place of schedules' values in a compiled training step, by option.
         one_by_one: whether particles run one after the other, for programs that do not allow leading dimensions.
@@ -83,6 +84,7 @@ class Estimator(pyro.infer.ELBO):
     gradients: tuple[str, ...] = ("reparameterized",)
     schedulable: tuple[str, ...] = ()
     guide_may_diverge = False
+    penalizes_latents = False
 
     def __init__(
         self,
@@ -133,9 +135,9 @@ class Estimator(pyro.infer.ELBO):
 
     @property
     def one_bound(self) -> bool:
-        """Whether every parameter follows the gradient of one bound of the log-weights, and of nothing else.
+        """Whether every parameter follows the gradient of one bound of the log-weights.
 
-        Where it does not, parameters that model and guide share get a gradient that is neither's.
+        Where it does not, parameters that model and guide share get a sum of gradients that belongs to no bound.
         """
         return True
 

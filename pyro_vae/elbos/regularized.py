@@ -29,6 +29,7 @@ class _Regularized(ELBO):
     analytic = True
     gradients = ("reparameterized",)
     weighs_kl = False  # whether `kl_weight` has a meaning
+    penalizes_latents = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -37,10 +38,6 @@ class _Regularized(ELBO):
                 f"kl_weight must be left out for {type(self).__name__}, which has other weights;"
                 f" got {options['kl_weight']}. Use these, or MeanFieldELBO."
             )
-
-    @property
-    def one_bound(self) -> bool:
-        return False
 
     def objective(
         self, weights: LogWeights, reconstruction: ScaledTerms, kl: ScaledTerms, path: GradientPath | None

@@ -19,7 +19,7 @@ from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.training import nonfinite
 
-__all__ = ["check_gradients", "check_programs"]
+__all__ = ["check_gradients", "check_programs", "shared_parameters"]
 
 
 def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> bool:
@@ -72,7 +72,7 @@ def _check_missing_masked(model: ProgramPair, x: Tensor, fields: dict[str, Tenso
             trace = poutine.trace(poutine.replay(model.model, trace=guide_trace)).get_trace(cells, **fields)
             trace.compute_log_prob()
             sites = (trace.nodes[name] for name in model.data_sites if name in trace.nodes)
-            found.append(torch.stack([site["log_prob"].sum() for site in sites]))
+            found.append(torch.cat([site["log_prob"].reshape(-1) for site in sites]))
     if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-4):
         raise ValueError(
             "The log-probability of the data must not read missing cells; got another one when what stands there was"
@@ -143,13 +143,33 @@ def _check_finite(model: ProgramPair, name: str, site: Any, x: Tensor) -> None:
         )
 
 
+def shared_parameters(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> list[str]:
+    """The names of the parameters that both log p(x, z) and log q(z | x) read, at draws held constant.
+
+    Random state and buffers are left as they were.
+    """
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with isolated(), preserved_rng(), preserved_buffers(model):
+        with torch.no_grad():
+            drawn = prune_subsample_sites(poutine.trace(model.guide).get_trace(x, **fields))
+        read = []
+        for program in (model.model, model.guide):
+            trace = poutine.trace(poutine.replay(program, trace=drawn)).get_trace(x, **fields)
+            total = torch.as_tensor(prune_subsample_sites(trace).log_prob_sum())
+            if not total.requires_grad:
+                return []
+            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+            read.append({name for name, gradient in zip(named, gradients, strict=True) if gradient is not None})
+    return sorted(read[0] & read[1])
+
+
 def check_gradients(model: ProgramPair, estimator: Estimator, x: Tensor, **options: Any) -> None:
     """Raise unless every trainable parameter receives a gradient from the first batch; gradients are then cleared.
 
     Raises:
         ValueError: naming the parameters without a gradient.
     """
-    if model.site_of_missing is not None and not estimator.one_bound:
+    if model.site_of_missing is not None and (not estimator.one_bound or estimator.penalizes_latents):
         kind = f"{type(estimator).__name__} with gradient={estimator.gradient!r}"
         raise NotImplementedError(
             "elbo must follow one bound with all parameters where cells are not missing at random, since model and"

@@ -320,8 +320,25 @@ def _validate_first_batch(model: ProgramPair, batches: Batches, options: FitOpti
         row_order.check_row_order(model, x, fields)
     if options.elbo is None or not runs_one_by_one(elbo):
         plate_nesting(model.model, model.guide, (x,), fields)  # checks that several particles are treated like one
+    if not estimator.one_bound:
+        _warn_of_shared_parameters(model, estimator, x, fields)
     first_batch.check_gradients(model, estimator, x, num_rows=batches.num_rows, **row_weights, **fields)
     return estimator
+
+
+def _warn_of_shared_parameters(
+    model: ProgramPair, estimator: Estimator, x: torch.Tensor, fields: dict[str, torch.Tensor]
+) -> None:
+    """Warn where an estimator with different gradients for model and guide trains parameters that both read."""
+    if shared := first_batch.shared_parameters(model, x, fields):
+        logger.warning(
+            "Model and guide share the parameters %s, to which %s with gradient=%r gives a sum of gradients that"
+            " belongs to no bound: log p(x) may suffer. ELBO follows one, and so does IWAE with"
+            " gradient='reparameterized' or 'dreg'.",
+            ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
+            type(estimator).__name__,
+            estimator.gradient,
+        )
 
 
 def _keeps_order(batches: Batches) -> bool:
