@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pyro_vae
 from pyro_vae.cli import choices, commands
 from pyro_vae.cli.scoring import METHODS
-from pyro_vae.cli.values import count, index, penalty, probability, rate
+from pyro_vae.cli.values import Once, count, index, penalty, probability, rate
 from pyro_vae.imputation.guesses import GUESSES
 from pyro_vae.inference.gradients import GRADIENTS
 from pyro_vae.runtime.precision import PRECISIONS
@@ -89,24 +89,12 @@ def _data(data: argparse._ArgumentGroup) -> None:
     _csv(data, "a .csv file")
     data.add_argument(
         "--kinds",
-        action=_Once,
+        action=Once,
         metavar="COLUMN=KIND,...",
         help=f"kinds of columns of a table: {', '.join(KINDS)}, or leave_out for a column that is not modelled;"
         " ordinal columns of text need their levels in order, as in grade=ordinal:low:middle:high (default: by rules"
         " from the cells, and printed)",
     )
-
-
-class _Once(argparse.Action):
-    """Stores a value, and refuses a second one on the same command line."""
-
-    given = False
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        if self.given:
-            raise argparse.ArgumentError(self, f"must be given once; got {values} besides. Separate columns by commas.")
-        self.given = True
-        setattr(namespace, self.dest, values)
 
 
 def _csv(group: argparse._ActionsContainer, what: str) -> None:

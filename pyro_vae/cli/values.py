@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
-__all__ = ["count", "index", "penalty", "probability", "rate"]
+__all__ = ["Once", "count", "index", "penalty", "probability", "rate"]
+
+
+class Once(argparse.Action):
+    """Stores a value, and refuses a second one on the same command line."""
+
+    given = False
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if self.given:
+            raise argparse.ArgumentError(self, f"must be given once; got {values} besides. Separate columns by commas.")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def count(text: str, at_least: int = 1) -> int:

@@ -68,6 +68,7 @@ def _impute(
     seed: int | None,
     fields: tuple[str, ...],
 ) -> Imputations:
+    """Completed rows by one model, without a warning."""
     if single is not None and num_imputations is not None:
         raise ValueError(
             f"num_imputations must be left out with single={single!r}, which is one best guess; got {num_imputations}."

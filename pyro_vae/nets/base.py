@@ -22,6 +22,7 @@ __all__ = [
     "check_activation",
     "check_choice",
     "halvings",
+    "reads_pattern",
 ]
 
 Shape = tuple[int, ...]
@@ -99,7 +100,7 @@ class Rowwise(nn.Module):
     def __init__(self, module: nn.Module, event_dim: int) -> None:
         super().__init__()
         self.module, self.event_dim = module, event_dim
-        self.reads_pattern = bool(getattr(module, "reads_pattern", False))
+        self.reads_pattern = reads_pattern(module)
 
     def forward(self, x: Tensor, pattern: Tensor | None = None) -> Tensor:
         inputs = [x]
@@ -110,6 +111,11 @@ class Rowwise(nn.Module):
             return self.module(*inputs)  # type: ignore[no-any-return]
         y: Tensor = self.module(*(part.reshape(-1, *part.shape[len(lead) :]) for part in inputs))
         return y.reshape(*lead, *y.shape[1:])
+
+
+def reads_pattern(net: Recipe | nn.Module) -> bool:
+    """Whether a recipe or a module takes the pattern of missing features beside the features."""
+    return bool(getattr(net, "reads_pattern", False))
 
 
 def build(net: Recipe | nn.Module, in_shape: Shape, out_shape: Shape, role: str) -> Rowwise:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.nets.base import Recipe, Shape, as_widths, check_activation
+from pyro_vae.nets.base import Recipe, Shape, as_widths, check_activation, reads_pattern
 from pyro_vae.nets.mlp import MLP
 
 __all__ = ["CellSet", "Masked"]
@@ -113,8 +113,3 @@ class _CellSet(nn.Module):
         share = weights.mean(1)  # tells how many are observed
         pooled = elements.sum(1) / weights.sum(1).clamp_min(1.0).sqrt()
         return self.rho(torch.cat([pooled, share], -1))  # type: ignore[no-any-return]
-
-
-def reads_pattern(net: object) -> bool:
-    """Whether a recipe or a module takes the pattern of missing features beside the features."""
-    return bool(getattr(net, "reads_pattern", False))

@@ -1,8 +1,7 @@
 """Draws and means of data and latents, in `draws` and `means`; `sites` tells data and latents of a program apart."""
 
+from pyro_vae.predictive.candidates import Candidates, draw_candidates
 from pyro_vae.predictive.draws import (
-    Candidates,
-    draw_candidates,
     one_site,
     posterior_draws,
     posterior_predictive,

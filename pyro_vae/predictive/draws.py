@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
 from pyro_vae.fields import choose_fields, split_fields
-from pyro_vae.inference import chunks, pareto
-from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.inference import chunks
+from pyro_vae.inference.chunks import ProgramStructure, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import FixLatents, any_site_outside_rows, particles, plate_nesting, row_dims
-from pyro_vae.inference.weights import LogWeights, Site
+from pyro_vae.predictive.candidates import Latents, draw_candidates
 from pyro_vae.predictive.memory import check_memory
 from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
@@ -28,8 +27,6 @@ from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import PREDICTIVE, preserved_rng
 
 __all__ = [
-    "Candidates",
-    "draw_candidates",
     "one_site",
     "posterior_draws",
     "posterior_predictive",
@@ -42,7 +39,6 @@ __all__ = [
 ]
 
 BySite = Tensor | dict[str, Tensor]
-Latents = dict[str, Tensor]  # S values by site: (S, B, ...), (S, 1, ...) outside the row plate
 
 
 def sample(model: ProgramPair, num_rows: int, *, mean: bool = False, seed: int | None = None, **fields: Any) -> BySite:
@@ -361,49 +357,6 @@ def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> La
         trace = trace_of(model.guide, batch["x"], **fields_of(batch))
     values = {name: site["value"].detach() for name, site in trace.nodes.items() if site["type"] == "sample"}
     return values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Draws from the guide with the smoothed weights by which they stand for draws from the posterior.
-
-    Attributes:
-        sites: the latent sites, each with K draws for every row.
-        weights: (K, B), of sum 1 over the draws.
-        khat: Pareto k-hat of each row, (B,).
-        kl: KL(q(z | x) || p(z)) of each row, estimated from the draws, (B,).
-    """
-
-    sites: dict[str, Site]
-    weights: Tensor
-    khat: Tensor
-    kl: Tensor
-
-    @property
-    def latents(self) -> Latents:
-        """All draws, by site."""
-        return {name: site.value for name, site in self.sites.items()}
-
-    @property
-    def ess(self) -> Tensor:
-        """How many draws of equal weight the weighted draws are worth, (B,)."""
-        return 1 / self.weights.square().sum(0)
-
-    def resample(self, count: int) -> Latents:
-        """`count` draws from the posterior."""
-        chosen = torch.multinomial(self.weights.T, count, replacement=True).T  # (count, B)
-        return {
-            name: torch.take_along_dim(site.value, site.broadcast_to_value(chosen), 0)
-            for name, site in self.sites.items()
-        }
-
-
-def draw_candidates(model: ProgramPair, batch: dict[str, Tensor], count: int) -> Candidates:
-    """`count` draws from the guide for each row of a batch, with their weights."""
-    record = LogWeights.joined([chunk_weights(model, batch, part) for part in particle_counts(batch, count)])
-    smoothed, khat = pareto.smooth(record.log_w)
-    kl = (record.log_guide - record.log_prior).double().mean(0)
-    return Candidates(record.latent, smoothed.double().softmax(0), khat, kl)
 
 
 def replicate(
