@@ -111,7 +111,7 @@ def test_kinds_can_be_chosen_and_columns_left_out(csv: Path) -> None:
 
 def test_columns_that_the_rules_leave_out_are_named_in_a_warning(csv: Path) -> None:
     with pytest.warns(
-        UserWarning, match=r"Columns are left out: 'id' \(an identifier.*'note'.*kinds=.*'leave_out'"
+        UserWarning, match=r"Columns are left out: 'id' \(an identifier.*'note'.*kinds=.*'identifier'"
     ) as seen:
         load(csv)
     assert seen[0].filename == __file__

@@ -228,6 +228,8 @@ class Rows(Dataset[tuple[Tensor, ...]]):
             fill_missing(batch)
         if self.transform is not None:
             batch["x"] = self.transform(batch["x"])
+            if OBSERVED in batch:  # a function such as the logarithm is not finite where a missing cell was set to 0
+                batch["x"] = torch.where(batch[OBSERVED], batch["x"], 0.0)
         return batch
 
     def chunks(self, names: Sequence[str], like: Tensor, *, new: bool = False) -> Iterator[tuple[int, Batch]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pyro_vae.arguments import as_path
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.datasets import delimited, tables
 from pyro_vae.datasets.splits import Request, check_enough_rows
-from pyro_vae.tables import KINDS, Identifier, Kind, Table, TableSchema, Time
+from pyro_vae.tables import KINDS, Kind, Table, TableSchema, Time
 from pyro_vae.tables.columns import shown
 from pyro_vae.tables.libraries import sort_of
 
@@ -161,10 +160,7 @@ def read_table(path: Path, request: Request) -> Table:
     given = {name: kind for name, kind in kinds.items() if kind != LEAVE_OUT}
     for name in (name for name, kind in given.items() if kind == "ordinal"):
         _refuse_text_without_order(path, name, frame.iloc[:, names.index(name)])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Columns are left out", UserWarning)
-        table = Table(frame, kinds=given, leave_out=leave_out)
-    _warn_of_left_out(table, kinds)
+    table = Table(frame, kinds=given, leave_out=leave_out)
     return table.with_fields(fields) if fields else table  # type: ignore[return-value]
 
 
@@ -198,16 +194,3 @@ def _take_fields(frame: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, Any
             )
         fields[name] = as_tensor(column.to_numpy(column.dtype.name.lower()), name)
     return frame.loc[:, [name not in names for name in labels]], fields
-
-
-def _warn_of_left_out(table: Table, kinds: Mapping[str, Any]) -> None:
-    """Warn of columns that the rules leave out; constant ones are not lost."""
-    left_out = [c for c in table.schema.left_out if isinstance(c.kind, Identifier) and c.name not in kinds]
-    if left_out:
-        listed = "; ".join(f"{c.name!r} ({c.kind.describe()})" for c in left_out[:5])
-        warnings.warn(
-            f"Columns are left out: {listed}{'; ...' if len(left_out) > 5 else ''} ({len(left_out)} of"
-            f" {len(table.schema.columns)}). Pass kinds={{{left_out[0].name!r}: {LEAVE_OUT!r}}} (and so on) to say that"
-            " it is meant, or other kinds to model them.",
-            stacklevel=6,
-        )

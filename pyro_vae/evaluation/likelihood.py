@@ -66,8 +66,8 @@ def log_likelihood(
     if structure.joint:
         structure = structure._replace(num_cells=len(rows) * structure.num_cells)
     particles = num_particles if target_error is None else counts
-    if OBSERVED in fields and rows.has_missing:
-        structure = structure._replace(num_cells=0)  # rows differ in how many cells they have
+    if OBSERVED in fields and (rows.has_missing or model.site_of_missing is not None):
+        structure = structure._replace(num_cells=0)  # rows differ in how many cells they have, or patterns count too
     result = as_log_likelihood(Summary(*columns), particles, method, structure)
     warn_if_unreliable(result, _remedy("log p(x)", method, structure, result))
     if target_error is not None and not (result.standard_error <= target_error).all():
@@ -195,6 +195,8 @@ def conditional_log_likelihood(
             wholes.append(summarize_log_weights(log_w))
             conditions.append(summarize_log_weights(log_v))
             errors.append(_error_of_difference(log_w, log_v, same_draws=method.shares_draws and not shown))
+    if shown:
+        structure = structure._replace(num_cells=0)
     whole, condition = (
         as_log_likelihood(Summary.joined(parts), num_particles, method, structure) for parts in (wholes, conditions)
     )

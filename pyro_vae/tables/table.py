@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -87,9 +88,9 @@ class Table(Rows):
             listed = "; ".join(f"{c.name!r} ({c.kind.describe()})" for c in unasked[:5])
             warnings.warn(
                 f"Columns are left out: {listed}{'; ...' if len(unasked) > 5 else ''} ({len(unasked)} of"
-                f" {len(self.schema.columns)}). Pass leave_out=[...] with these to say that it is meant, or"
-                " kinds={...} to model them.",
-                stacklevel=2,
+                f" {len(self.schema.columns)}). Pass kinds={{{unasked[0].name!r}: 'identifier'}} (and so on) to say"
+                " that it is meant, or other kinds to model them.",
+                stacklevel=_level_of_user(),
             )
 
     @classmethod
@@ -229,6 +230,14 @@ class Table(Rows):
 
     def _repr_html_(self) -> str:
         return report.as_html(self.schema, self.missing_shares(), len(self))
+
+
+def _level_of_user() -> int:
+    """The `stacklevel` of a warning of the caller that names the first line outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyro_vae."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def matching(data: Any, plain: Any) -> Any:
