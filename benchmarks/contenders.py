@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyro_vae as pv
 from pyro_vae.data.batches import Batches
+from pyro_vae.graphs.products import LARGE, prefers_onednn
 from pyro_vae.parts import as_scale
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.precision import has_bfloat16
@@ -296,11 +297,17 @@ def floor(case: Case) -> Run:
             products += [(x, weight.T, torch.empty_like(g)), (g.T, x, layer.weight.grad)]
             products += [] if first else [(g, weight, torch.empty_like(x))]  # the data need no gradient
 
+    def multiply(left: Tensor, right: Tensor, product: Tensor) -> None:
+        if prefers_onednn() and left.numel() * right.shape[1] >= LARGE:
+            torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
+        else:
+            torch.mm(left, right, out=product)
+
     def run(steps: int) -> None:
         with tuned_processor(choose_num_threads(eager)):
             for _ in range(steps):
-                for left, right, product in products:
-                    torch.mm(left, right, out=product)
+                for matrices in products:
+                    multiply(*matrices)
                 eager.optimizer.step()
 
     return run
@@ -325,7 +332,7 @@ CONTENDERS: dict[str, Callable[[Case], Run] | None] = {
     "floor": floor,
 }
 ALL = tuple(CONTENDERS)
-CONV, TANH = pv.nets.Conv(), partial(dense, 784, (200, 200), 50, "tanh")
+CONV, RESNET, TANH = pv.nets.Conv(), pv.nets.ResNet(), partial(dense, 784, (200, 200), 50, "tanh")
 CASES = {
     "a": Case("64-64-20, batch 32", partial(dense, 64, (64,), 20), (64,), 32, 800, ALL),
     "b": Case("784-400-20, batch 128", partial(dense, 784, (400,), 20), (784,), 128, 200, ALL),
@@ -334,4 +341,5 @@ CASES = {
     "e": Case("IWAE-50, 784-200-200-50, batch 20", TANH, (784,), 20, 50, (*ALL[:7], "floor"), particles=50),
     "f": Case("two stochastic layers, batch 128", TwoLayers, (784,), 128, 150, (OURS, *ALL[2:4])),
     "g": Case("own program, 10 columns, batch 64", ItemResponse, (10,), 64, 500, (OURS, *ALL[2:4])),
+    "h": Case("ResNet, batch 64", partial(vae, (1, 28, 28), RESNET, RESNET, 20), (1, 28, 28), 64, 10, ALL[:6]),
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae.distributions.rising import log_rising
-from pyro_vae.graphs import functions
+from pyro_vae.graphs import functions, products
 from pyro_vae.graphs.graph import Graph
 
 STREAM = torch.Generator().manual_seed(0)
@@ -167,3 +167,53 @@ def test_rising_factorials_have_second_derivatives() -> None:
     a, b, k = (torch.tensor(v, dtype=torch.float64, requires_grad=v[0] < 2) for v in ([0.5, 1.5], [1.0, 0.2], [3, 0]))
     assert torch.autograd.gradcheck(lambda a, b: log_rising(a, b, k.detach(), 5), (a, b))
     assert torch.autograd.gradgradcheck(lambda a, b: log_rising(a, b, k.detach(), 5), (a, b))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_convolutions_with_channels_side_by_side_have_the_same_values_and_gradients(dtype, transposed, groups) -> None:
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = kind(6, 9, 3, stride=2, padding=1, groups=groups, dtype=dtype)
+        x = torch.randn(4, 6, 7, 5, dtype=dtype)
+
+    def gradients(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in (*static, inputs[0])]
+        parameters = dict(zip(("weight", "bias"), leaves, strict=False))
+        value = torch.func.functional_call(net, parameters, leaves[-1])
+        flat = value.view(len(value), -1)  # programs may take it for granted that values lie in order
+        return [flat.detach(), *torch.autograd.grad(flat.square().sum(), leaves)]
+
+    static = [net.weight.detach(), net.bias.detach()]
+    found = Graph(gradients, static, [x], num_threads=1)([x])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    torch.testing.assert_close(found, gradients(static, [x]), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_large_products_by_onednn_have_the_same_values_for_open_sizes_too(monkeypatch) -> None:
+    calls, linear = [], products._linear
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return linear(*args)
+
+    monkeypatch.setattr(products, "_linear", counted)
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    weight, bias = torch.randn(300, 200, generator=STREAM), torch.randn(300, generator=STREAM)
+
+    def gradients(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in (*static, inputs[0])]
+        value = torch.nn.functional.linear(leaves[2], leaves[0], leaves[1]).tanh()
+        small = value[:, :8] @ value[:8, :8]  # not worth another library
+        return [value.detach(), *torch.autograd.grad(value.square().sum() + small.sum(), leaves)]
+
+    rows = torch.randn(64, 200, generator=STREAM)
+    graph = Graph(gradients, [weight, bias], [rows], num_threads=1)
+    assert len(calls) == 3  # of the layer: forward, and the slopes of its weight and of its input
+    for x in (rows, torch.randn(50, 200, generator=STREAM)):
+        assert graph.fits([x])
+        torch.testing.assert_close(graph([x]), gradients([weight, bias], [x]), rtol=1e-4, atol=1e-4)

@@ -151,6 +151,21 @@ def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, u
     return torch.ops.aten.triangular_solve.default(b, a, upper, False, unitriangular)[0]  # type: ignore[no-any-return]
 
 
+def _channels_last(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor for tensor in tensors]
+
+
+def convolution(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    """A convolution of images whose channels lie side by side, as they do in the processor's own routines."""
+    return torch.ops.aten.convolution.default(*_channels_last(x, weight), *others).contiguous()
+
+
+def convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any) -> list[Tensor | None]:
+    """The gradients of such a convolution."""
+    values = torch.ops.aten.convolution_backward.default(*_channels_last(gradient, x, weight), *others)
+    return [None if value is None else value.contiguous() for value in values]
+
+
 def recorded_as(func: Any, args: Sequence[Any]) -> Callable[..., Any]:
     """What is recorded for a call of an operation with these arguments; the operation itself by default."""
     if func in HELD:
@@ -174,4 +189,6 @@ FASTER: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.binary_cross_entropy_with_logits.default: cross_entropy,
     torch.ops.aten.lgamma.default: lgamma,
     torch.ops.aten.digamma.default: digamma,
+    torch.ops.aten.convolution.default: convolution,
+    torch.ops.aten.convolution_backward.default: convolution_backward,
 }
