@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyro_vae as pv
 from pyro_vae.data.batches import Batches
-from pyro_vae.graphs.products import LARGE, prefers_onednn
+from pyro_vae.graphs.rules import LARGE, prefers_onednn
 from pyro_vae.parts import as_scale
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.precision import has_bfloat16

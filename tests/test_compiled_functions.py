@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae.distributions.rising import log_rising
-from pyro_vae.graphs import functions, products
+from pyro_vae.graphs import functions, rules
 from pyro_vae.graphs.graph import Graph
 
 STREAM = torch.Generator().manual_seed(0)
@@ -194,15 +194,14 @@ def test_convolutions_with_channels_side_by_side_have_the_same_values_and_gradie
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 def test_large_products_by_onednn_have_the_same_values_for_open_sizes_too(monkeypatch) -> None:
-    calls, linear = [], products._linear
+    calls, linear = [], rules._linear
 
     def counted(*args: Any) -> Any:
         calls.append(args)
         return linear(*args)
 
-    monkeypatch.setattr(products, "_linear", counted)
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(rules, "_linear", counted)
+    monkeypatch.setattr(rules, "prefers_onednn", lambda: True)
     weight, bias = torch.randn(300, 200, generator=STREAM), torch.randn(300, generator=STREAM)
 
     def gradients(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
@@ -212,7 +211,8 @@ def test_large_products_by_onednn_have_the_same_values_for_open_sizes_too(monkey
         return [value.detach(), *torch.autograd.grad(value.square().sum() + small.sum(), leaves)]
 
     rows = torch.randn(64, 200, generator=STREAM)
-    graph = Graph(gradients, [weight, bias], [rows], num_threads=1)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        graph = Graph(gradients, [weight, bias], [rows], num_threads=1)
     assert len(calls) == 3  # of the layer: forward, and the slopes of its weight and of its input
     for x in (rows, torch.randn(50, 200, generator=STREAM)):
         assert graph.fits([x])

@@ -435,3 +435,26 @@ def test_damaged_and_hostile_descriptions_raise_a_value_error(case: str) -> None
     assert TableSchema.from_plain(copy.deepcopy(SCHEMA)).to_plain() == SCHEMA
     with pytest.raises(ValueError, match=r"must (be|have|name)"):
         TableSchema.from_plain(HOSTILE[case](copy.deepcopy(SCHEMA)))
+
+
+@pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        ([18.5, 40.25, 90.0, -999.0, -999.0], "-999"),
+        ([1, 2, 5, 99, 99, 3], "99"),
+        (["no", "yes", "?", "no", "yes", "no"], r"'\?'"),
+        (["low", "low", "high", "high", "n/a", "n/a", "low"], "'n/a'"),
+    ],
+)
+def test_cells_that_look_like_marks_of_missing_cells_raise_a_warning(cells: list[Any], value: str) -> None:
+    frame = pandas.DataFrame({"a": cells})
+    with pytest.warns(UserWarning, match=rf"column 'a' holds {value} in [12] of {len(cells)} rows, which looks like"):
+        table = Table(frame)
+    Table(frame, kinds={"a": table.schema.kinds["a"].name})  # it is meant
+
+
+@pytest.mark.parametrize(
+    "cells", [[90, 95, 97, 99, 99], [1.5, 2.5, 99.0, 3.0], [9, 9, 9, 3, 4, 5], ["none", "all"] * 3]
+)
+def test_ordinary_cells_raise_no_warning(cells: list[Any]) -> None:
+    Table(pandas.DataFrame({"a": cells}))

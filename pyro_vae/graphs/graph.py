@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.graphs.functions import recorded_as
-from pyro_vae.graphs.products import products_by_onednn
+from pyro_vae.graphs.rules import own_rules
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.processor import tuned_processor
 from pyro_vae.runtime.random import preserved_rng
@@ -255,7 +255,7 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
         if sys.platform != "linux" or platform.machine() != "x86_64":
             return compiled()
         try:  # without building programs, for five seconds, that show whether the C++ compiler knows the processor
-            with products_by_onednn():
+            with own_rules():
                 return compiled(**{"cpp.vec_isa_ok": True})
         except Exception:
             return compiled()

@@ -21,6 +21,7 @@ from pyro_vae.tables.libraries import LIBRARIES, is_frame, library_of
 from pyro_vae.tables.libraries.base import ticks_in
 from pyro_vae.tables.reading import read, read_like
 from pyro_vae.tables.schema import ColumnSchema, TableSchema, write
+from pyro_vae.tables.stand_ins import find_stand_ins
 
 __all__ = ["Table", "matching"]
 
@@ -90,6 +91,13 @@ class Table(Rows):
                 f"Columns are left out: {listed}{'; ...' if len(unasked) > 5 else ''} ({len(unasked)} of"
                 f" {len(self.schema.columns)}). Pass kinds={{{unasked[0].name!r}: 'identifier'}} (and so on) to say"
                 " that it is meant, or other kinds to model them.",
+                stacklevel=_level_of_user(),
+            )
+        for name, value, count in find_stand_ins(self.schema, self.x.numpy(), self._chosen):
+            warnings.warn(
+                f"column {name!r} holds {value} in {count:,} of {len(self):,} rows, which looks like a mark of missing"
+                f" cells and is modelled as data. Replace it by missing cells (in a .csv file: empty fields), or pass"
+                f" kinds={{{name!r}: {self.schema.kinds[name].name!r}}} to say that it is meant.",
                 stacklevel=_level_of_user(),
             )
 

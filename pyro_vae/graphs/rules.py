@@ -1,10 +1,10 @@
-"""Large matrix products by oneDNN where the compiler would call MKL, which is half as fast on AMD's processors."""
+"""Rules of the compiler that are replaced while we compile: how matrices are multiplied, and rows are picked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-__all__ = ["products_by_onednn"]
+__all__ = ["own_rules"]
 
 aten = torch.ops.aten
 LARGE = 2**21  # multiplications from which on oneDNN is faster, as measured on two cores of a server
@@ -28,22 +28,35 @@ def prefers_onednn() -> bool:
 
 
 @contextmanager
-def products_by_onednn() -> Iterator[None]:
-    """Compile large products of float32 matrices as calls of oneDNN; the numbers differ by rounding alone."""
-    with ExitStack() as stack:
-        if prefers_onednn():
-            from torch._inductor import lowering
-            from torch.compiler import config
+def own_rules() -> Iterator[None]:
+    """Compile by our rules; the numbers differ by rounding alone.
 
-            # else graphs that were compiled without are taken from torch's cache
-            stack.enter_context(patch.object(config, "cache_key_tag", f"{config.cache_key_tag} pyro_vae: oneDNN"))
-            rules = lowering.lowerings
-            ours: dict[Any, Callable[..., Any]] = {
-                aten.mm.default: _product(rules[aten.mm.default]),
-                aten.addmm.default: _sum_and_product(rules[aten.addmm.default]),
-            }
-            stack.enter_context(patch.dict(rules, ours))
+    Picked rows are kept. The compiler picks them anew wherever they are used, and a likelihood uses a cell many times,
+    so that tables took minutes to compile.
+
+    Large products of float32 matrices are calls of oneDNN where Intel has not made the processor. The compiler calls
+    MKL, which takes twice as long on AMD's.
+    """
+    from torch._inductor import compile_fx, lowering  # noqa: F401  (the first fills the table of rules)
+    from torch.compiler import config
+
+    old = lowering.lowerings
+    ours: dict[Any, Callable[..., Any]] = {aten.index.Tensor: _kept(old[aten.index.Tensor])}
+    if prefers_onednn():
+        ours[aten.mm.default] = _product(old[aten.mm.default])
+        ours[aten.addmm.default] = _sum_and_product(old[aten.addmm.default])
+    tag = f"{config.cache_key_tag} pyro_vae: {len(ours)} rules"  # else torch's cache gives graphs by other rules
+    with patch.dict(old, ours), patch.object(config, "cache_key_tag", tag):
         yield
+
+
+def _kept(otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    def lowered(*args: Any, **options: Any) -> Any:
+        value = otherwise(*args, **options)
+        value.realize()
+        return value
+
+    return lowered
 
 
 def _product(otherwise: Callable[..., Any]) -> Callable[..., Any]:
