@@ -18,6 +18,7 @@ from pyro_vae.data.loaders import names_of_columns, read_whole
 from pyro_vae.evaluation import annealing, audit, bound, likelihood
 from pyro_vae.fields import choose_fields, split_fields
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.runtime import display
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description
 from pyro_vae.tables import TableSchema
@@ -83,6 +84,12 @@ class LatentVariableModel(ProgramPair):
         super().__setattr__(name, value)
         if isinstance(value, nn.Module):
             keep_parameters(value)
+
+    def __repr__(self) -> str:
+        return display.model_line(self, self.made_of())
+
+    def _repr_html_(self) -> str:
+        return display.model_table(self, self.made_of())
 
     def made_of(self) -> dict[str, Any] | None:
         """The constructor's arguments for saving: the attributes of the same names; None if one is missing."""

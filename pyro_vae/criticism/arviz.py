@@ -17,13 +17,14 @@ from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["Draws", "draws"]
 
 
-@dataclass(frozen=True)
-class Draws:
+@dataclass(frozen=True, repr=False)
+class Draws(Shown):
     """Draws of latents and data for given rows, by group and site.
 
     Attributes:

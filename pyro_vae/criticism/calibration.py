@@ -21,6 +21,7 @@ from pyro_vae.evaluation import Importance, Mean, SemiAmortized, UnreliableWarni
 from pyro_vae.inference.chunks import program_structure, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
 
@@ -35,8 +36,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Shown):
     """Simulation-based calibration: the rank of each simulated latent among draws from the guide given its row.
 
     Ranks are uniform if q(z | x) is the exact posterior. If their histogram has a U shape, q is too narrow; if it has a
@@ -197,8 +198,8 @@ def band_of_uniform_ecdf(
     return torch.from_numpy(points), torch.from_numpy(lower), torch.from_numpy(upper)
 
 
-@dataclass(frozen=True)
-class AmortizationGap:
+@dataclass(frozen=True, repr=False)
+class AmortizationGap(Shown):
     """By how much the ELBO of each row rises, in nats, if q is optimized for that row instead of encoded.
 
     Attributes:
@@ -258,8 +259,8 @@ def amortization_gap(
     return AmortizationGap(amortized, optimized, mean_over_rows(optimized - amortized, error))
 
 
-@dataclass(frozen=True)
-class AgainstNUTS:
+@dataclass(frozen=True, repr=False)
+class AgainstNUTS(Shown):
     """Moments of the latents of a few rows under the guide, and under the posterior by NUTS, each (B, C).
 
     Attributes:

@@ -20,13 +20,15 @@ from pyro_vae.evaluation.results import SIGNS
 from pyro_vae.fields import choose_fields, merge_fields, split_fields
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.model import check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.random import preserved_rng, seeded
+from pyro_vae.tables.table import matching
 
 __all__ = ["Comparison", "compare"]
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Expected log predictive density (elpd) of models on the same rows, in nats per row, the best first.
 
     Attributes:
@@ -79,6 +81,9 @@ class Comparison:
                 }
             )
         return lines
+
+    def _headline(self) -> str:
+        return f"{len(self.names)} models; the best is {self.names[0]}, log p(x) {self.scores[0]} nats per row"
 
     def __str__(self) -> str:
         from pyro_vae import reporting
@@ -221,7 +226,8 @@ def _read(models: Mapping[str, Any], x: Any, fields: dict[str, Any]) -> tuple[Ro
     readable = merge_fields(model.fields for model in models.values())
     with preserved_rng():
         seen = [name for model in models.values() for name in model.schema.fields or ()]
-        read = as_rows(x, names, readable=(*readable, *seen))
+        table = next((model.schema.table for model in models.values() if model.schema.table is not None), None)
+        read = as_rows(matching(x, table), names, readable=(*readable, *seen))
         rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
     rows = rows.with_fields(given) if given else rows
     used = choose_fields(readable, (*names, *given), rows.field_names)

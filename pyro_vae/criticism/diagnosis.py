@@ -20,6 +20,7 @@ from pyro_vae.criticism.statistics import Statistic
 from pyro_vae.evaluation import AuditedLogLikelihood, BoundResult, LogLikelihood, UnreliableWarning
 from pyro_vae.inference import pareto
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown, html_table
 from pyro_vae.runtime.random import seeded
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
@@ -34,8 +35,8 @@ FEWEST_ROWS = 3  # to compare latents of rows, and to have a variance when one i
 SMALL_DIFFERENCE = 0.1  # nats per row by which importance sampling may be too low
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Shown):
     """One finding of the report.
 
     Attributes:
@@ -53,8 +54,8 @@ class Finding:
         return f"{line}\n    {self.advice}" if self.advice else line
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """The report on a model and rows: `print` it, or use its parts.
 
     Attributes:
@@ -95,6 +96,13 @@ class Diagnosis:
         if self.checks is not None:
             lines += ["", str(self.checks)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        ordered = [*self.concerns, *(finding for finding in self.findings if not finding.advice)]
+        lines = [("action" if f.advice else "", f.about, f.found, f.advice) for f in ordered]
+        lines += [("not done", what, why, "") for what, why in self.skipped.items()]
+        head = str(self).splitlines()[0]
+        return f"<p>{head}</p>{html_table(('', 'about', 'found', 'what to do'), lines)}"
 
     def plot(self) -> Any:
         """All figures of the report in one; returns an array of matplotlib axes."""

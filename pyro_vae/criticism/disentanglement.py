@@ -17,14 +17,15 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.tensors import as_tensor
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["DCI", "Gap", "dci", "factor_vae_score", "mig", "sap"]
 
 LEAF = 0.1  # least weight of a leaf over the weight of one value: how finely trees may split does not grow with N
 
 
-@dataclass(frozen=True)
-class Gap:
+@dataclass(frozen=True, repr=False)
+class Gap(Shown):
     """By how much the best code of each factor is ahead of the second best; `float(gap)` is the score.
 
     Attributes:
@@ -45,8 +46,8 @@ class Gap:
         return f"gap {self.score:.3f} (by factor: {by_factor})"
 
 
-@dataclass(frozen=True)
-class DCI:
+@dataclass(frozen=True, repr=False)
+class DCI(Shown):
     """Disentanglement, completeness and informativeness, each between 0 and 1.
 
     Attributes:

@@ -20,6 +20,7 @@ from pyro_vae.evaluation.results import LogLikelihood, Mean, UnreliableWarning, 
 from pyro_vae.evaluation.summary import Summary
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime import processes
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["AuditedLogLikelihood", "audited_log_likelihood"]
@@ -28,8 +29,8 @@ FEWEST_ROWS = 50  # audited, whatever the budget
 CLEAR = 3.0  # standard errors by which a method that is lower is known to be no better
 
 
-@dataclass(frozen=True)
-class AuditedLogLikelihood:
+@dataclass(frozen=True, repr=False)
+class AuditedLogLikelihood(Shown):
     """Mean log p(x) over rows by a difference estimator, whose error includes what the cheap estimate misses.
 
     The mean over all N rows of the cheap estimate is corrected by the mean of (better - cheap) over m random rows. What

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.arguments import positive_number
 from pyro_vae.inference import pareto
 from pyro_vae.inference.pareto import UnreliableWarning
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["BoundResult", "ConditionalLogLikelihood", "LogLikelihood", "Mean", "Sandwich", "UnreliableWarning"]
 
@@ -34,8 +35,8 @@ def check_estimates(what: str, values: Tensor) -> Tensor:
     return values
 
 
-@dataclass(frozen=True)
-class Mean:
+@dataclass(frozen=True, repr=False)
+class Mean(Shown):
     """A mean over rows with its two errors, and what kind of number it is.
 
     It is printed as what it is: a lower bound as `>= -85.67`, and a Monte Carlo error only where it holds.
@@ -73,8 +74,8 @@ def mean_over_rows(estimate: Tensor, standard_error: Tensor, kind: str = "estima
     return Mean(float(estimate.mean()), error, sampling, kind, error_holds)
 
 
-@dataclass(frozen=True)
-class BoundResult:
+@dataclass(frozen=True, repr=False)
+class BoundResult(Shown):
     """The ELBO of each row, in nats: `bound` = `reconstruction` - `kl`, each (B,); (1,) if joint over the rows.
 
     Attributes:
@@ -99,6 +100,11 @@ class BoundResult:
     num_particles: int
     joint: bool
 
+    def __str__(self) -> str:
+        unit = "for all rows together" if self.joint else f"per row, {len(self.bound)} rows"
+        parts = ", ".join(f"{name} {self.mean(name).estimate:.3f}" for name in ("reconstruction", "kl"))
+        return f"ELBO {self.mean()} nats {unit}: {parts}"
+
     def mean(self, part: str = "bound") -> Mean:
         """Mean over rows of the "bound", the "reconstruction" or the "kl", with its Monte Carlo and its sampling error.
 
@@ -111,8 +117,8 @@ class BoundResult:
         return mean_over_rows(getattr(self, part), error)
 
 
-@dataclass(frozen=True)
-class LogLikelihood:
+@dataclass(frozen=True, repr=False)
+class LogLikelihood(Shown):
     """log p(x) of each row from K log-weights, in nats, each field (B,); (1,) if joint over the rows.
 
     Attributes:
@@ -262,8 +268,8 @@ def unknown_khat(result: LogLikelihood) -> str:
     return f"k-hat could not be computed {where}; {why}"
 
 
-@dataclass(frozen=True)
-class ConditionalLogLikelihood:
+@dataclass(frozen=True, repr=False)
+class ConditionalLogLikelihood(Shown):
     """log p(x_A | x_B) = log p(x) - log p(x_B) of each row, (B,), in nats.
 
     Both terms are lower bounds in expectation; their difference may err either way.
@@ -300,8 +306,8 @@ class ConditionalLogLikelihood:
         return mean_over_rows(self.estimate, self.standard_error, error_holds=self.flagged_share <= SMALL_SHARE)
 
 
-@dataclass(frozen=True)
-class Sandwich:
+@dataclass(frozen=True, repr=False)
+class Sandwich(Shown):
     """Lower and upper estimates of log p(x) for rows drawn from the model.
 
     Another estimate for these rows is credible only if it lies between both, within its errors.

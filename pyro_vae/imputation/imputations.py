@@ -15,6 +15,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.imputation.pooling import Pooled, pool
 from pyro_vae.inference import pareto
 from pyro_vae.inference.pareto import UnreliableWarning
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["Imputations", "joined", "warn_if_unreliable"]
 
@@ -22,8 +23,8 @@ __all__ = ["Imputations", "joined", "warn_if_unreliable"]
 COLLAPSED = 0.05  # nats: below this mean KL the guide hardly differs from the prior
 
 
-@dataclass(frozen=True)
-class Imputations(Sequence[Any]):
+@dataclass(frozen=True, repr=False)
+class Imputations(Shown, Sequence[Any]):
     """Completed data sets: `imputations[0]` is the first one, in the form of the data (frame or tensor).
 
     Attributes:

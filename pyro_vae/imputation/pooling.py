@@ -16,12 +16,13 @@ from pyro_vae.arguments import is_number
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.imputation.estimates import read_estimates
 from pyro_vae.imputation.wald import ROUNDING, WaldTest, observed_df, wald_test
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["Pooled", "pool"]
 
 
-@dataclass(frozen=True)
-class Pooled:
+@dataclass(frozen=True, repr=False)
+class Pooled(Shown):
     """Estimates from m imputations, pooled by Rubin's rules; all tensors are () for one number, else (p,).
 
     Attributes:
@@ -159,6 +160,10 @@ class Pooled:
     def readable_lines(self) -> list[dict[str, Any]]:
         """The lines of the table with three digits of the standard error in each number."""
         return [_readable(line) for line in self.lines()]
+
+    def _headline(self) -> str:
+        count = f"{self.estimate.numel()} parameters" if self.estimate.dim() else f"estimate {float(self.estimate):.4g}"
+        return f"{count}, pooled over {self.num_imputations} imputations"
 
     def __str__(self) -> str:
         from pyro_vae import reporting

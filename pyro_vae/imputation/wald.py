@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.runtime.display import Shown
+
 __all__ = ["ROUNDING", "WaldTest", "observed_df", "wald_test"]
 
 ROUNDING = 1e-14  # imputations whose estimates differ by less than this, relative to their size, agree
 
 
-@dataclass(frozen=True)
-class WaldTest:
+@dataclass(frozen=True, repr=False)
+class WaldTest(Shown):
     """A test of all parameters together: a statistic that has an F distribution if the hypothesis is true.
 
     Attributes:

@@ -22,12 +22,13 @@ from pyro_vae.inference.programs import (
     row_plate,
     run_programs,
 )
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["LogWeights", "Site", "log_weights"]
 
 
-@dataclass(frozen=True)
-class Site:
+@dataclass(frozen=True, repr=False)
+class Site(Shown):
     """One sample site of a run.
 
     Attributes:
@@ -65,8 +66,8 @@ class Site:
         return summed if row_dims else summed.unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class LogWeights:
+@dataclass(frozen=True, repr=False)
+class LogWeights(Shown):
     """Per-site log-probabilities of K runs of guide and model over B rows.
 
     Attributes:

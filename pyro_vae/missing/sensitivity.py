@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_vae.arguments import is_number
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["Sensitivity", "sensitivity"]
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+@dataclass(frozen=True, repr=False)
+class Sensitivity(Shown):
     """Pooled results by the shift that was added to imputed cells.
 
     Attributes:
@@ -33,6 +34,9 @@ class Sensitivity:
         """Lines of the results, each with its shift."""
         by_shift = zip(self.shifts, lines, strict=True)
         return [{f"shift of {self.column}": shift} | line for shift, own in by_shift for line in own]
+
+    def _headline(self) -> str:
+        return f"{len(self.shifts)} shifts of {self.column}"
 
     def __str__(self) -> str:
         from pyro_vae import reporting

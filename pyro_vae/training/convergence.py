@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_vae.runtime.display import Shown
+
 __all__ = ["NEGLIGIBLE", "Convergence", "convergence_of"]
 
 Array = NDArray[np.float64]
@@ -23,8 +25,8 @@ POINTS = 12  # means of consecutive epochs to which curves are fitted
 NAMES = {"valid_bound": "validation bound", "train_bound": "training bound"}
 
 
-@dataclass(frozen=True)
-class Convergence:
+@dataclass(frozen=True, repr=False)
+class Convergence(Shown):
     """What the last epochs of a run say about its convergence; `print` it.
 
     Attributes:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyro_vae.arguments import positive_integer, positive_number
+from pyro_vae.runtime.display import html_table, summary
 from pyro_vae.training.convergence import NEGLIGIBLE, Convergence, convergence_of
 
 __all__ = ["History"]
+
+MOST_SHOWN = 10  # epochs at each end of a long history in a notebook
 
 
 class History:
@@ -68,6 +71,12 @@ class History:
     def __repr__(self) -> str:
         last = {name: value for name, value in self.rows[-1].items() if value is not None} if self.rows else {}
         return f"History({len(self)} epochs" + "".join(f", {name}={value:.4g}" for name, value in last.items()) + ")"
+
+    def _repr_html_(self) -> str:
+        columns = [name for name in self.COLUMNS if any(row[name] is not None for row in self.rows)]
+        chosen = self.rows if len(self) <= 2 * MOST_SHOWN else [*self.rows[:MOST_SHOWN], None, *self.rows[-MOST_SHOWN:]]
+        lines = [["..." if row is None else _cell(row[name]) for name in columns] for row in chosen]
+        return f"<p>History of {len(self)} epochs</p>{html_table(columns, lines)}"
 
     def convergence(self, *, since: int = 1, negligible: float = NEGLIGIBLE) -> Convergence:
         """Whether training had converged: the slope of the bound against its noise, and the gain still to be expected.
@@ -144,3 +153,7 @@ class History:
         from pyro_vae import plots
 
         return plots.training_curve(self, ax=ax)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else summary(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pyro_vae.training.history import History
@@ -10,7 +11,7 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """A bar over epochs, with the bound in nats and its two parts; it shows nothing where there is no terminal.
+    """A bar over epochs, with the bound in nats and its two parts, in terminals and notebooks; elsewhere nothing.
 
     Args:
         epochs: how many epochs the run has.
@@ -19,7 +20,8 @@ class ProgressBar:
     def __init__(self, epochs: int) -> None:
         from tqdm.auto import tqdm
 
-        self.bar: Any = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
+        disable = False if "ipykernel" in sys.modules else None  # None: where the output is no terminal
+        self.bar: Any = tqdm(total=epochs, unit="epoch", disable=disable, dynamic_ncols=True)
         self.steps = 0
 
     def count_step(self) -> None:

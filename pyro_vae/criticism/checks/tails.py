@@ -27,6 +27,7 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.inference.chunks import ProgramStructure, program_structure
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["RATE_OF_DATA_SETS", "RATE_OF_ROWS", "Checks", "StatisticCheck", "check"]
@@ -35,8 +36,8 @@ RATE_OF_DATA_SETS = 0.025  # of the tests of all statistics of the data set toge
 RATE_OF_ROWS = 0.01  # of the tests of all statistics of rows together
 
 
-@dataclass(frozen=True)
-class StatisticCheck:
+@dataclass(frozen=True, repr=False)
+class StatisticCheck(Shown):
     """One statistic of the observed data, its values on replicated data, and the tail probabilities.
 
     Attributes:
@@ -125,8 +126,8 @@ class StatisticCheck:
         )
 
 
-@dataclass(frozen=True)
-class Checks:
+@dataclass(frozen=True, repr=False)
+class Checks(Shown):
     """The result of `check`: statistics by name, and PIT values with their coverage.
 
     Attributes:
@@ -168,6 +169,9 @@ class Checks:
         """
         rates = {name: RATE_OF_ROWS if one.of_rows else RATE_OF_DATA_SETS for name, one in self.statistics.items()}
         return [name for name, p in self.adjusted_p_values().items() if p <= rates[name]]
+
+    def _headline(self) -> str:
+        return f"{len(self.disagreeing)} of {len(self.statistics)} statistics disagree with the model"
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the table of statistics, as plain values."""

@@ -22,14 +22,15 @@ from pyro_vae.inference import pareto
 from pyro_vae.inference.chunks import chunk_weights, fields_of, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
 
 __all__ = ["PIT", "Ranks", "check_unit", "column_names", "pit", "pit_of_cells", "prior_replicates"]
 
 
-@dataclass(frozen=True)
-class PIT:
+@dataclass(frozen=True, repr=False)
+class PIT(Shown):
     """Probability integral transforms of every cell, uniform if the model is true; ties are randomized.
 
     Attributes:

@@ -19,6 +19,7 @@ from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.model import LatentVariableModel, check_model
+from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.isolation import evaluating
 
 __all__ = ["REMEDIES", "LatentUse", "SiteUse", "use"]
@@ -30,8 +31,8 @@ REMEDIES = (
 )
 
 
-@dataclass(frozen=True)
-class SiteUse:
+@dataclass(frozen=True, repr=False)
+class SiteUse(Shown):
     """How some rows use one latent site with D coordinates.
 
     Attributes:
@@ -64,8 +65,8 @@ class SiteUse:
         return plots.kl_per_dimension(self.kl_per_dimension, self.active, ax=ax)
 
 
-@dataclass(frozen=True)
-class LatentUse:
+@dataclass(frozen=True, repr=False)
+class LatentUse(Shown):
     """How some rows use the latents, in nats.
 
     Attributes:

@@ -15,12 +15,13 @@ from pyro_vae.arguments import is_integer, positive_integer, positive_number
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.evaluation import Mean
 from pyro_vae.model import check_model
+from pyro_vae.runtime.display import Shown
 
 __all__ = ["Probe", "RateDistortion", "principal_components", "probe", "rate_distortion", "traverse"]
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, repr=False)
+class Probe(Shown):
     """How well a simple model predicts labels from the codes: accuracy for classes, R squared for real labels.
 
     Attributes:
@@ -126,8 +127,8 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
     return means
 
 
-@dataclass(frozen=True)
-class RateDistortion:
+@dataclass(frozen=True, repr=False)
+class RateDistortion(Shown):
     """Rates KL(q(z | x) || p(z)) and distortions -E log p(x | z) of models, in nats per row; their sum is -ELBO.
 
     Attributes:
