@@ -20,6 +20,7 @@ from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description, files
 from pyro_vae.saving.description import USER_CLASS, rebuild
 from pyro_vae.saving.limits import TensorBudget
+from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["load"]
@@ -39,7 +40,8 @@ def load(
         **parts: your own modules by role, e.g. `encoder=MyNet()`, and constructor arguments that could not be saved.
 
     Returns:
-        The model, in evaluation mode, on the CPU.
+        The model, in evaluation mode, on the CPU. Its `history` is that in `history.csv` beside it, if there is one; a
+        later `fit` begins a new one.
 
     Raises:
         FileNotFoundError: if there is no file at this path.
@@ -65,6 +67,8 @@ def load(
             f" ({_shortened(error)}). Give the same class and arguments as when it was saved."
         ) from error
     loaded.schema = Schema.read(config.get("schema"))
+    history = file.parent / "history.csv"
+    loaded.saved_history = History.from_csv(history.read_text()) if history.exists() else None
     loaded.eval()
     return loaded
 

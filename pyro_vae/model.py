@@ -67,12 +67,14 @@ class LatentVariableModel(ProgramPair):
     """
 
     training_state: TrainingState | None
+    saved_history: History | None
 
     def __init__(self) -> None:
         super().__init__()
         keep_parameters(self)
         self.register_buffer("initialized", torch.tensor(False))
         self.training_state = None
+        self.saved_history = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -98,8 +100,9 @@ class LatentVariableModel(ProgramPair):
 
     @property
     def history(self) -> History:
-        """The table of all epochs so far."""
-        return History() if self.training_state is None else self.training_state.history
+        """The table of all epochs so far; of a loaded model that is not trained again, those before it was saved."""
+        saved = History() if self.saved_history is None else self.saved_history
+        return saved if self.training_state is None else self.training_state.history
 
     @property
     def table_schema(self) -> TableSchema | None:

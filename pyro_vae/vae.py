@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ from pyro_vae.parts import AsksParts, support_name, support_of
 from pyro_vae.priors import aggregate
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
+from pyro_vae.saving import exported
 from pyro_vae.tables import Table
 
 __all__ = ["VAE", "latents_for"]
@@ -305,6 +307,40 @@ class VAE(AsksParts, LatentVariableModel):
             read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1)
             predictive.check_latent("z", z, self.prior(posterior=self._posterior, **read), means=True)
             return self.likelihood(self.decoder(z), **read)  # type: ignore[no-any-return]
+
+    def export(self, path: str | os.PathLike[str], *, part: str = "decoder") -> None:
+        """Write a part as a program of `torch.export`, which runs in processes that have torch alone.
+
+        There, `torch.export.load(path).module()` is a function of tensors of the model's dtype, for any number of rows:
+
+        - "decoder": z (B, D) to E[x | z], (B, *E), on the scale of the data.
+        - "encoder": x (B, *E), with NaN where cells are missing, to the mean and the standard deviation of q(z | x),
+          each (B, D).
+        - "log_density": x (B, *E) and z (B, D) to log p(x, z), (B,), in nats.
+
+        Arguments are passed by name. A `.pt2` file is torch's own format: what `pv.load` promises about files does not
+        hold for it, and other versions of torch may not read it. Keep the saved model, too.
+
+        Args:
+            path: the file, whose name ends in .pt2.
+            part: which part.
+
+        Raises:
+            ValueError: if the part is unknown, or the name of the file ends otherwise.
+            NotImplementedError: if the model reads fields, the part has no mean or variance in closed form, or the
+                log-density is asked of a model that allows for missing cells.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from pyro_vae import likelihoods, priors
+            >>> vae = VAE(likelihood=likelihoods.Bernoulli((1, 8, 8)), prior=priors.Normal(2), seed=0)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     vae.export(pathlib.Path(folder) / "decoder.pt2")
+            ...     decoder = torch.export.load(pathlib.Path(folder) / "decoder.pt2").module()
+            >>> decoder(z=torch.zeros(5, 2)).shape
+            torch.Size([5, 1, 8, 8])
+        """
+        exported.export(self, path, part)
 
     def fit_aggregate_posterior(
         self, x: Any, *, family: str = "mixture", num_draws: int = 1, seed: int = 0, fields: Any = (), **options: Any

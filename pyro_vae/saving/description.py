@@ -216,7 +216,8 @@ def configuration(model: ProgramPair) -> dict[str, Any]:
 def save(model: ProgramPair, path: str | os.PathLike[str], **extra: Any) -> None:
     """Write a model to a folder.
 
-    `model.safetensors` holds all that `pv.load` reads; `config.json` repeats the description for people, with `extra`.
+    `model.safetensors` holds the model, and `history.csv` its history, if it was trained; `config.json` repeats the
+    description for people, with `extra`.
 
     Raises:
         ValueError: if the path is an existing file.
@@ -230,3 +231,8 @@ def save(model: ProgramPair, path: str | os.PathLike[str], **extra: Any) -> None
     config |= {"schema": schema} if schema else {}
     files.save_tensors(path / "model.safetensors", model.state_dict(), config)
     files.write_json(path / "config.json", {"format": files.FORMAT, **config, **extra})
+    history = getattr(model, "history", None)
+    if history:
+        files.write_text(path / "history.csv", history.to_csv())
+    else:
+        (path / "history.csv").unlink(missing_ok=True)  # that of another model

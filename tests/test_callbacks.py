@@ -1,0 +1,73 @@
+"""What follows the history of a run: callbacks, and the history of saved models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import small_vae
+
+import pyro_vae as pv
+
+X = torch.bernoulli(torch.full((20, 2, 3), 0.4), generator=torch.Generator().manual_seed(0))
+OPTIONS = {"seed": 0, "progress": False, "compile": False}
+
+
+def test_the_logger_writes_the_whole_history_after_each_epoch_and_goes_on(tmp_path: Path) -> None:
+    log, vae, seen = tmp_path / "log.csv", small_vae(), []
+
+    def read(model: pv.VAE, history: pv.History) -> None:
+        seen.append(pv.History.from_csv(log.read_text()).rows == history.rows)
+
+    vae.fit(X, epochs=2, callbacks=[pv.callbacks.CSVLogger(log), read], **OPTIONS)
+    vae.fit(X, epochs=1, callbacks=[pv.callbacks.CSVLogger(log), read], **OPTIONS)
+    assert seen == [True] * 3 and pv.History.from_csv(log.read_text()).rows == vae.history.rows
+
+
+def test_the_logger_does_not_replace_another_file(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("mine")
+    with pytest.raises(ValueError, match="path must be a new file or hold the beginning of this history; got"):
+        small_vae().fit(X, epochs=1, callbacks=[pv.callbacks.CSVLogger(log)], **OPTIONS)
+    assert log.read_text() == "mine"
+
+
+def test_tensorboard_receives_each_epoch(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    vae = small_vae()
+    vae.fit(X, epochs=3, callbacks=[pv.callbacks.TensorBoard(tmp_path)], **OPTIONS)
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    found = events.Scalars("train_bound")
+    assert [event.step for event in found] == [1, 2, 3]
+    assert [event.value for event in found] == pytest.approx(vae.history["train_bound"])
+    assert "valid_bound" not in events.Tags()["scalars"]
+
+
+def test_tensorboard_says_how_to_install_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="tensorboard must be installed for this callback; got"):
+        pv.callbacks.TensorBoard(tmp_path)
+
+
+def test_a_loaded_model_has_its_history_until_it_is_trained_again(tmp_path: Path) -> None:
+    vae = small_vae()
+    vae.fit(X, epochs=12, **OPTIONS)
+    vae.save(tmp_path)
+    loaded = pv.load(tmp_path)
+    assert loaded.history.rows == vae.history.rows and loaded.history.convergence() == vae.history.convergence()
+    loaded.save(tmp_path / "again")
+    assert pv.load(tmp_path / "again").history.rows == vae.history.rows
+    loaded.fit(X, epochs=1, **OPTIONS)
+    assert len(loaded.history) == 1
+    small_vae().save(tmp_path)  # one that was never trained, in the same folder
+    assert len(pv.load(tmp_path).history) == 0
+
+
+def test_a_damaged_history_is_refused(tmp_path: Path) -> None:
+    vae = small_vae()
+    vae.fit(X, epochs=1, **OPTIONS)
+    vae.save(tmp_path)
+    (tmp_path / "history.csv").write_text("epoch\n1\n")
+    with pytest.raises(ValueError, match="The columns of a history must be epoch, train_bound"):
+        pv.load(tmp_path)
