@@ -16,6 +16,7 @@ from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
 from pyro_vae.runtime import processes
 from pyro_vae.tables import Table
+from pyro_vae.training import callbacks
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
@@ -40,6 +41,7 @@ __all__ = [
     "WaldTest",
     "bounds",
     "calibration",
+    "callbacks",
     "check",
     "checks",
     "compare",
@@ -61,6 +63,7 @@ __all__ = [
     "priors",
     "processes",
     "schedules",
+    "sklearn",
     "statistics",
     "tables",
 ]
@@ -72,9 +75,9 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """`pv.plots` is imported when it is first used, because matplotlib takes long to import."""
-    if name == "plots":
+    """`pv.plots` and `pv.sklearn` are imported when first used: matplotlib and scikit-learn take long to import."""
+    if name in ("plots", "sklearn"):
         import importlib
 
-        return importlib.import_module("pyro_vae.plots")
+        return importlib.import_module(f"pyro_vae.{name}")
     raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")

@@ -163,6 +163,16 @@ PROMISES = {
         ),
         f"predicted, PixelCNN{WITH_ERROR}{NUMBER}",
     ),
+    "sklearn_pipeline.py": (
+        *(rf"\n{name}{NUMBER * 2}\n" for name in ("Binomial", "Laplace", "Normal", "PCA")),
+        "in nats per row of other folds",
+        *(rf"\n +{size} latents{NUMBER}\n" for size in (2, 3)),
+        *(rf"\n{name}{NUMBER * 2}\n" for name in ("SimpleImputer", "IterativeImputer", "Imputer")),
+        *(
+            rf"\n{rows}{NUMBER}% outliers, median of log p\(x\){NUMBER}\n"
+            for rows in ("training", "other digits", "mirrored")
+        ),
+    ),
     "tighter_bounds.py": (
         "nats per row",
         *(f"{bound}{NUMBER * 2}" for bound in ("ELBO", "TVO, left", "CIWAE", "IWAE", "jackknife", "TVO, right")),

@@ -10,6 +10,7 @@ from cases import GUIDES, LIKELIHOODS, PRIORS, UNSAVED, small_vae
 
 from pyro_vae import guides, likelihoods, priors
 from pyro_vae.saving import description
+from pyro_vae.vae import VAE
 
 ROOMS = {"priors": (priors, PRIORS), "guides": (guides, GUIDES), "likelihoods": (likelihoods, LIKELIHOODS | UNSAVED)}
 PARTS = {f"{room}: {name}": make for room, (_, table) in ROOMS.items() for name, make in table.items()}
@@ -82,3 +83,9 @@ def test_parts_of_the_wrong_kind_are_named() -> None:
         small_vae(prior=guides.Normal())
     with pytest.raises(TypeError, match="likelihood must be a part of pv.likelihoods"):
         small_vae(likelihood="bce")
+
+
+def test_a_prior_of_torch_itself_is_refused_before_it_is_trained() -> None:
+    given = torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(2), 1.0), 1)
+    with pytest.raises(TypeError, match=r"prior must be a distribution of Pyro; got torch.distributions.*Independent"):
+        VAE(likelihood=likelihoods.Normal(3), prior=given)

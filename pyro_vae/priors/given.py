@@ -8,6 +8,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import Transform
 
@@ -38,8 +39,9 @@ class Distribution(Prior):
 
     def __init__(self, distribution: Any) -> None:
         super().__init__()
-        if not isinstance(distribution, torch.distributions.Distribution):
-            raise TypeError(f"prior must be a distribution; got {distribution!r}. Pass a pyro.distributions object.")
+        if not isinstance(distribution, TorchDistributionMixin):
+            kind = f"{type(distribution).__module__}.{type(distribution).__name__}"
+            raise TypeError(f"prior must be a distribution of Pyro; got {kind}. Pass a pyro.distributions object.")
         if len(distribution.event_shape) != 1 or distribution.batch_shape:
             raise ValueError(
                 f"prior must have event shape (D,) and no batch shape; got {tuple(distribution.event_shape)} and"
