@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["show", "table"]
+__all__ = ["cell_text", "show", "table"]
 
 
 def show(text: str) -> None:
@@ -25,7 +25,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         Flow    0.125
     """
     columns = list(lines[0])
-    text = [[_cell(line[column]) for column in columns] for line in lines]
+    text = [[cell_text(line[column]) for column in columns] for line in lines]
     widths = [max(len(cells[i]) for cells in [columns, *text]) for i in range(len(columns))]
     left = [_is_name(lines[0][column]) for column in columns]
     return "\n".join(
@@ -42,5 +42,6 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and not value.startswith((">= ", "<= "))
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """The text of a cell: floating-point numbers with three digits, and nothing for None."""
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

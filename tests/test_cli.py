@@ -25,7 +25,7 @@ from pyro_vae.training import loop
 SCORED = ["--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
 SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", *SCORED]
 PICTURES = {"training", "reconstructions", "prior_means", "prior_draws", "interpolation", "latents"}
-NUMBERS = {"checkpoints", "model.safetensors", "config.json", "history.csv", "summary.json"}
+NUMBERS = {"model_card.md", "checkpoints", "model.safetensors", "config.json", "history.csv", "summary.json"}
 
 
 def train(folder: Path, *more: str) -> int:
@@ -75,6 +75,13 @@ def test_train_writes_model_configuration_history_summary_and_pictures(trained: 
     for name in PICTURES:
         content = (trained / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
+
+
+def test_the_model_card_has_the_numbers_the_data_and_the_parts(trained: Path) -> None:
+    card, summary = (trained / "model_card.md").read_text(), read(trained / "summary.json")
+    assert f">= {summary['test_log_likelihood']:.3f}" in card and f"{summary['test_elbo']:.3f}" in card
+    assert read(trained / "config.json")["data"]["sha256"]["test"] in card and "| test | 360 |" in card
+    assert "| likelihood | likelihoods.BetaBinomial(event_shape=[1, 8, 8], total_count=16" in card
 
 
 def test_the_ridge_penalty_is_on_the_bound_of_all_training_rows() -> None:
@@ -591,6 +598,7 @@ def test_the_help_of_every_command_shows_every_default(capsys: pytest.CaptureFix
         "impute",
         "reconstruct",
         "interpolate",
+        "explore",
         "datasets",
     }
     for name, sub in commands_of.choices.items():

@@ -20,7 +20,7 @@ from pyro_vae.cli import main, runs, scoring, tables
 N = 60
 SMALL = ["--epochs", "2", "--hidden", "8", "--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
 KINDS = "grade=ordinal:low:middle:high,note=leave_out"
-NUMBERS = {"checkpoints", "model.safetensors", "config.json", "history.csv", "summary.json"}
+NUMBERS = {"model_card.md", "checkpoints", "model.safetensors", "config.json", "history.csv", "summary.json"}
 PICTURES = {f"{name}.png" for name in ("training", "marginals", "pairs", "missing", "imputed", "latents")}
 
 

@@ -24,9 +24,9 @@ LAYERS = [
     ["datasets", "evaluation", "imputation", "training"],
     ["model", "reporting"],
     ["criticism", "hierarchical", "vae"],
-    ["loading"],
+    ["loading", "web"],
     ["__init__"],
-    ["cli"],
+    ["cli", "sklearn"],
     ["__main__"],
 ]
 MAX_LAYERS, MAX_MODULES = 12, 10

@@ -3,7 +3,8 @@
 `options` parses the arguments (`values` their texts), `commands` has one function for each command, `choices` makes
 what the options of `train` choose, `runs` reads and writes run folders, `results` computes the numbers of a run,
 `scoring` its log-likelihood, `tables` has what is particular to tables, and `pictures` draws the figures
-(`table_pictures` those of tables). To add a command, write its function in `commands` and its parser in `options`.
+(`table_pictures` those of tables). `pages` writes the report for a browser and serves the explorer. To add a command,
+write its function in `commands` and its parser in `options`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pyro_vae import datasets, reporting
-from pyro_vae.cli import choices, results, runs, tables
+from pyro_vae.cli import choices, pages, results, runs, tables
+from pyro_vae.cli.card import model_card
 from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import FEWEST_ROWS, diagnose
 from pyro_vae.datasets import Splits
@@ -24,7 +25,17 @@ from pyro_vae.saving import files
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["INTERRUPTED", "evaluate", "impute", "interpolate", "list_datasets", "reconstruct", "sample", "train"]
+__all__ = [
+    "INTERRUPTED",
+    "evaluate",
+    "explore",
+    "impute",
+    "interpolate",
+    "list_datasets",
+    "reconstruct",
+    "sample",
+    "train",
+]
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
@@ -65,7 +76,7 @@ def _train(options: argparse.Namespace) -> int:
         )
     seconds = time.perf_counter() - start
     if writes:
-        runs.write(folder, vae, history, splits, options)
+        runs.write(folder, vae, splits, options)
         _print_training_ended(len(history), history.interrupted, len(splits.test))
     summary = results.summarize(vae, splits, history, options.elbo, chosen["elbo"], options, seconds)
     if writes:
@@ -78,7 +89,9 @@ def _finish(
 ) -> None:
     """Write and print the numbers, draw the pictures, and print where all of it is."""
     files.write_json(folder / "summary.json", summary)
-    written = [folder / name for name in ("model.safetensors", "config.json", "history.csv", "summary.json")]
+    files.write_text(folder / "model_card.md", model_card(runs.read_config(folder), summary))
+    names = ("model.safetensors", "config.json", "history.csv", "summary.json", "model_card.md")
+    written = [folder / name for name in names]
     if not options.no_pictures:
         from pyro_vae.cli import pictures  # matplotlib is slow to import
 
@@ -110,8 +123,18 @@ def evaluate(options: argparse.Namespace) -> int:
         files.write_json(Path(options.run) / "report.json", results.as_plain(found))
         written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]
         written += pictures.of_report(Path(options.run), vae, splits.test, found)
+        page, missing = pages.report(Path(options.run), vae, splits, evaluation, found, history)
+        written += page
     _print_written(written)
+    if options.report and missing:
+        print(missing)
     return 0
+
+
+def explore(options: argparse.Namespace) -> int:
+    """Serve the latent explorer of one run, or of two beside each other, until Ctrl-C."""
+    names = [options.run] if options.other is None else [options.run, options.other]
+    return pages.explore(names, options.port, options.data_dir, browser=not options.no_browser)
 
 
 def sample(options: argparse.Namespace) -> int:

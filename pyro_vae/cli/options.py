@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pyro_vae
 from pyro_vae.cli import choices, commands
 from pyro_vae.cli.scoring import METHODS
-from pyro_vae.cli.values import Once, count, index, penalty, probability, rate
+from pyro_vae.cli.values import Once, count, index, penalty, port, probability, rate
 from pyro_vae.imputation.guesses import GUESSES
 from pyro_vae.inference.gradients import GRADIENTS
 from pyro_vae.runtime.precision import PRECISIONS
@@ -52,6 +52,7 @@ def parser(resumed: dict[str, Any] | None = None) -> argparse.ArgumentParser:
         (_impute, "impute", commands.impute, "impute the missing cells of a table by a run's model"),
         (_reconstruct, "reconstruct", commands.reconstruct, "reconstruct a run's test rows"),
         (_interpolate, "interpolate", commands.interpolate, "interpolate between test rows of a run in latent space"),
+        (_explore, "explore", commands.explore, "open a page in which the latents of one run, or of two, can be moved"),
         (_datasets, "datasets", commands.list_datasets, "list the data sets that can be loaded by name"),
     ):
         sub = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
@@ -286,7 +287,8 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
         "--report",
         action="store_true",
         help="also diagnose the model (Pareto k-hat, calibration of the encoder, use of the latents, predictive checks)"
-        " and write the findings as text, JSON and pictures",
+        " and write the findings as text, JSON, pictures and one page for a browser, report.html (which needs"
+        " pip install 'pyro-vae[report]')",
     )
     _seed(sub)
     _data_dir(sub, MOVED)
@@ -367,6 +369,25 @@ def _interpolate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--path", choices=("linear", "spherical"), default="linear", help="shape of the path in latent space"
     )
+    _data_dir(sub, MOVED)
+
+
+def _explore(sub: argparse.ArgumentParser) -> None:
+    _run(sub)
+    sub.add_argument(
+        "other",
+        metavar="RUN2",
+        nargs="?",
+        help="another run on the same test rows, to be shown beside the first (default: none)",
+    )
+    sub.add_argument(
+        "--port",
+        type=port,
+        default=8050,
+        metavar="P",
+        help="port of this computer at which the page is served; 0 for one that is free",
+    )
+    sub.add_argument("--no-browser", action="store_true", help="open no browser; the address is printed")
     _data_dir(sub, MOVED)
 
 

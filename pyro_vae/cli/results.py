@@ -17,12 +17,13 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation.results import SIGNS
+from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__all__ = ["as_plain", "evaluate", "flatten", "report", "summarize"]
+__all__ = ["as_plain", "evaluate", "flatten", "lines", "notes", "report", "summarize"]
 
 TRAIN_ROWS = 5000  # the ELBO of the training rows is estimated on at most this many, the first ones
 SPLITS = {"test": "test", "valid": "validation", "train": "train"}
@@ -36,6 +37,8 @@ def evaluate(vae: VAE, rows: Rows, seed: int, scoring: Scoring | None = None) ->
     parts = {"elbo": result.mean(), "reconstruction": result.mean("reconstruction"), "kl": result.mean("kl")}
     numbers: dict[str, Any] = {"rows": len(rows), "elbo_particles": result.num_particles}
     if scoring is not None:
+        if processes.rank() == 0:
+            print(f"ELBO {parts['elbo']} nats per row on {len(rows):,} test rows; log p(x) takes longer.", flush=True)
         numbers |= scoring.numbers(vae, rows, seed)
     return numbers | {name: as_numbers(mean) for name, mean in parts.items()}
 
@@ -87,15 +90,18 @@ def summarize(
 
 def report(summary: dict[str, Any]) -> str:
     """A table of the results, followed by lines on how they were estimated."""
-    notes = [reporting.table(_lines(summary)), *_about_estimates(summary["test"])]
+    return "\n".join([reporting.table(lines(summary)), *notes(summary)])
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """Lines on how the results were estimated, and on the training where it is known."""
+    found = _about_estimates(summary["test"])
     if "test_bits_per_dimension" in summary:
         bits = summary["test_bits_per_dimension"]
-        notes.append(
+        found.append(
             f"The test log-likelihood corresponds to <= {float(bits):.3f} bits per dimension (lower is better)."
         )
-    if "seconds" in summary:
-        notes += _about_training(summary)
-    return "\n".join(notes)
+    return found + (_about_training(summary) if "seconds" in summary else [])
 
 
 def _about_estimates(test: dict[str, Any]) -> list[str]:
@@ -107,13 +113,14 @@ def _about_estimates(test: dict[str, Any]) -> list[str]:
     ]
 
 
-def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    lines = []
+def lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table of the results: a dictionary for each line."""
+    found = []
     for split in SPLITS:
         for name in NAMES if split == "test" else ("elbo",) if split in summary else ():
             numbers, mean = summary[split], summary[split][name]
             is_part = name in ("reconstruction", "kl")
-            lines.append(
+            found.append(
                 {
                     "nats per row": f"  {NAMES[name]}" if is_part else f"{SPLITS[split]} {NAMES[name]}",
                     "estimate": f"{SIGNS[mean.get('kind', 'estimate')]}{float(mean['estimate']):.3f}",
@@ -122,12 +129,12 @@ def _lines(summary: dict[str, Any]) -> list[dict[str, Any]]:
                     "rows": (numbers["likelihood"] if name == "log_likelihood" else numbers)["rows"],
                 }
             )
-    return lines
+    return found
 
 
 def _about_training(summary: dict[str, Any]) -> list[str]:
     bound, epochs, best = summary["trained_bound"], summary["epochs"], summary["best_epoch"]
-    notes = [
+    found = [
         f"{epochs} epoch{'' if epochs == 1 else 's'} in all; training took {summary['seconds']:.1f} s this time"
         + (f"; the validation bound was highest after epoch {best}" if best else "")
         + f". The model has {summary['num_parameters']:,} parameters.",
@@ -135,8 +142,8 @@ def _about_training(summary: dict[str, Any]) -> list[str]:
     ]
     if bound["name"] not in PLAIN:
         name = f"{bound['name']} with {bound['num_particles']} particles"
-        notes.append(f"The bound used in training, {name}: {bound['test']:.3f} nats per test row.")
-    return notes
+        found.append(f"The bound used in training, {name}: {bound['test']:.3f} nats per test row.")
+    return found
 
 
 def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> float:
@@ -176,7 +183,7 @@ def as_plain(found: Diagnosis) -> dict[str, Any]:
     if found.gap is not None:
         plain["amortization_gap"] = as_numbers(found.gap.gap)
     if found.checks is not None:
-        lines = found.checks.lines()
-        plain["checks"] = [{k: finite(v) if isinstance(v, float) else v for k, v in line.items()} for line in lines]
+        entries = found.checks.lines()
+        plain["checks"] = [{k: finite(v) if isinstance(v, float) else v for k, v in line.items()} for line in entries]
         plain["coverage"] = found.checks.pit.overall()
     return plain

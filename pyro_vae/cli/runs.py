@@ -33,6 +33,7 @@ __all__ = [
     "check_options_of_resume",
     "format_of",
     "open_for_training",
+    "read_config",
     "read_model",
     "read_options",
     "read_splits",
@@ -41,11 +42,11 @@ __all__ = [
 ]
 
 FILES = (
-    *("model.safetensors", "config.json", "history.csv", "summary.json", "evaluation.json", "training.png"),
+    *("model.safetensors", "config.json", "history.csv", "summary.json", "model_card.md", "evaluation.json"),
     *("reconstructions.png", "prior_means.png", "prior_draws.png", "interpolation.png", "latents.png", "samples.png"),
     *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
     *("coverage.png", "statistics.png", "traversal.png", "marginals.png", "pairs.png", "missing.png", "imputed.png"),
-    *("imputations.csv", "completed.csv"),
+    *("imputations.csv", "completed.csv", "report.html", "training.png"),
 )
 CHECKPOINTS = "checkpoints/step-*"
 REPLACED = ".earlier"  # subfolder with the files of a run that is being replaced, until the new one has a checkpoint
@@ -110,7 +111,7 @@ def open_for_training(
     old_checkpoints, resumed = set(folder.glob(CHECKPOINTS)), None
     try:
         if resume and config.exists():
-            resumed = _read_config(folder)
+            resumed = read_config(folder)
             _record_epochs(folder, resumed, options.epochs)
         else:
             _set_aside(folder)
@@ -168,7 +169,7 @@ def _has_checkpoints(folder: Path) -> bool:
 
 def belongs_to_this_launch(folder: Path) -> bool:
     """Whether the run in this folder was started by the same launch of processes (by `torchrun`) as this process."""
-    return (folder / "config.json").exists() and _read_config(folder).get("launch") == processes.launch()
+    return (folder / "config.json").exists() and read_config(folder).get("launch") == processes.launch()
 
 
 def _record_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
@@ -177,10 +178,9 @@ def _record_epochs(folder: Path, config: dict[str, Any], epochs: int) -> None:
         files.write_json(folder / "config.json", config | {"options": config["options"] | {"epochs": epochs}})
 
 
-def write(folder: Path, vae: VAE, history: History, splits: Splits, options: argparse.Namespace) -> None:
+def write(folder: Path, vae: VAE, splits: Splits, options: argparse.Namespace) -> None:
     """Write model, configuration and history."""
     description.save(vae, folder, **_record(vae, splits, options))
-    files.write_text(folder / "history.csv", history.to_csv())
 
 
 def _record(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def read_options(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if "RANK" not in os.environ:  # one process
         settle_replacement(Path(folder))
-    config = _read_config(folder)
+    config = read_config(folder)
     data, options = config.get("data"), config.get("options")
     if not isinstance(data, dict) or not isinstance(options, dict):
         raise ValueError(f"{folder} must hold the options of a run; got a config.json without them. Train again.")
@@ -249,7 +249,12 @@ def _is_option(value: Any) -> bool:
     return all(description.is_plain(part) and not isinstance(part, list) for part in values)
 
 
-def _read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of `config.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is absent, or can't be read.
+    """
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"RUN must hold config.json; got {str(folder)!r} without it. Train again.")
@@ -307,7 +312,7 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
         FileNotFoundError: if the configuration or the data are absent.
         ValueError: if the configuration names no data, or the data are not those of the run.
     """
-    file, config = Path(folder) / "config.json", _read_config(folder)
+    file, config = Path(folder) / "config.json", read_config(folder)
     try:
         data = config["data"]
         name, path, sha256 = data["name"], data["path"], data["sha256"]
@@ -333,13 +338,13 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
 
 def check_data(folder: str | os.PathLike[str], splits: Splits) -> None:
     """Raise a ValueError if the table of a run that is resumed has other columns; `fit` compares their cells."""
-    data = _read_config(folder).get("data")
+    data = read_config(folder).get("data")
     tables.check_columns(data.get("columns") if isinstance(data, dict) else None, splits)
 
 
 def format_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """How the .csv file of a run was read, which is how such files are written."""
-    kept = tables.reading_options({**dict(_read_config(folder).get("options", {})), "kinds": None})
+    kept = tables.reading_options({**dict(read_config(folder).get("options", {})), "kinds": None})
     return {name: kept[name] for name in ("sep", "decimal", "header")}
 
 

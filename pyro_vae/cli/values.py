@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import Any
 
-__all__ = ["Once", "count", "index", "penalty", "probability", "rate"]
+__all__ = ["Once", "count", "index", "penalty", "port", "probability", "rate"]
 
 
 class Once(argparse.Action):
@@ -31,6 +31,12 @@ def count(text: str, at_least: int = 1) -> int:
 def index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be an integer, zero or more; got {text}. Pass e.g. 0.")
+    return int(text)
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535; got {text}. Pass e.g. 8050.")
     return int(text)
 
 

@@ -25,10 +25,10 @@ class CSVLogger:
 
     Example:
         >>> import pathlib, tempfile, torch, pyro_vae as pv
-        >>> vae = pv.VAE(likelihood=pv.likelihoods.Normal(2), prior=pv.priors.Normal(1), seed=0)
+        >>> vae = pv.VAE(likelihood=pv.likelihoods.Bernoulli(2), prior=pv.priors.Normal(1), seed=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     log = pathlib.Path(folder) / "log.csv"
-        ...     history = vae.fit(torch.zeros(10, 2), epochs=2, callbacks=[CSVLogger(log)], progress=False)
+        ...     history = vae.fit(torch.eye(2).repeat(5, 1), epochs=2, callbacks=[CSVLogger(log)], progress=False)
         ...     pv.History.from_csv(log.read_text())["epoch"]
         [1, 2]
     """
