@@ -1,6 +1,6 @@
 """Working memory of evaluation: how far anonymous memory rises during large calls.
 
-    python benchmarks/memory.py --data-dir DATA                   # as in the README: minutes to an hour on 2 cores
+    python benchmarks/memory.py --data-dir DATA                   # as on the site: minutes to an hour on 2 cores
     python benchmarks/memory.py --rows 200 --particles 500 --draws 50
 
 The model has sizes 784-400-20, a Bernoulli likelihood and random weights. The rows are MNIST's test rows, or random and

@@ -21,7 +21,7 @@ from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VAE",

@@ -83,7 +83,7 @@ def category(levels: Any, ordered: bool) -> Callable[[np.ndarray, np.ndarray], A
 def stamps(kind: str) -> Callable[[np.ndarray, np.ndarray], Any]:
     def make(values: np.ndarray, missing: np.ndarray) -> Any:
         zone = kind.partition(", ")[2].rstrip("]")
-        times = pandas.Series(np.where(missing, np.datetime64("NaT"), values.astype("datetime64[s]")))
+        times = pandas.Series(np.where(missing, np.datetime64("NaT", "s"), values.astype("datetime64[s]")))
         return times.dt.tz_localize("UTC").dt.tz_convert(zone).astype(kind) if zone else times.astype(kind)
 
     return make

@@ -60,8 +60,9 @@ class Draws(Shown):
         """An `xarray.DataTree` in ArviZ's schema (needs xarray); dimensions are chain, draw, row and those of the site.
 
         The group log_likelihood holds log p(x) with the latents integrated out. It is the same in every draw, since
-        parameters do not vary, and its sum is the log predictive density of these rows, which `arviz.loo` returns. The
-        Pareto k that `arviz.loo` prints is that of constant draws and means nothing; use `log_likelihood(x).khat`.
+        parameters do not vary, and its sum is the log predictive density of these rows. `arviz.loo` returns it before
+        version 1.0 of ArviZ, which refuses draws that do not vary. The Pareto k that it prints is that of constant
+        draws and means nothing; use `log_likelihood(x).khat`.
 
         Raises:
             ImportError: if xarray is not installed.
