@@ -45,7 +45,7 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no file at this path.
-        ValueError: if the file is damaged, has a newer format, or does not fit the class.
+        ValueError: if the file or its history is damaged, it has a newer format, or does not fit the class.
         TypeError: if a class or a part of your own is needed and not given.
     """
     if not (model is None or isinstance(model, LatentVariableModel | type)):
@@ -67,10 +67,26 @@ def load(
             f" ({_shortened(error)}). Give the same class and arguments as when it was saved."
         ) from error
     loaded.schema = Schema.read(config.get("schema"))
-    history = file.parent / "history.csv"
-    loaded.saved_history = History.from_csv(history.read_text()) if history.exists() else None
+    loaded.saved_history = _read_history(file.parent / "history.csv")
     loaded.eval()
     return loaded
+
+
+def _read_history(file: Path) -> History | None:
+    """The history of a saved model; None where there is none.
+
+    Raises:
+        ValueError: if the file can't be read.
+    """
+    if not file.is_file():
+        return None
+    try:
+        return History.from_csv(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} must hold the epochs of the run; got a file that can't be read. Restore it, or remove it to load"
+            " the model without its history."
+        ) from error
 
 
 def _check_same_description(file: Path, config: dict[str, Any], model: LatentVariableModel) -> None:

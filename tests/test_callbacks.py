@@ -69,5 +69,5 @@ def test_a_damaged_history_is_refused(tmp_path: Path) -> None:
     vae.fit(X, epochs=1, **OPTIONS)
     vae.save(tmp_path)
     (tmp_path / "history.csv").write_text("epoch\n1\n")
-    with pytest.raises(ValueError, match="The columns of a history must be epoch, train_bound"):
+    with pytest.raises(ValueError, match="history.csv must hold the epochs of the run; got a file that can't be read"):
         pv.load(tmp_path)

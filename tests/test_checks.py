@@ -287,7 +287,9 @@ def test_what_is_not_a_statistic_is_refused() -> None:
     x = draw_data(vae.likelihood, 4)
     with pytest.raises(TypeError, match="statistics must be a dictionary of functions of data; got 'mean'"):
         pv.check(vae, x, "mean")
-    with pytest.raises(TypeError, match=r"statistic 'q' must return a tensor; got function. Some statistics"):
+    with pytest.raises(
+        TypeError, match=r"statistic 'q' must return a tensor, an array or a number; got func"
+    ):
         pv.check(vae, x, {"q": lambda x: statistics.quantile(0.5)})
 
 
@@ -296,3 +298,38 @@ def test_models_with_several_data_sites_are_refused() -> None:
 
     with pytest.raises(NotImplementedError, match=r"The model must have one data site here; got \['x', 'y'\]"):
         pv.check(TwoLayers(), torch.randn(5, 2), {"mean": statistics.mean})
+
+
+def between_groups(x: torch.Tensor, group: torch.Tensor) -> np.ndarray:
+    """The variance of the means of groups, by NumPy."""
+    cells, labels = x.numpy(), group.numpy()
+    return np.var([cells[labels == one].mean(0) for one in np.unique(labels)], axis=0)
+
+
+def test_statistics_read_fields_and_find_what_differs_between_groups() -> None:
+    program = LinearGaussian(2, 1)
+    group = torch.arange(200) % 4
+    alike = program.draw(200)
+    apart = alike + torch.tensor([-1.0, 0.0, 0.0, 1.0], dtype=alike.dtype)[group].unsqueeze(1)
+    statistics = {"between groups": between_groups, "mean": pv.statistics.mean}
+    for x, differs in ((alike, False), (apart, True)):
+        found = pv.check(program, x, statistics, num_samples=200, seed=0, group=group)
+        one = found.statistics["between groups"]
+        assert one.observed.shape == (2,) and not one.of_rows
+        torch.testing.assert_close(one.observed, torch.as_tensor(between_groups(x, group)))
+        assert bool((one.prior < 0.01).all()) == differs
+        again = pv.check(program, pv.Rows(x, {"group": group}), statistics, num_samples=200, seed=0)
+        assert torch.equal(again.statistics["between groups"].prior, one.prior)
+
+
+def test_a_field_that_a_statistic_reads_must_be_there_and_one_that_nothing_reads_is_refused() -> None:
+    program = LinearGaussian(2, 1)
+    x = program.draw(20)
+    with pytest.raises(
+        ValueError, match="statistic 'between' must have the fields that it reads; got rows"
+    ):
+        pv.check(program, x, {"between": between_groups}, num_samples=4, seed=0)
+    with pytest.raises(ValueError, match="group"):
+        pv.check(program, x, {"mean": pv.statistics.mean}, num_samples=4, seed=0, group=torch.arange(20))
+    scaled = pv.check(program, x, {"mean": lambda x, power=2: (x**power).mean()}, num_samples=4, seed=0)
+    assert float(scaled.statistics["mean"].observed) == pytest.approx(float((x**2).mean()))

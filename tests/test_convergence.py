@@ -208,13 +208,16 @@ def test_a_fit_is_not_converged_early_and_converged_later_and_continues_from_the
     assert found.findings[0].about == "training" and found.findings[0].advice == ""
 
 
-def test_a_report_on_a_loaded_model_takes_the_history_that_it_is_given(tmp_path) -> None:
+def test_a_report_on_a_loaded_model_takes_its_history_or_the_one_that_it_is_given(tmp_path) -> None:
     vae = small_vae()
     x = draw_data(vae.likelihood, 40)
     history = vae.fit(x, epochs=2, seed=0, progress=False)
     vae.save(tmp_path / "saved")
     loaded = pv.load(tmp_path / "saved")
     few = {"num_particles": 20, "num_samples": 5, "verbose": False}
+    assert pv.diagnose(loaded, x, **few).convergence == history.convergence()
+    (tmp_path / "saved" / "history.csv").unlink()
+    loaded = pv.load(tmp_path / "saved")
     found = pv.diagnose(loaded, x, **few)
     assert found.convergence is None and found.findings[0].about == "evidence"
     found = pv.diagnose(loaded, x, history=history, **few)

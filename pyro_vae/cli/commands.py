@@ -117,7 +117,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.report:
         from pyro_vae.cli import pictures
 
-        history, count = runs.read_history(options.run), options.num_particles or 1000
+        history, count = vae.history or None, options.num_particles or 1000
         found = diagnose(vae, splits.test, history=history, seed=options.seed, num_particles=count)
         files.write_text(Path(options.run) / "report.txt", f"{found}\n")
         files.write_json(Path(options.run) / "report.json", results.as_plain(found))

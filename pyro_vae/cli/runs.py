@@ -22,7 +22,6 @@ from pyro_vae.datasets import Splits
 from pyro_vae.runtime import processes
 from pyro_vae.saving import description, files
 from pyro_vae.training.checkpoints.folder import CheckpointFolder
-from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = [
@@ -282,23 +281,6 @@ def read_model(folder: str | os.PathLike[str]) -> VAE:
     if not isinstance(model, VAE):
         raise NotImplementedError(f"RUN must hold a VAE; got {type(model).__name__}. Use it from Python.")
     return model
-
-
-def read_history(folder: str | os.PathLike[str]) -> History | None:
-    """The table of the epochs of a run; None if the folder holds none.
-
-    Raises:
-        ValueError: if it can't be read.
-    """
-    file = Path(folder) / "history.csv"
-    if not file.is_file():
-        return None
-    try:
-        return History.from_csv(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file} must hold the epochs of the run; got a file that can't be read. Train again."
-        ) from error
 
 
 def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:

@@ -33,7 +33,7 @@ __all__ = [
     "zero_fraction",
 ]
 
-Statistic = Callable[[Tensor], Tensor]
+Statistic = Callable[..., Any]  # of x, and of the fields that its further parameters name
 
 
 def _on_rows(function: Statistic) -> Statistic:

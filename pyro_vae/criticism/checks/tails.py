@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
+from pyro_vae.criticism.checks.fields import fields_for, fields_read
 from pyro_vae.criticism.checks.ready import OfColumns, ready_statistics
 from pyro_vae.criticism.checks.transforms import (
     PIT,
@@ -228,17 +230,19 @@ def check(
     Args:
         model: the fitted model.
         x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
-        statistics: functions of data (N, *E) by name, as in `pv.statistics`; by default means, variances, shares
-            of zeros of discrete columns and, where all columns are of one kind, totals and standard deviations of rows.
+        statistics: functions of data (N, *E) by name, as in `pv.statistics`, that return a tensor, an array or a
+            number; by default means, variances, shares of zeros of discrete columns and, where all columns are of one
+            kind, totals and standard deviations of rows. A function's further parameters name fields of the rows, such
+            as `group` of f(x, group), whether the model reads them or not.
         num_samples: S, number of replicated data sets.
         unit: "row" or "cell", what PIT values are conditional on; see `pit`.
         num_candidates: as in `posterior_predictive`, for guides that are not exact.
         num_particles: draws from the guide per row, used by `unit="cell"`.
         seed: seed of the draws.
-        **fields: named per-row fields, as in `elbo`.
+        **fields: named per-row fields, as in `elbo`, and those that the statistics read.
 
     Raises:
-        ValueError: if there are fewer than two rows, or a statistic is not finite.
+        ValueError: if there are fewer than two rows, a statistic is not finite, or a field that it reads is absent.
         NotImplementedError: if x is made of several data sites.
 
     References:
@@ -247,20 +251,18 @@ def check(
     """
     positive_integer("num_samples", num_samples, 2)
     check_unit(unit)
-    rows, names = check_model(model).read_rows(x, fields)
+    fields, of_statistics = _split_fields(check_model(model), statistics, fields)
+    rows, names = model.read_rows(x, fields)
+    rows = rows.with_fields(of_statistics) if of_statistics else rows
     if len(rows) < 2:
         raise ValueError(f"x must be at least two rows to be checked; got {len(rows)}. Pass more rows.")
-    if statistics is not None and not (isinstance(statistics, Mapping) and all(map(callable, statistics.values()))):
-        raise TypeError(
-            f"statistics must be a dictionary of functions of data; got {statistics!r}. Pass e.g."
-            " {'mean': pv.statistics.mean}."
-        )
     with seeded(seed):
         rows = rows.drawn(model.like)
         batch = rows.take(slice(None), names, like=model.like)
         chosen = ready_statistics(model, batch) if statistics is None else statistics
         observed = completed(model, rows, names, batch)
-        tallies = {name: _Tally(name, function, observed) for name, function in chosen.items()}
+        read = fields_for(chosen, rows)
+        tallies = {name: _Tally(name, function, observed, read[name]) for name, function in chosen.items()}
         ranks = Ranks(observed)
         for replicate in prior_replicates(model, batch, num_samples):
             ranks.add(replicate)
@@ -279,24 +281,42 @@ def check(
     return Checks(found, values, num_samples)
 
 
+def _split_fields(model: ProgramPair, statistics: Any, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keyword fields of the model, and those that statistics alone read.
+
+    Raises:
+        TypeError: if `statistics` is no dictionary of functions.
+    """
+    if statistics is None:
+        return fields, {}
+    if not (isinstance(statistics, Mapping) and all(map(callable, statistics.values()))):
+        raise TypeError(
+            f"statistics must be a dictionary of functions of data; got {statistics!r}. Pass e.g."
+            " {'mean': pv.statistics.mean}."
+        )
+    read = {field for function in statistics.values() for field in fields_read(function)} - model.fields.keys()
+    own = {name: value for name, value in fields.items() if name in read}
+    return {name: value for name, value in fields.items() if name not in own}, own
+
+
 class _Tally:
     """A statistic with its observed value and those on replicates; calling it evaluates the statistic on data."""
 
-    def __init__(self, name: str, function: Statistic, x: Tensor) -> None:
-        self.name, self.function = name, function
+    def __init__(self, name: str, function: Statistic, x: Tensor, fields: dict[str, Tensor]) -> None:
+        self.name, self.function, self.fields = name, function, fields
         observed, fewer = self(x), self(x[:-1])
         self.of_rows = observed.dim() == 1 and (len(observed), len(fewer) if fewer.dim() else 0) == (len(x), len(x) - 1)
         self.observed, self.replicated = observed, []  # type: ignore[var-annotated]
         self.prior, self.posterior = Ranks(observed), Ranks(observed)
 
     def __call__(self, x: Tensor) -> Tensor:
-        found = self.function(x)
-        if not isinstance(found, Tensor | int | float):
+        found = self.function(x, **{name: value[: len(x)].to(x.device) for name, value in self.fields.items()})
+        if not isinstance(found, Tensor | int | float | np.ndarray | np.number):
             raise TypeError(
-                f"statistic {self.name!r} must return a tensor; got {type(found).__name__}. Some statistics are made by"
-                " a call: statistics.quantile(0.9), statistics.correlation(0, 1)."
+                f"statistic {self.name!r} must return a tensor, an array or a number; got {type(found).__name__}. Some"
+                " statistics are made by a call: statistics.quantile(0.9), statistics.correlation(0, 1)."
             )
-        value = torch.as_tensor(found).double()
+        value = torch.as_tensor(found).double().to(x.device)
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"statistic {self.name!r} must be finite; got {value[~torch.isfinite(value)][0].item()}."
