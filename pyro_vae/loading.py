@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -45,7 +47,7 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no file at this path.
-        ValueError: if the file or its history is damaged, it has a newer format, or does not fit the class.
+        ValueError: if the file is damaged, has a newer format, or does not fit the class.
         TypeError: if a class or a part of your own is needed and not given.
     """
     if not (model is None or isinstance(model, LatentVariableModel | type)):
@@ -73,20 +75,18 @@ def load(
 
 
 def _read_history(file: Path) -> History | None:
-    """The history of a saved model; None where there is none.
-
-    Raises:
-        ValueError: if the file can't be read.
-    """
+    """The history of a saved model; None where there is none, or, with a warning, where it can't be read."""
     if not file.is_file():
         return None
     try:
         return History.from_csv(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file} must hold the epochs of the run; got a file that can't be read. Restore it, or remove it to load"
-            " the model without its history."
-        ) from error
+    except (OSError, ValueError, csv.Error) as error:
+        warnings.warn(
+            f"{file} must hold the epochs of the run; got a file that can't be read ({_shortened(error)}). The model is"
+            " loaded without its history.",
+            stacklevel=3,
+        )
+        return None
 
 
 def _check_same_description(file: Path, config: dict[str, Any], model: LatentVariableModel) -> None:

@@ -19,6 +19,7 @@ from pyro_vae.arguments import check_kind, positive_integer
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.distributions import masked
 from pyro_vae.fields import Schema
+from pyro_vae.imputation.guesses import nominal_probabilities
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.missing import AtRandom, Missing
@@ -327,8 +328,8 @@ class VAE(AsksParts, LatentVariableModel):
 
         Raises:
             ValueError: if the part is unknown, or the name of the file ends otherwise.
-            NotImplementedError: if the model reads fields, the part has no mean or variance in closed form, or the
-                log-density is asked of a model that allows for missing cells.
+            NotImplementedError: if the model reads fields, the part has no mean or variance in closed form, as a column
+                of levels has none, or the log-density is asked of a model that allows for missing cells.
 
         Example:
             >>> import pathlib, tempfile
@@ -340,7 +341,18 @@ class VAE(AsksParts, LatentVariableModel):
             >>> decoder(z=torch.zeros(5, 2)).shape
             torch.Size([5, 1, 8, 8])
         """
+        if part == "decoder" and self._has_levels():
+            raise NotImplementedError(
+                "likelihood must have cells with means to export the decoder; got levels in no order. Export the"
+                " log-density, or save the model, and use `pv.load`."
+            )
         exported.export(self, path, part)
+
+    def _has_levels(self) -> bool:
+        """Whether a cell of x has levels in no order."""
+        with evaluating(self):
+            p_x = self.likelihood(self.decoder(torch.zeros(1, self.prior.latent_dim).to(self.like)))
+        return next(nominal_probabilities(p_x), None) is not None
 
     def fit_aggregate_posterior(
         self, x: Any, *, family: str = "mixture", num_draws: int = 1, seed: int = 0, fields: Any = (), **options: Any

@@ -28,7 +28,7 @@ def test_the_logger_writes_the_whole_history_after_each_epoch_and_goes_on(tmp_pa
 def test_the_logger_does_not_replace_another_file(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("mine")
-    with pytest.raises(ValueError, match="path must be a new file or hold the beginning of this history; got"):
+    with pytest.raises(ValueError, match="path must be a new file or hold epochs of this history; got"):
         small_vae().fit(X, epochs=1, callbacks=[pv.callbacks.CSVLogger(log)], **OPTIONS)
     assert log.read_text() == "mine"
 
@@ -64,10 +64,31 @@ def test_a_loaded_model_has_its_history_until_it_is_trained_again(tmp_path: Path
     assert len(pv.load(tmp_path).history) == 0
 
 
-def test_a_damaged_history_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_history_is_left_out_with_a_warning(tmp_path: Path) -> None:
     vae = small_vae()
     vae.fit(X, epochs=1, **OPTIONS)
     vae.save(tmp_path)
     (tmp_path / "history.csv").write_text("epoch\n1\n")
-    with pytest.raises(ValueError, match="history.csv must hold the epochs of the run; got a file that can't be read"):
-        pv.load(tmp_path)
+    with pytest.warns(UserWarning, match="history.csv must hold the epochs of the run; got a file that can't be read"):
+        loaded = pv.load(tmp_path)
+    assert len(loaded.history) == 0 and torch.equal(loaded.elbo(X, seed=0).bound, vae.elbo(X, seed=0).bound)
+
+
+def test_a_history_csv_of_something_else_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("patient,history\n1,none\n")
+    trained = small_vae()
+    trained.fit(X, epochs=1, **OPTIONS)
+    for vae in (small_vae(), trained):
+        with pytest.raises(ValueError, match="path must be a folder without a history.csv of something else"):
+            vae.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_a_logger_goes_on_after_a_crash_and_not_with_another_model(tmp_path: Path) -> None:
+    log = pv.callbacks.CSVLogger(tmp_path / "log.csv")
+    first, ahead = small_vae(), small_vae()
+    ahead.fit(X, epochs=3, callbacks=[log], **OPTIONS)  # the run that crashed had come further than its checkpoint
+    first.fit(X, epochs=2, callbacks=[log], **OPTIONS)
+    assert pv.History.from_csv(log.path.read_text()).rows == first.history.rows
+    with pytest.raises(ValueError, match="path must be a new file or hold epochs of this history"):
+        small_vae().fit(X, epochs=1, callbacks=[log], **(OPTIONS | {"seed": 1}))

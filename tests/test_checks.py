@@ -287,9 +287,7 @@ def test_what_is_not_a_statistic_is_refused() -> None:
     x = draw_data(vae.likelihood, 4)
     with pytest.raises(TypeError, match="statistics must be a dictionary of functions of data; got 'mean'"):
         pv.check(vae, x, "mean")
-    with pytest.raises(
-        TypeError, match=r"statistic 'q' must return a tensor, an array or a number; got func"
-    ):
+    with pytest.raises(TypeError, match=r"statistic 'q' must return a tensor, an array or a number; got func"):
         pv.check(vae, x, {"q": lambda x: statistics.quantile(0.5)})
 
 
@@ -325,9 +323,7 @@ def test_statistics_read_fields_and_find_what_differs_between_groups() -> None:
 def test_a_field_that_a_statistic_reads_must_be_there_and_one_that_nothing_reads_is_refused() -> None:
     program = LinearGaussian(2, 1)
     x = program.draw(20)
-    with pytest.raises(
-        ValueError, match="statistic 'between' must have the fields that it reads; got rows"
-    ):
+    with pytest.raises(ValueError, match="statistic 'between' must have the fields that it reads; got rows"):
         pv.check(program, x, {"between": between_groups}, num_samples=4, seed=0)
     with pytest.raises(ValueError, match="group"):
         pv.check(program, x, {"mean": pv.statistics.mean}, num_samples=4, seed=0, group=torch.arange(20))

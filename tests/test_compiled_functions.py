@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -211,9 +212,35 @@ def test_large_products_by_onednn_have_the_same_values_for_open_sizes_too(monkey
         return [value.detach(), *torch.autograd.grad(value.square().sum() + small.sum(), leaves)]
 
     rows = torch.randn(64, 200, generator=STREAM)
+    compiled = torch._inductor.standalone_compile
+    times = []
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda *a, **k: times.append(1) or compiled(*a, **k))
     with torch._inductor.config.patch(force_disable_caches=True):
         graph = Graph(gradients, [weight, bias], [rows], num_threads=1)
+    assert len(times) == 1  # else torch's own rules were used after all
     assert len(calls) == 3  # of the layer: forward, and the slopes of its weight and of its input
     for x in (rows, torch.randn(50, 200, generator=STREAM)):
         assert graph.fits([x])
         torch.testing.assert_close(graph([x]), gradients([weight, bias], [x]), rtol=1e-4, atol=1e-4)
+
+
+def test_rules_hold_while_we_compile_and_picked_rows_are_kept() -> None:
+    from torch._inductor import lowering
+    from torch.compiler import config
+
+    index, tag = torch.ops.aten.index.Tensor, config.cache_key_tag
+    own = lowering.lowerings[index]
+    for fails in (False, True):
+        with contextlib.suppress(RuntimeError), rules.own_rules(), rules.own_rules():
+            assert lowering.lowerings[index] is not own and config.cache_key_tag != tag
+            if fails:
+                raise RuntimeError
+        assert lowering.lowerings[index] is own and config.cache_key_tag == tag
+
+    class Picked:
+        kept = False
+
+        def realize(self) -> None:
+            self.kept = True
+
+    assert rules._kept(Picked)().kept

@@ -90,6 +90,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         vae.export(tmp_path / "a.pt")
     with pytest.raises(NotImplementedError, match="must have a mean and a variance in closed form"):
         small_vae(guide=guides.Flow(hidden=(6,))).export(tmp_path / "a.pt2", part="encoder")
+    with pytest.raises(NotImplementedError, match="a mean or a variance that does not exist"):
+        small_vae(likelihood=likelihoods.StudentT((2, 3), df=1.0)).export(tmp_path / "a.pt2")
+    with pytest.raises(NotImplementedError, match="likelihood must have cells with means .* got levels in no order"):
+        small_vae(likelihood=likelihoods.Categorical((2, 3), 4)).export(tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())
     counts = small_vae(likelihood=likelihoods.Poisson((2, 3)))
     counts.fit(torch.ones(20, 2, 3), fields={"offset": torch.zeros(20)}, epochs=1, seed=0, progress=False)
     with pytest.raises(NotImplementedError, match=r"must read no fields to be exported; got \['offset'\]"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pyro_vae.cli import results
@@ -25,7 +26,7 @@ def model_card(config: dict[str, Any], summary: dict[str, Any]) -> str:
         config: the content of `config.json`.
         summary: the content of `summary.json`.
     """
-    data, name = config["data"], config["data"]["name"]
+    data, name = config["data"], Path(config["data"]["name"]).name  # a path says where the user's files are
     rows = {split: _count(indices) for split, indices in data["indices"].items()}
     sections = [
         f"# {config['model']} of {name}",
@@ -37,7 +38,10 @@ def model_card(config: dict[str, Any], summary: dict[str, Any]) -> str:
         _table(("rows", "number", "SHA-256"), [(s, f"{n:,}", f"`{data['sha256'][s]}`") for s, n in rows.items()]),
         *_columns(data.get("columns")),
         "## Training",
-        f"{summary['epochs']:,} epochs in {summary['seconds']:.0f} seconds; the best one was {summary['best_epoch']}.",
+        f"{summary['epochs']:,} epochs"
+        + (
+            f"; the validation bound was highest after epoch {summary['best_epoch']}." if summary["best_epoch"] else "."
+        ),
         _table(("option", "value"), [(k, _part(v)) for k, v in config["options"].items() if _is_told(k, v)]),
         "## Numbers",
         f"```text\n{results.report(summary)}\n```",
@@ -81,7 +85,13 @@ def _count(ranges: str) -> int:
 
 
 def _table(head: tuple[str, ...], lines: Any) -> str:
-    rows = [tuple(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines]
+    rows = [tuple(_cell(cell) for cell in line) for line in lines]
     if not rows:
         return ""
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
+
+
+def _cell(value: Any) -> str:
+    """A cell of a Markdown table; names of columns are the user's, and may hold anything."""
+    text = " ".join(str(value).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

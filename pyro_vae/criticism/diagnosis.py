@@ -145,7 +145,7 @@ def diagnose(
         x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
         statistics: functions of data by name, as in `pv.check`.
         history: the table of the epochs that the model was trained for, as `fit` returned it; by default the model's
-            own. A model that was loaded has none: without `history`, the report says nothing of its training.
+            own, which a saved model brings along.
         max_rows: largest number of rows examined; the first ones are taken.
         num_particles: draws per row for the log-likelihood and k-hat.
         num_samples: number of replicated data sets for the checks.

@@ -33,6 +33,7 @@ from pyro_vae.runtime.random import preserved_rng
 
 __all__ = ["COMPILATION", "CaptureError", "CudaGraph", "Graph", "compilations", "saved_by_cell"]
 
+logger = logging.getLogger("pyro_vae")
 INDUCTOR = {
     "fallback_random": True,  # the same noise as without compilation
     "size_asserts": False,
@@ -257,7 +258,8 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
         try:  # without building programs, for five seconds, that show whether the C++ compiler knows the processor
             with own_rules():
                 return compiled(**{"cpp.vec_isa_ok": True})
-        except Exception:
+        except Exception as error:
+            logger.debug("A graph is compiled by torch's own rules: %s", _first_line(error))
             return compiled()
 
 

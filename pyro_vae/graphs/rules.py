@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
 __all__ = ["own_rules"]
 
 aten = torch.ops.aten
+LOCK = threading.RLock()  # torch's table of rules is one for all threads
+VERSION = 1  # of these rules: raise it with each change, since torch keeps compiled code on disk
 LARGE = 2**21  # multiplications from which on oneDNN is faster, as measured on two cores of a server
 
 
@@ -40,14 +42,19 @@ def own_rules() -> Iterator[None]:
     from torch._inductor import compile_fx, lowering  # noqa: F401  (the first fills the table of rules)
     from torch.compiler import config
 
-    old = lowering.lowerings
-    ours: dict[Any, Callable[..., Any]] = {aten.index.Tensor: _kept(old[aten.index.Tensor])}
-    if prefers_onednn():
-        ours[aten.mm.default] = _product(old[aten.mm.default])
-        ours[aten.addmm.default] = _sum_and_product(old[aten.addmm.default])
-    tag = f"{config.cache_key_tag} pyro_vae: {len(ours)} rules"  # else torch's cache gives graphs by other rules
-    with patch.dict(old, ours), patch.object(config, "cache_key_tag", tag):
-        yield
+    with LOCK:
+        rules, tag = lowering.lowerings, config.cache_key_tag
+        ours: dict[Any, Callable[..., Any]] = {aten.index.Tensor: _kept}
+        if prefers_onednn():
+            ours |= {aten.mm.default: _product, aten.addmm.default: _sum_and_product}
+        before = {operation: rules[operation] for operation in ours}
+        try:
+            rules.update({operation: rule(before[operation]) for operation, rule in ours.items()})
+            config.cache_key_tag = f"{tag} pyro_vae {VERSION}, {len(ours)} rules"  # else torch's cache has other graphs
+            yield
+        finally:
+            rules.update(before)
+            config.cache_key_tag = tag
 
 
 def _kept(otherwise: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.arguments import positive_integer
 from pyro_vae.data.batches import Rows
 from pyro_vae.data.tensors import check_fields
+from pyro_vae.distributions.moments import known_mean
 from pyro_vae.inference.chunks import fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.predictive.draws import BySite, joined, read_fields, replicate
@@ -27,8 +28,8 @@ class _Means(poutine.messenger.Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
             return
-        mean = msg["fn"].mean
-        if torch.isnan(mean).any():
+        mean = known_mean(msg["fn"])
+        if mean is None:
             raise NotImplementedError(f"{type(msg['fn']).__name__} has no mean.")
         msg["value"], msg["done"] = mean, True
 

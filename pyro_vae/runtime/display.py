@@ -81,7 +81,7 @@ def summary(value: Any) -> str:
 
 
 def model_line(model: nn.Module, parts: Mapping[str, Any] | None) -> str:
-    """A model on one line: its class, the parts that it was made of, and the number of its trained parameters."""
+    """A model on one line: its class, the parts that it was made of, and the number of its parameters."""
     made_of = [f"{name}={_part(part)}" for name, part in (parts or {}).items() if part is not None]
     return f"{type(model).__name__}({', '.join(made_of)[:MOST_OF_PARTS]}) with {_count(model):,} parameters"
 
@@ -103,4 +103,4 @@ def _part(part: Any) -> str:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -14,8 +14,9 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -220,19 +221,30 @@ def save(model: ProgramPair, path: str | os.PathLike[str], **extra: Any) -> None
     description for people, with `extra`.
 
     Raises:
-        ValueError: if the path is an existing file.
+        ValueError: if the path is an existing file, or the folder holds another `history.csv`.
         OSError: if the files cannot be written.
     """
     path = as_path("path", path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"path must be a folder or a new name; got the file {str(path)!r}. Choose another name.")
+    history = getattr(model, "history", None)
+    file = path / "history.csv"
+    if history is not None and file.exists() and not _is_history(file, history.COLUMNS):
+        raise ValueError(
+            f"path must be a folder without a history.csv of something else; got {str(file)!r}. Choose another folder."
+        )
     config = configuration(model)
     schema = {name: value for name, value in dataclasses.asdict(model.schema).items() if value is not None}
     config |= {"schema": schema} if schema else {}
     files.save_tensors(path / "model.safetensors", model.state_dict(), config)
     files.write_json(path / "config.json", {"format": files.FORMAT, **config, **extra})
-    history = getattr(model, "history", None)
     if history:
-        files.write_text(path / "history.csv", history.to_csv())
-    else:
-        (path / "history.csv").unlink(missing_ok=True)  # that of another model
+        files.write_text(file, history.to_csv())
+    elif history is not None:
+        file.unlink(missing_ok=True)  # that of the model that was saved here before
+
+
+def _is_history(file: Path, columns: Sequence[str]) -> bool:
+    """Whether a file begins as a table that `History.to_csv` wrote."""
+    with file.open("rb") as content:
+        return content.readline(1000).strip() == ",".join(columns).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import Any
@@ -13,6 +14,7 @@ from pyro_vae.arguments import as_path
 from pyro_vae.fields import OBSERVED
 from pyro_vae.graphs import functions
 from pyro_vae.runtime.isolation import evaluating
+from pyro_vae.saving import files
 
 __all__ = ["PARTS", "export"]
 
@@ -83,9 +85,11 @@ def export(vae: Any, path: str | os.PathLike[str], part: str) -> None:
     z = x.new_zeros(len(x), vae.prior.latent_dim)
     inputs = {"decoder": {"z": z}, "encoder": {"x": x}, "log_density": {"x": x, "z": z}}[part]
     open_rows = torch.export.Dim("rows", min=1)
+    content = io.BytesIO()
     with evaluating(vae), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            _check_known(PARTS[part](vae)(**inputs))
             program = torch.export.export(
                 PARTS[part](vae),
                 (),
@@ -98,4 +102,16 @@ def export(vae: Any, path: str | os.PathLike[str], part: str) -> None:
                 f"part must have a mean and a variance in closed form; got {type(error).__name__}: {error}. Export"
                 " another part, or use `pv.load`."
             ) from error
-        torch.export.save(program, file)
+        except Exception as error:
+            text = str(error).strip().partition("\n")[0]
+            raise NotImplementedError(
+                f"part must be what torch.export can record; got {type(error).__name__}: {text}. Save the model, and"
+                " use `pv.load`."
+            ) from error
+        torch.export.save(program, content)
+    files.write_bytes(file, content.getvalue())
+
+
+def _check_known(values: Any) -> None:
+    if any(value.isnan().any() for value in (values if isinstance(values, tuple) else (values,))):
+        raise NotImplementedError("a mean or a variance that does not exist")

@@ -66,8 +66,9 @@ class ArrayColumns(Columns):
         return cells.reshape(len(x), *self.event_shape)
 
     def impossible(self, x: np.ndarray) -> np.ndarray:
-        cells = x[:, ~self.varies]
-        found: np.ndarray = ((cells != self.constants[~self.varies]) & ~np.isnan(cells)).any(1)
+        cells, constants = x[:, ~self.varies], self.constants[~self.varies]
+        coarser = min(cells.dtype, constants.dtype, key=lambda dtype: dtype.itemsize)  # .1 is one number in both
+        found: np.ndarray = ((cells.astype(coarser) != constants.astype(coarser)) & ~np.isnan(cells)).any(1)
         return found
 
     def missing(self, x: np.ndarray) -> np.ndarray:

@@ -118,6 +118,11 @@ class Imputer(TransformerMixin, VAEEstimator):
         self.indicator_ = None
         if true_or_false("add_indicator", self.add_indicator):
             self.indicator_ = MissingIndicator(error_on_new=False).fit(_marked(self._columns.missing(x)))
+            taken = set(self._names()) & set(self._indicator_names())
+            if taken:
+                raise ValueError(
+                    f"add_indicator must add columns with new names; got {min(taken)!r}, which X has. Rename it."
+                )
         return self
 
     @one_at_a_time

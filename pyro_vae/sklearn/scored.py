@@ -48,6 +48,6 @@ class Scored(VAEEstimator):
             warnings.warn(
                 f"{int(impossible.sum()):,} of {len(impossible):,} rows have another value in a column that was"
                 " constant in fit: their log p(x) is minus infinity. Drop such columns, or pass a likelihood for all.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return np.where(impossible, -np.inf, log_density)

@@ -11,6 +11,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch.distributions import Distribution
 
+from pyro_vae.distributions.moments import known_mean
 from pyro_vae.imputation.guesses import nominal_probabilities
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.missing import Missing
@@ -126,11 +127,8 @@ class LatentTransformer(TransformerMixin, Scored):
         """
         rows = self._read(X)
         q = self.vae_.encode(rows)
-        try:
-            mean = q.mean
-        except NotImplementedError:
-            mean = torch.full((1,), torch.nan)
-        if mean.isnan().any():
+        mean = known_mean(q)
+        if mean is None:
             with seeded(self._seed):
                 mean = q.sample((DRAWS,)).mean(0)
         return as_array(mean)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from typing import Any
 
 from pyro_vae.arguments import as_path
+from pyro_vae.runtime import processes
 from pyro_vae.saving import files
 from pyro_vae.training.history import History
 
@@ -16,12 +18,14 @@ class CSVLogger:
     """Write the history to a .csv file after each epoch; `History.from_csv` reads it.
 
     The file holds the whole history of the model, the epochs of earlier calls of `fit` too, and is never half written.
+    Of several processes the first one writes.
 
     Args:
-        path: the file; a file that is there already must be one that holds the beginning of this history.
+        path: the file. A file that is there already must hold epochs of this history: those before, or, after a crash,
+            some that are trained again.
 
     Raises:
-        ValueError: when an epoch ends, if there is another file of this name.
+        ValueError: when an epoch ends, if the file holds something else.
 
     Example:
         >>> import pathlib, tempfile, torch, pyro_vae as pv
@@ -35,22 +39,32 @@ class CSVLogger:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = as_path("path", path)
-        self.written: str | None = None
 
     def __call__(self, model: Any, history: History) -> None:
         """Write the file."""
-        text = history.to_csv()
-        if self.written is None and self.path.exists() and not text.startswith(self.path.read_text()):
+        if processes.rank() > 0:
+            return
+        if self.path.exists() and not self._holds(history):
             raise ValueError(
-                f"path must be a new file or hold the beginning of this history; got {str(self.path)!r}, which holds"
-                " something else. Name another file, or remove it first."
+                f"path must be a new file or hold epochs of this history; got {str(self.path)!r}, which holds something"
+                " else. Name another file, or remove it first."
             )
-        files.write_text(self.path, text)
-        self.written = text
+        files.write_text(self.path, history.to_csv())
+
+    def _holds(self, history: History) -> bool:
+        """Whether the file and the history agree on their common epochs, apart from the seconds that these took."""
+        try:
+            before = History.from_csv(self.path.read_text(encoding="utf-8"))
+        except (ValueError, csv.Error):
+            return False
+        same = zip(before.rows, history.rows, strict=False)
+        return all(one | {"seconds": None} == other | {"seconds": None} for one, other in same)
 
 
 class TensorBoard:
     """Write bounds, their parts, the learning rate and seconds of each epoch for TensorBoard.
+
+    Of several processes the first one writes.
 
     Args:
         folder: the folder of the event files, as `tensorboard --logdir` takes it.
@@ -70,6 +84,8 @@ class TensorBoard:
 
     def __call__(self, model: Any, history: History) -> None:
         """Write the last epoch."""
+        if processes.rank() > 0:
+            return
         last = history.rows[-1]
         for name, value in last.items():
             if name != "epoch" and value is not None:

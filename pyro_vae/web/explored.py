@@ -15,7 +15,7 @@ from pyro_vae.datasets import Splits
 from pyro_vae.runtime.random import seeded
 from pyro_vae.vae import VAE
 from pyro_vae.web.latents import LEVELS, check_real_latents, labels_of, plane_of, posterior, prior_moments
-from pyro_vae.web.views import Shown, view_of
+from pyro_vae.web.views import RowView, view_of
 
 __all__ = ["Explored", "Posterior", "Slider"]
 
@@ -52,8 +52,8 @@ class Posterior:
     low: Tensor
     high: Tensor
     drawn: Tensor
-    data: Shown
-    again: Shown
+    data: RowView
+    again: RowView
 
 
 class Explored:
@@ -135,7 +135,7 @@ class Explored:
                 z[slider.dim] = min(slider.high, max(slider.low, number))
         return z.unsqueeze(0)
 
-    def decode(self, z: Tensor, seed: int) -> tuple[Shown, Shown]:
+    def decode(self, z: Tensor, seed: int) -> tuple[RowView, RowView]:
         """E[x | z] and a draw of x given z, for latents (1, D)."""
         with _ONE_AT_A_TIME:
             distribution = self.vae.decode(z)

@@ -10,7 +10,7 @@ from typing import Any
 from pyro_vae.plots import GREY, INK, VALID
 from pyro_vae.web.explored import Explored, Posterior
 from pyro_vae.web.figures import latent_map, layout, numbers
-from pyro_vae.web.views import Shown
+from pyro_vae.web.views import RowView
 
 __all__ = ["explorer"]
 
@@ -168,7 +168,7 @@ def _follow_sliders(app: Any, place: int, run: Explored) -> None:
         ]
 
 
-def _pictures(things: Mapping[str, tuple[Shown, str]]) -> Any:
+def _pictures(things: Mapping[str, tuple[RowView, str]]) -> Any:
     """Pictures beside each other: from their titles to their data URIs and their texts."""
     _, html = _components()
 
@@ -180,7 +180,7 @@ def _pictures(things: Mapping[str, tuple[Shown, str]]) -> Any:
     return html.Div(figures, className="shown")
 
 
-def _cells(things: Mapping[str, tuple[Shown, str]], columns: Sequence[str]) -> Any:
+def _cells(things: Mapping[str, tuple[RowView, str]], columns: Sequence[str]) -> Any:
     """The cells of a table, one line a column, with the bars of the first."""
     _, html = _components()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.data.rows import Rows
 from pyro_vae.vae import VAE
-from pyro_vae.web.figures import Figure, latent_map
+from pyro_vae.web.figures import Figure, latent_map, numbers
 from pyro_vae.web.latents import check_real_latents, labels_of, plane_of, posterior, traverse
 from pyro_vae.web.views import View, view_of
 
@@ -66,7 +66,7 @@ def latent_part(vae: VAE, rows: Rows) -> LatentPart:
         "E[x | z] as one latent moves from -3 to 3 standard deviations of the prior, the others as in the first test"
         f" row.{kept}"
     )
-    points = {"x": plane.points[:, 0].tolist(), "y": plane.points[:, 1].tolist()}
+    points = {"x": numbers(plane.points[:, 0]), "y": numbers(plane.points[:, 1])}
     return LatentPart(
         latent_map(plane, labels, about),
         {"kind": view.kind, "columns": view.columns, "shown": shown, "labels": names, **points},

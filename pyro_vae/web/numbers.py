@@ -58,7 +58,7 @@ def _monte_carlo(mean: Mapping[str, Any]) -> str:
     if not mean.get("error_holds", True):
         return "No Monte Carlo error is given, since it would be too small."
     if mean.get("monte_carlo_error") == 0:
-        return "It has no Monte Carlo error: no random draws were used."
+        return "Its Monte Carlo error is zero."
     return _change("random draws", "Monte Carlo error", mean, "monte_carlo_error")
 
 

@@ -43,6 +43,7 @@ def make_server(runs: Sequence[tuple[str, VAE, Splits]], port: int) -> Any:
         OSError: if the port is in use.
     """
     check_installed()
+    import flask
     from werkzeug import serving
 
     from pyro_vae.web.explorer import explorer
@@ -54,7 +55,11 @@ def make_server(runs: Sequence[tuple[str, VAE, Splits]], port: int) -> Any:
             f"RUN2 must be on the test rows of RUN, {first!r}; got {second!r}, which is on others. Explore it alone."
         )
     app = explorer(explored).server
-    app.config["TRUSTED_HOSTS"] = HOSTS
+
+    @app.before_request
+    def refuse_other_hosts() -> None:
+        if flask.request.host.rpartition(":")[0] not in HOSTS:
+            flask.abort(400)
 
     class Quiet(serving.WSGIRequestHandler):
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import Blocks, unwrap
+from pyro_vae.distributions.moments import known_mean
 from pyro_vae.plots import INK, TRAIN
 from pyro_vae.runtime.random import seeded
 from pyro_vae.tables import TableSchema
@@ -21,7 +22,7 @@ from pyro_vae.vae import VAE
 
 __all__ = ["Cells", "Pictures", "View", "mean_of", "png", "view_of"]
 
-Shown = str | list[list[Any]]  # a picture as a data URI; or for each column [text, share of its bar or None]
+RowView = str | list[list[Any]]  # a picture as a data URI; or for each column [text, share of its bar or None]
 
 STEMS = 64  # longest vector that is drawn as bars; longer ones are lines
 DRAWS = 200  # for a mean that has no closed form
@@ -43,18 +44,18 @@ class Pictures:
         shape = vae.likelihood.event_shape
         self.is_image = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
         x = rows.subset(slice(0, 1000)).take(slice(None), like=vae.like)["x"].double()
-        known: Any = x.masked_fill(~x.isfinite(), 0.0).cpu().numpy()
+        known: Any = x.cpu().numpy()
         total = getattr(vae.likelihood, "total_count", None)
         axis = None if self.is_image or vae.likelihood.discrete else 0
         low, high = (
-            known.min(axis, initial=0.0 if vae.likelihood.discrete else np.inf),
-            known.max(axis, initial=-np.inf),
+            np.where(np.isfinite(known), known, np.inf).min(axis, initial=0.0 if vae.likelihood.discrete else np.inf),
+            np.where(np.isfinite(known), known, -np.inf).max(axis, initial=-np.inf),
         )
         self.low: Any
         self.high: Any
         self.low, self.high = (np.zeros(()), np.asarray(float(total))) if isinstance(total, int) else (low, high)
 
-    def show(self, x: Tensor) -> list[Shown]:
+    def show(self, x: Tensor) -> list[RowView]:
         """Rows of data or of means, (N, *E), each as a data URI."""
         values = x.detach().double().cpu().numpy()
         span = np.where(self.high > self.low, self.high - self.low, 1.0)
@@ -65,7 +66,7 @@ class Pictures:
         zero = np.broadcast_to((-self.low / span).clip(0, 1), values.shape[1:]).reshape(-1)
         return [_bars(row.reshape(-1), zero) for row in scaled]
 
-    def show_means(self, distribution: Any) -> list[Shown]:
+    def show_means(self, distribution: Any) -> list[RowView]:
         """E[x | z] of each of N rows, for p(x | z) with batch shape (N,)."""
         return self.show(mean_of(distribution))
 
@@ -90,7 +91,7 @@ class Cells:
         self.low = x.masked_fill(~known, math.inf).amin(0)
         self.high = x.masked_fill(~known, -math.inf).amax(0)
 
-    def show(self, x: Tensor) -> list[Shown]:
+    def show(self, x: Tensor) -> list[RowView]:
         """Rows of data, (N, D), NaN where a cell is missing."""
         values = x.detach().double().cpu()
         decoded = self.schema.decode(values)
@@ -105,7 +106,7 @@ class Cells:
         ]
         return [list(row) for row in zip(*columns, strict=True)]
 
-    def show_means(self, distribution: Any) -> list[Shown]:
+    def show_means(self, distribution: Any) -> list[RowView]:
         """E[x | z] of each of N rows: means of numbers, and of levels the most probable one with its probability."""
         blocks = distribution.blocks if isinstance(distribution, Blocks) else [distribution]
         columns: list[list[list[Any]]] = []
@@ -161,11 +162,11 @@ def view_of(vae: VAE, rows: Rows) -> View:
 
 def mean_of(distribution: Any) -> Tensor:
     """The mean, (N, *E); where it has no closed form, the average over 200 draws under a fixed seed."""
-    try:
-        return distribution.mean  # type: ignore[no-any-return]
-    except NotImplementedError:
-        with seeded(0):
-            return distribution.sample((DRAWS,)).double().mean(0)  # type: ignore[no-any-return]
+    mean = known_mean(distribution)
+    if mean is not None:
+        return mean
+    with seeded(0):
+        return distribution.sample((DRAWS,)).double().mean(0)  # type: ignore[no-any-return]
 
 
 def png(pixels: np.ndarray) -> bytes:

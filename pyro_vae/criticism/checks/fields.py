@@ -13,19 +13,19 @@ from pyro_vae.data.rows import Rows
 __all__ = ["fields_for", "fields_read"]
 
 
-def fields_read(function: Callable[..., Any]) -> dict[str, bool]:
-    """The names of the parameters of a statistic besides its first, and whether each must be given.
+def fields_read(function: Callable[..., Any]) -> list[str]:
+    """The names of the parameters of a statistic besides its first, except those that have a default.
 
     Example:
-        >>> fields_read(lambda x, group, weight=None: x)
-        {'group': True, 'weight': False}
+        >>> fields_read(lambda x, group, power=2: x)
+        ['group']
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:]
     except (TypeError, ValueError):  # a function that is not written in Python
-        return {}
+        return []
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return {p.name: p.default is p.empty for p in named}
+    return [p.name for p in named if p.default is p.empty]
 
 
 def fields_for(statistics: Mapping[str, Callable[..., Any]], rows: Rows) -> dict[str, dict[str, Tensor]]:
@@ -37,11 +37,11 @@ def fields_for(statistics: Mapping[str, Callable[..., Any]], rows: Rows) -> dict
     found = {}
     for name, function in statistics.items():
         read = fields_read(function)
-        absent = [field for field, needed in read.items() if needed and field not in rows.field_names]
+        absent = [field for field in read if field not in rows.field_names]
         if absent:
             raise ValueError(
                 f"statistic {name!r} must have the fields that it reads; got rows without {absent[0]!r}. Pass"
                 f" {absent[0]}= by keyword or as a field of Rows."
             )
-        found[name] = {field: rows.field(field) for field in read if field in rows.field_names}
+        found[name] = {field: rows.field(field) for field in read}
     return found

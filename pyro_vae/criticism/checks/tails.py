@@ -232,8 +232,8 @@ def check(
         x: rows (N, *E), in any form that `fit` takes, preferably rows that the model was not trained on.
         statistics: functions of data (N, *E) by name, as in `pv.statistics`, that return a tensor, an array or a
             number; by default means, variances, shares of zeros of discrete columns and, where all columns are of one
-            kind, totals and standard deviations of rows. A function's further parameters name fields of the rows, such
-            as `group` of f(x, group), whether the model reads them or not.
+            kind, totals and standard deviations of rows. A function's further parameters without a default name fields
+            of the rows, such as `group` of f(x, group), whether the model reads them or not.
         num_samples: S, number of replicated data sets.
         unit: "row" or "cell", what PIT values are conditional on; see `pit`.
         num_candidates: as in `posterior_predictive`, for guides that are not exact.
