@@ -29,6 +29,7 @@ CANDIDATES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "default": ([], {}),
     "16 latents": (["--latent-dim", "16"], {}),
     "10 latents": (["--latent-dim", "10"], {}),
+    "ridge penalty of .4": (["--ridge", "0.4"], {}),
     "no ridge penalty": (["--ridge", "0"], {}),
     "no dropout": (["--dropout", "0"], {}),
     "neither": (["--dropout", "0", "--ridge", "0"], {}),

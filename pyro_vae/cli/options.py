@@ -190,7 +190,7 @@ def _training(training: argparse._ArgumentGroup) -> None:
     training.add_argument(
         "--ridge",
         type=penalty,
-        default=0.4,
+        default=0.6,
         metavar="L",
         help="ridge penalty: L/2 times the sum of squares of all parameters is taken off the bound of all training rows"
         " together, as by a normal prior with variance 1/L for each parameter; 0 for none",
