@@ -253,11 +253,11 @@ def _compiled(graph: Any, fakes: list[Any], num_threads: int) -> Callable[..., A
         return _inductor.standalone_compile(graph, fakes, dynamic_shapes="from_graph", options=options)  # type: ignore[no-any-return]
 
     with tuned_processor(num_threads), _without_detours():
-        if sys.platform != "linux" or platform.machine() != "x86_64":
-            return compiled()
-        try:  # without building programs, for five seconds, that show whether the C++ compiler knows the processor
+        # On x86 no programs are built, for five seconds, to see whether the C++ compiler knows the processor.
+        known_isa = sys.platform == "linux" and platform.machine() == "x86_64"
+        try:
             with own_rules():
-                return compiled(**{"cpp.vec_isa_ok": True})
+                return compiled(**({"cpp.vec_isa_ok": True} if known_isa else {}))
         except Exception as error:
             logger.debug("A graph is compiled by torch's own rules: %s", _first_line(error))
             return compiled()

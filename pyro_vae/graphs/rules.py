@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ LARGE = 2**21  # multiplications from which on oneDNN is faster, as measured on 
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether Intel has not made this processor, as far as Linux says so."""
+    """Whether this is an x86 processor that Intel has not made, as far as Linux says so."""
+    if platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available():
+        return False
     try:
-        return torch.backends.mkldnn.is_available() and "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
 
