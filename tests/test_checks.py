@@ -329,3 +329,14 @@ def test_a_field_that_a_statistic_reads_must_be_there_and_one_that_nothing_reads
         pv.check(program, x, {"mean": pv.statistics.mean}, num_samples=4, seed=0, group=torch.arange(20))
     scaled = pv.check(program, x, {"mean": lambda x, power=2: (x**power).mean()}, num_samples=4, seed=0)
     assert float(scaled.statistics["mean"].observed) == pytest.approx(float((x**2).mean()))
+
+
+def test_a_group_of_one_row_is_a_group() -> None:
+    program = LinearGaussian(2, 1)
+    x, group = program.draw(20), torch.tensor([*[0, 1] * 9, 1, 2])
+    largest = {"largest mean": lambda x, group: torch.stack([x[group == k].mean() for k in range(3)]).max()}
+    by_group = {"means": lambda x, group: torch.stack([x[group == k].mean() for k in range(3)])}
+    for statistics_of_groups in (largest, by_group):
+        pv.check(program, x, statistics_of_groups, num_samples=4, seed=0, group=group)
+    found = pv.diagnose(program, x, statistics=by_group, num_samples=4, num_particles=20, verbose=False, group=group)
+    assert list(found.checks.statistics) == ["means"]

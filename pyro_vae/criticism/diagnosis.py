@@ -14,6 +14,7 @@ from pyro_vae.arguments import positive_integer, true_or_false
 from pyro_vae.criticism import calibration, checks, latents
 from pyro_vae.criticism.calibration import AmortizationGap, Calibration
 from pyro_vae.criticism.checks import Checks
+from pyro_vae.criticism.checks.fields import split_fields
 from pyro_vae.criticism.checks.tails import RATE_OF_DATA_SETS
 from pyro_vae.criticism.latents import LatentUse
 from pyro_vae.criticism.statistics import Statistic
@@ -163,7 +164,9 @@ def diagnose(
         raise TypeError(f"history must be the table that `fit` returns; got {history!r}. Leave it out, or pass that.")
     known = model.history if history is None else history
     convergence = known.convergence() if len(known) else None
+    fields, of_statistics = split_fields(model, statistics, fields)
     rows, names = model.read_rows(x, fields)
+    rows = rows.with_fields(of_statistics) if of_statistics else rows
     rows = rows.subset(slice(0, positive_integer("max_rows", max_rows, FEWEST_ROWS)))
     if len(rows) < FEWEST_ROWS:
         raise ValueError(f"x must be at least {FEWEST_ROWS} rows to be diagnosed; got {len(rows)}. Pass more rows.")

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.data.rows import Rows
+from pyro_vae.inference.pair import ProgramPair
 
-__all__ = ["fields_for", "fields_read"]
+__all__ = ["fields_for", "fields_read", "split_fields"]
 
 
 def fields_read(function: Callable[..., Any]) -> list[str]:
@@ -45,3 +46,21 @@ def fields_for(statistics: Mapping[str, Callable[..., Any]], rows: Rows) -> dict
             )
         found[name] = {field: rows.field(field) for field in read}
     return found
+
+
+def split_fields(model: ProgramPair, statistics: Any, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keyword fields of the model, and those that statistics alone read.
+
+    Raises:
+        TypeError: if `statistics` is no dictionary of functions.
+    """
+    if statistics is None:
+        return fields, {}
+    if not (isinstance(statistics, Mapping) and all(map(callable, statistics.values()))):
+        raise TypeError(
+            f"statistics must be a dictionary of functions of data; got {statistics!r}. Pass e.g."
+            " {'mean': pv.statistics.mean}."
+        )
+    read = {field for function in statistics.values() for field in fields_read(function)} - model.fields.keys()
+    own = {name: value for name, value in fields.items() if name in read}
+    return {name: value for name, value in fields.items() if name not in own}, own

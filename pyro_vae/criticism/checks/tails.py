@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
-from pyro_vae.criticism.checks.fields import fields_for, fields_read
+from pyro_vae.criticism.checks.fields import fields_for, split_fields
 from pyro_vae.criticism.checks.ready import OfColumns, ready_statistics
 from pyro_vae.criticism.checks.transforms import (
     PIT,
@@ -251,7 +251,7 @@ def check(
     """
     positive_integer("num_samples", num_samples, 2)
     check_unit(unit)
-    fields, of_statistics = _split_fields(check_model(model), statistics, fields)
+    fields, of_statistics = split_fields(check_model(model), statistics, fields)
     rows, names = model.read_rows(x, fields)
     rows = rows.with_fields(of_statistics) if of_statistics else rows
     if len(rows) < 2:
@@ -281,31 +281,14 @@ def check(
     return Checks(found, values, num_samples)
 
 
-def _split_fields(model: ProgramPair, statistics: Any, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keyword fields of the model, and those that statistics alone read.
-
-    Raises:
-        TypeError: if `statistics` is no dictionary of functions.
-    """
-    if statistics is None:
-        return fields, {}
-    if not (isinstance(statistics, Mapping) and all(map(callable, statistics.values()))):
-        raise TypeError(
-            f"statistics must be a dictionary of functions of data; got {statistics!r}. Pass e.g."
-            " {'mean': pv.statistics.mean}."
-        )
-    read = {field for function in statistics.values() for field in fields_read(function)} - model.fields.keys()
-    own = {name: value for name, value in fields.items() if name in read}
-    return {name: value for name, value in fields.items() if name not in own}, own
-
-
 class _Tally:
     """A statistic with its observed value and those on replicates; calling it evaluates the statistic on data."""
 
     def __init__(self, name: str, function: Statistic, x: Tensor, fields: dict[str, Tensor]) -> None:
         self.name, self.function, self.fields = name, function, fields
-        observed, fewer = self(x), self(x[:-1])
-        self.of_rows = observed.dim() == 1 and (len(observed), len(fewer) if fewer.dim() else 0) == (len(x), len(x) - 1)
+        observed = self(x)
+        # Only where there is a number for each row is the statistic tried on fewer rows, of which a group may be empty.
+        self.of_rows = observed.shape == (len(x),) and self(x[:-1]).shape == (len(x) - 1,)
         self.observed, self.replicated = observed, []  # type: ignore[var-annotated]
         self.prior, self.posterior = Ranks(observed), Ranks(observed)
 
