@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 
 import pandas
 import pytest
@@ -61,6 +63,25 @@ def test_every_part_and_model_of_the_tables_of_cases_has_a_short_repr() -> None:
     assert f"{count:,} parameters" in repr(vae) and f"{count:,} parameters" in vae._repr_html_()
     own = LinearGaussian()
     assert repr(own) == f"LinearGaussian() with {sum(p.numel() for p in own.parameters())} parameters"
+
+
+def test_large_data_and_nets_have_a_short_repr() -> None:
+    splits = pv.datasets.load("digits")
+    assert repr(splits) == "<Splits: digits: 1,257 training, 180 validation and 360 test rows of shape (1, 8, 8)>"
+    assert repr(splits.train) == "<Rows: 1,257 rows of shape (1, 8, 8), fields label>"
+    deep = pv.nets.build(pv.nets.MLP((4,) * 60), (3,), (2,), "encoder")
+    assert len(repr(deep)) < 2000 and f"{sum(p.numel() for p in deep.parameters()):,} parameters" in repr(deep)
+    vae = small_vae(encoder=pv.nets.MLP(tuple(range(8, 700))))
+    assert "..." in repr(vae) and len(repr(vae)) < 2000
+
+
+def test_the_progress_bar_shows_in_a_notebook(monkeypatch, capsys) -> None:
+    from pyro_vae.training.progress import ProgressBar
+
+    for notebook in (False, True):
+        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel")) if notebook else None
+        ProgressBar(3).close()
+        assert ("0/3" in capsys.readouterr().err) == notebook
 
 
 def test_a_long_history_shows_its_ends() -> None:

@@ -176,6 +176,10 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         """The shape of one row of x."""
         return tuple(self._stored["x"][0].shape[1:])
 
+    def __repr__(self) -> str:
+        fields = f", fields {', '.join(self.field_names)}" if self.field_names else ""
+        return f"<{type(self).__name__}: {len(self):,} rows of shape {self.event_shape}{fields}>"
+
     def __len__(self) -> int:
         return len(self._stored["x"][-1])
 

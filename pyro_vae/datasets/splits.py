@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Rows
+from pyro_vae.runtime.display import Shown
 from pyro_vae.tables import Table
 
 _BINARIZATION_SEEDS = {"train": 1, "valid": 2, "test": 3}  # fixed, so that a test set is the same for everyone
 
 
-@dataclass(frozen=True)
-class Splits:
+@dataclass(frozen=True, repr=False)
+class Splits(Shown):
     """Training, validation and test rows of a data set, and what a model needs to know about them.
 
     Args:
@@ -49,6 +50,10 @@ class Splits:
     unit: str
     indices: dict[str, list[int]]
     table: Table | None = None
+
+    def __str__(self) -> str:
+        counts = f"{len(self.train):,} training, {len(self.valid):,} validation and {len(self.test):,} test rows"
+        return f"{self.name}: {counts} of shape {self.event_shape}"
 
 
 @dataclass(frozen=True)

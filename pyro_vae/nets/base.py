@@ -102,6 +102,10 @@ class Rowwise(nn.Module):
         self.module, self.event_dim = module, event_dim
         self.reads_pattern = reads_pattern(module)
 
+    def __repr__(self) -> str:
+        text, count = super().__repr__(), sum(parameter.numel() for parameter in self.parameters())
+        return text if len(text) < 2000 else f"Rowwise({type(self.module).__name__} with {count:,} parameters)"
+
     def forward(self, x: Tensor, pattern: Tensor | None = None) -> Tensor:
         inputs = [x]
         if self.reads_pattern:

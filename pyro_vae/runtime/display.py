@@ -82,8 +82,9 @@ def summary(value: Any) -> str:
 
 def model_line(model: nn.Module, parts: Mapping[str, Any] | None) -> str:
     """A model on one line: its class, the parts that it was made of, and the number of its parameters."""
-    made_of = [f"{name}={_part(part)}" for name, part in (parts or {}).items() if part is not None]
-    return f"{type(model).__name__}({', '.join(made_of)[:MOST_OF_PARTS]}) with {_count(model):,} parameters"
+    made_of = ", ".join(f"{name}={_part(part)}" for name, part in (parts or {}).items() if part is not None)
+    made_of = made_of if len(made_of) <= MOST_OF_PARTS else f"{made_of[: MOST_OF_PARTS - 3]}..."
+    return f"{type(model).__name__}({made_of}) with {_count(model):,} parameters"
 
 
 def model_table(model: nn.Module, parts: Mapping[str, Any] | None) -> str:

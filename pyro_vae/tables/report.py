@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from pyro_vae.runtime.display import html_table
 from pyro_vae.tables.schema import ColumnSchema, TableSchema
 
 __all__ = ["as_html", "as_text", "title"]
@@ -45,9 +46,7 @@ def as_text(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
 def as_html(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
     """The same report as HTML; all that comes from the data is escaped."""
     modelled, left_out = _lines(schema, missing)
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in modelled)
-    text = f"<p>{escape(title(schema, num_rows))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    text = f"<p>{escape(title(schema, num_rows))}</p>{html_table(HEAD, modelled)}"
     if len(schema.modelled) > MOST_MODELLED:
         text += f"<p>{escape(_rest(len(schema.modelled), MOST_MODELLED).strip())}</p>"
     if left_out:
