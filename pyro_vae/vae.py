@@ -128,7 +128,7 @@ class VAE(AsksParts, LatentVariableModel):
             raise ValueError(
                 f"latent_dim must be left out with a prior, which has its own; got {latent_dim}. Pass one of both."
             )
-        size = latents_for(table) if latent_dim is None else latent_dim
+        size = latents_for(len(table.schema.names)) if latent_dim is None else latent_dim
         chosen: dict[str, Any] = {"likelihood": table.likelihood, "prior": lambda: priors.Normal(size)}
         chosen["missing"] = lambda: AtRandom() if table.has_missing else None
         made = {name: make() for name, make in chosen.items() if name not in parts}
@@ -429,9 +429,9 @@ class VAE(AsksParts, LatentVariableModel):
         return means
 
 
-def latents_for(table: Table) -> int:
+def latents_for(num_columns: int) -> int:
     """The number of latents for a table where none is given: half its number of columns, at least 2 and at most 16."""
-    return min(16, max(2, len(table.schema.names) // 2))
+    return min(16, max(2, num_columns // 2))
 
 
 def _advise_guide(wanted: str) -> str:

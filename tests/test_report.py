@@ -221,8 +221,8 @@ def test_cells_of_a_table_are_shown_with_their_bars(table: Reported) -> None:
 
 def page_of(run: Path, found: Diagnosis) -> tuple[list[Path], str]:
     """The report of a run that was diagnosed before."""
-    vae, splits, history = runs.read_model(run), runs.read_splits(run, None), runs.read_model(run).history
-    return pages.report(run, vae, splits, json.loads((run / "evaluation.json").read_text()), found, history)
+    vae, splits = runs.read_model(run), runs.read_splits(run, None)
+    return pages.report(run, vae, splits, json.loads((run / "evaluation.json").read_text()), found)
 
 
 @pytest.mark.parametrize("library", ["plotly.offline", "jinja2"])

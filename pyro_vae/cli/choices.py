@@ -80,7 +80,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
     seen = table.likelihood().feature_shape
     return VAE.for_table(
         table,
-        prior=PRIORS[options.prior](options.latent_dim or latents_for(table), seen),
+        prior=PRIORS[options.prior](options.latent_dim or latents_for(len(table.schema.names)), seen),
         guide=GUIDES[options.guide or "normal"](),
         encoder=nets.Masked(nets.MLP(hidden)) if missing else nets.MLP(hidden),
         decoder=nets.MLP(hidden[::-1], dropout=options.dropout),

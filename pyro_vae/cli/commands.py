@@ -89,7 +89,7 @@ def _finish(
 ) -> None:
     """Write and print the numbers, draw the pictures, and print where all of it is."""
     files.write_json(folder / "summary.json", summary)
-    files.write_text(folder / "model_card.md", model_card(runs.read_config(folder), summary))
+    files.write_text(folder / "model_card.md", model_card(vae, splits, runs.read_config(folder), summary))
     names = ("model.safetensors", "config.json", "history.csv", "summary.json", "model_card.md")
     written = [folder / name for name in names]
     if not options.no_pictures:
@@ -117,13 +117,12 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.report:
         from pyro_vae.cli import pictures
 
-        history, count = vae.history or None, options.num_particles or 1000
-        found = diagnose(vae, splits.test, history=history, seed=options.seed, num_particles=count)
+        found = diagnose(vae, splits.test, seed=options.seed, num_particles=options.num_particles or 1000)
         files.write_text(Path(options.run) / "report.txt", f"{found}\n")
         files.write_json(Path(options.run) / "report.json", results.as_plain(found))
         written += [Path(options.run) / "report.txt", Path(options.run) / "report.json"]
         written += pictures.of_report(Path(options.run), vae, splits.test, found)
-        page, missing = pages.report(Path(options.run), vae, splits, evaluation, found, history)
+        page, missing = pages.report(Path(options.run), vae, splits, evaluation, found)
         written += page
     _print_written(written)
     if options.report and missing:

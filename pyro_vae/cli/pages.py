@@ -10,14 +10,13 @@ from typing import Any
 from pyro_vae.cli import results, runs
 from pyro_vae.criticism.diagnosis import Diagnosis
 from pyro_vae.datasets import Splits
-from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
 __all__ = ["explore", "report"]
 
 
 def report(
-    folder: Path, vae: VAE, splits: Splits, evaluation: dict[str, Any], found: Diagnosis, history: History | None
+    folder: Path, vae: VAE, splits: Splits, evaluation: dict[str, Any], found: Diagnosis
 ) -> tuple[list[Path], str]:
     """Write `report.html`; returns the files, and one line on what is missing where it could not be made."""
     from pyro_vae.web.report import Content, write
@@ -31,7 +30,6 @@ def report(
         lines=results.lines(evaluation),
         notes=results.notes(evaluation),
         config=runs.read_config(folder),
-        history=history,
         seed=evaluation["seed"],
     )
     try:

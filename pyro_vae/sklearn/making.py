@@ -15,7 +15,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.missing import Missing
 from pyro_vae.priors import Prior
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, latents_for
 
 __all__ = ["fit_options", "make_likelihood", "make_parts"]
 
@@ -56,7 +56,7 @@ def _make_prior(given: Any, latent_dim: Any, count: int) -> Any:
                 " as prior a function of the number of latents, such as pv.priors.Mixture."
             )
         return copy.deepcopy(given)
-    size = min(16, max(2, count // 2)) if latent_dim is None else positive_integer("latent_dim", latent_dim)
+    size = latents_for(count) if latent_dim is None else positive_integer("latent_dim", latent_dim)
     return given(size) if is_function else priors.Normal(size)
 
 

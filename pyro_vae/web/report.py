@@ -12,7 +12,6 @@ from pyro_vae.criticism.diagnosis import Diagnosis
 from pyro_vae.datasets import Splits
 from pyro_vae.reporting import cell_text
 from pyro_vae.saving import files
-from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 from pyro_vae.web import check_figures, figures, table_figures
 from pyro_vae.web.figures import Figure
@@ -42,7 +41,6 @@ class Content:
         lines: the table that the terminal shows, a dictionary for each line.
         notes: the lines beneath it.
         config: the content of `config.json`.
-        history: the table of the epochs; None if it is not known.
         seed: the seed of the evaluation.
     """
 
@@ -54,7 +52,6 @@ class Content:
     lines: list[dict[str, Any]]
     notes: list[str]
     config: Mapping[str, Any]
-    history: History | None
     seed: int
 
 
@@ -134,7 +131,7 @@ def _as_json(page: dict[str, Any]) -> str:
 def _figures(content: Content) -> tuple[LatentPart, dict[str, list[Figure]]]:
     """The part about latents, and the figures by group."""
     found, part = content.found, latent_part(content.vae, content.splits.test)
-    curve = None if content.history is None else figures.training(content.history)
+    curve = figures.training(content.vae.history)
     reliable = figures.khat(found.log_likelihood)
     groups = {
         "training": [] if curve is None else [curve],
