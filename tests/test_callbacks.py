@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,3 +96,18 @@ def test_a_logger_goes_on_after_a_crash_and_not_with_another_model(tmp_path: Pat
     assert pv.History.from_csv(log.path.read_text()).rows == first.history.rows
     with pytest.raises(ValueError, match="path must be a new file or hold epochs of this history"):
         small_vae().fit(X, epochs=1, callbacks=[log], **(OPTIONS | {"seed": 1}))
+
+
+@pytest.mark.parametrize("service", ["wandb", "mlflow"])
+def test_the_callbacks_that_the_guide_writes_out_log_each_epoch(service: str, monkeypatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "guide" / "share.md").read_text()
+    lines = text[text.index(f"    import {service}") :].splitlines()
+    block = "\n".join(line[4:] for line in itertools.takewhile(lambda line: line.startswith("    "), lines))
+    logged: list[dict[str, float]] = []
+    module: Any = types.ModuleType(service)
+    module.init = lambda **options: None
+    module.log = module.log_metrics = lambda values, step=None: logged.append(values)
+    monkeypatch.setitem(sys.modules, service, module)
+    rows = types.SimpleNamespace(train=X)
+    exec(block.replace("epochs=100", "epochs=2, progress=False"), {"vae": small_vae(), "data": rows})
+    assert [line["epoch"] for line in logged] == [1, 2] and "valid_bound" not in logged[0]
