@@ -244,3 +244,32 @@ def test_rules_hold_while_we_compile_and_picked_rows_are_kept() -> None:
             self.kept = True
 
     assert rules._kept(Picked)().kept
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_products_by_onednn_hold_for_matrices_in_any_layout_and_all_numbers_of_rows(monkeypatch) -> None:
+    monkeypatch.setattr(rules, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(rules, "LARGE", 0)
+    sizes = ((300, 200), (200, 300), (700, 400), (300,), (1,), (513, 257))
+    static = [torch.randn(*size, generator=STREAM) for size in sizes]
+
+    def products(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        (a, b, c, bias, one, d), (x,) = static, inputs
+        return [
+            x @ a.T,
+            torch.addmm(one.expand(300), x, a.T),  # a bias without a stride
+            torch.addmm(bias, x, a.T, beta=2.0),
+            x[:, ::2] @ c[:100],
+            x.T @ x @ b,
+            x.sum(0, keepdim=True).expand(len(a), 200) @ b,
+            d.T[::2, :] @ d,
+        ]
+
+    with torch._inductor.config.patch(force_disable_caches=True):
+        graph = Graph(products, static, [torch.randn(37, 200, generator=STREAM)], num_threads=1)
+    for rows in (2, 37, 500):
+        x = torch.randn(rows, 200, generator=STREAM)
+        assert graph.fits([x])
+        exact = products([part.double() for part in static], [x.double()])
+        for found, expected in zip(graph([x]), exact, strict=True):
+            assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
