@@ -39,11 +39,13 @@ class Field:
         required: whether the program cannot run without it.
         one_per_row: whether it is one number per row, of shape (rows,); other fields have any shape (rows, ...).
         meaning: what it is, in words.
+        unknown: whether it may be unknown: absent in later calls though `fit` used it.
     """
 
     required: bool = True
     one_per_row: bool = False
     meaning: str = ""
+    unknown: bool = False
 
 
 class ReadsFields:
@@ -95,7 +97,10 @@ def merge_fields(groups: Iterable[Mapping[str, Field]]) -> dict[str, Field]:
         for name, field in group.items():
             other = merged.get(name, Field(required=False))
             merged[name] = Field(
-                field.required or other.required, field.one_per_row or other.one_per_row, other.meaning or field.meaning
+                field.required or other.required,
+                field.one_per_row or other.one_per_row,
+                other.meaning or field.meaning,
+                field.unknown or other.unknown,
             )
     return merged
 
@@ -222,7 +227,8 @@ def choose_fields(
                 f" keyword or in fields=, or as a field of Rows."
             )
     for name in seen or ():
-        if name not in used and (training or name != ROW_WEIGHTS):
+        may_lack = name in readable and readable[name].unknown
+        if name not in used and not may_lack and (training or name != ROW_WEIGHTS):
             neutral = " Pass ones for rows that count alike." if name == ROW_WEIGHTS else ""
             raise ValueError(
                 f"field {name!r} must be given, since fit used it; got {_shown(list(used))}. Pass {name}= by keyword or"

@@ -16,18 +16,21 @@ from torch import Tensor, nn
 
 from pyro_vae.arguments import as_path
 from pyro_vae.fields import Schema
-from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.model import LatentVariableModel
+from pyro_vae.models import VAE, HierarchicalVAE, SemiSupervisedVAE
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.saving import description, files
 from pyro_vae.saving.description import USER_CLASS, rebuild
 from pyro_vae.saving.limits import TensorBudget
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
 
 __all__ = ["load"]
 
-BUILT_IN: dict[str, type[LatentVariableModel]] = {"HierarchicalVAE": HierarchicalVAE, "VAE": VAE}
+BUILT_IN: dict[str, type[LatentVariableModel]] = {
+    "HierarchicalVAE": HierarchicalVAE,
+    "SemiSupervisedVAE": SemiSupervisedVAE,
+    "VAE": VAE,
+}
 SPARE_FOR_MODULES = 2**28  # numbers that the user's own modules may make when they are tried on two rows
 
 

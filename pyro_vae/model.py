@@ -124,14 +124,15 @@ class LatentVariableModel(ProgramPair):
         names, given = split_fields(fields)
         readable = self.fields
         with preserved_rng():  # a random transform draws numbers here, too
-            read = as_rows(matching(x, self.schema.table), names, readable=(*readable, *(self.schema.fields or ())))
+            known = (*readable, *(self.schema.fields or ()))
+            read = as_rows(matching(x, self.schema.table), names, readable=known, read_field=self.read_field)
             columns = names_of_columns(read)
             if columns is not None:
                 self.check_columns(columns)
             rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
             used = choose_fields(readable, (*names, *given), rows.field_names, seen=self.schema.fields)
             if given:
-                rows = rows.with_fields(given)
+                rows = rows.with_fields({name: self.read_field(name, values) for name, values in given.items()})
             for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
                 self.check_batch(batch, used, first_row)
         return rows, used
@@ -416,7 +417,8 @@ class LatentVariableModel(ProgramPair):
             num_rows: the number of rows.
             mean: whether to return E[x | z] at draws of z instead.
             seed: seed of the draws.
-            **fields: named per-row fields to draw under.
+            **fields: named per-row fields to draw under, one value for each row or a single one for all: by keyword, or
+                as `fields={"site": "B", "age": 50}`.
 
         Returns:
             A tensor; a dictionary by site where the model has several data sites.
@@ -440,6 +442,7 @@ class LatentVariableModel(ProgramPair):
         num_samples: int = 100,
         quantiles: Sequence[float] | None = None,
         seed: int | None = None,
+        decode_as: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Any:
         """Draws of x given latents, with observation noise.
@@ -449,12 +452,15 @@ class LatentVariableModel(ProgramPair):
             num_samples: S, draws for each value of the latents.
             quantiles: Q levels between 0 and 1; the draws' quantiles are returned instead of the draws.
             seed: seed of the draws.
+            decode_as: as in `posterior_predictive`; latents that are left out are drawn under `fields`.
             **fields: named per-row fields to draw under.
 
         Returns:
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
-        return predictive.predictive(self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, **fields)
+        return predictive.predictive(
+            self, latents, num_samples=num_samples, quantiles=quantiles, seed=seed, decode_as=decode_as, **fields
+        )
 
     def posterior_predictive(
         self,
@@ -465,6 +471,7 @@ class LatentVariableModel(ProgramPair):
         quantiles: Sequence[float] | None = None,
         seed: int | None = None,
         out: Any = None,
+        decode_as: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Any:
         """Replicated data: draws of new x given z ~ q(z | x), with observation noise.
@@ -478,12 +485,16 @@ class LatentVariableModel(ProgramPair):
                 interval is (0.05, 0.95).
             seed: seed of the draws.
             out: where to write: a tensor or array (S, B, *E), or the path of a new .npy file.
+            decode_as: fields by name, such as {"site": "B"}, that take the place of the rows' own once the latents are
+                drawn: what the row would look like there. One value for each row, or a single one for all. That this is
+                an effect of the field, and not of what goes with it, is an assumption about the world.
             **fields: named per-row fields; or `fields=("x", "label")`, names of fields of `x` itself, as in `fit`.
 
         Returns:
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
         rows, names = self.read_rows(x, fields)
+        decoded = predictive.read_decode_as(self, decode_as, len(rows))
         return predictive.posterior_predictive(
             self,
             rows,
@@ -493,6 +504,7 @@ class LatentVariableModel(ProgramPair):
             seed=seed,
             out=out,
             fields=names,
+            decode_as=decoded,
         )
 
     def posterior_draws(
@@ -575,14 +587,24 @@ class LatentVariableModel(ProgramPair):
             fields=names,
         )
 
-    def reconstruct(self, x: Any, *, num_samples: int = 100, seed: int | None = None, **fields: Any) -> Any:
+    def reconstruct(
+        self,
+        x: Any,
+        *,
+        num_samples: int = 100,
+        seed: int | None = None,
+        decode_as: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Any:
         """E[x | z] at the guide's mean of z, (B, *E); several latent sites take their means one after the other.
 
         Where guide or likelihood has no mean, it is an average over `num_samples` draws, and a warning says so. An
-        autoregressive likelihood then needs a pass of its net for each pixel and draw: ask for few draws.
+        autoregressive likelihood then needs a pass of its net for each pixel and draw: ask for few draws. `decode_as`
+        is that of `posterior_predictive`.
         """
         rows, names = self.read_rows(x, fields)
-        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names)
+        decoded = predictive.read_decode_as(self, decode_as, len(rows))
+        return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names, decode_as=decoded)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:
         """The guide's distributions given x, by latent site; a site that depends on others is given a draw of them."""

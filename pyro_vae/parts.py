@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_vae.arguments import is_integer
-from pyro_vae.fields import OBSERVED, Field, ReadsFields, keyword_fields, merge_fields
+from pyro_vae.fields import Field, ReadsFields, keyword_fields, merge_fields
 
-__all__ = ["AsksParts", "Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
+__all__ = ["Part", "as_event_shape", "as_scale", "as_unbounded", "support_name", "support_of"]
 
 
 class Part(ReadsFields, nn.Module):
@@ -53,73 +52,6 @@ class Part(ReadsFields, nn.Module):
 
 def _parts_of_list(child: nn.Module) -> list[Part]:
     return [part for part in child if isinstance(part, Part)] if isinstance(child, nn.ModuleList) else []
-
-
-class AsksParts:
-    """What a model that has a likelihood, a prior and an encoder as parts asks them; mixed into such models."""
-
-    likelihood: Any
-    prior: Any
-    missing: Any  # what is assumed about missing cells; None where there must be none
-    encoder: Any
-
-    def initialize(self, x: Tensor, *, observed: Tensor | None = None, **batch: Tensor) -> None:
-        if observed is not None:
-            self.missing.start_pattern(observed)
-            x = self.missing.complete(x, observed)
-        self.likelihood.initialize(x, **batch)
-        features = self.likelihood.features(x)
-        if self.missing is not None:
-            self.missing.initialize(x, features)
-        self.prior.initialize(features)
-
-    @property
-    def site_of_missing(self) -> str | None:
-        """The latent site whose draws are the missing cells of x; None where the programs have no such site."""
-        return None if self.missing is None else self.missing.site
-
-    def split_missing(self, x: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """x without NaN, which cells are observed (None where all are), and the other fields of a batch."""
-        if self.missing is None:
-            return x, None, batch
-        others = {name: value for name, value in batch.items() if name != OBSERVED}
-        observed = ~torch.isnan(x) & batch.get(OBSERVED, torch.ones_like(x, dtype=torch.bool))
-        return self.missing.fill(x, observed), observed, others
-
-    def sample_row(self, distribution: Any, x: Tensor | None, observed: Tensor | None) -> Tensor:
-        """The statements of the model about the data, given p(x | z)."""
-        if observed is None:
-            return pyro.sample("x", distribution, obs=x)
-        return self.missing.sample_row(distribution, x, observed, self.likelihood)  # type: ignore[no-any-return]
-
-    def encoder_output(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """The encoder's output for rows x, of which it sees the observed cells."""
-        features = self.likelihood.features(x)
-        if observed is None:
-            return self.encoder(features)  # type: ignore[no-any-return]
-        pattern = self.likelihood.feature_pattern(observed)
-        return self.encoder(torch.where(pattern, features, self.missing.marginal), pattern.to(features))  # type: ignore[no-any-return]
-
-    def check_data(self, x: Tensor, first_row: int = 0, *, observed: Tensor | None = None) -> None:
-        same_shape = tuple(x.shape[1:]) == self.likelihood.event_shape  # the likelihood refuses others
-        self.likelihood.check(x if observed is None or not same_shape else self.missing.fill(x, observed), first_row)
-
-    def unbounded_at(self, constant: Tensor) -> Tensor:
-        return self.likelihood.unbounded_at(constant)  # type: ignore[no-any-return]
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """The per-row fields that the likelihood and the prior read, and those of programs of a subclass."""
-        own: Any = super()
-        pattern = {} if self.missing is None else {OBSERVED: Field(required=False, meaning="which cells are observed")}
-        return merge_fields((own.fields, self.likelihood.fields, self.prior.fields, pattern))
-
-    def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
-        self.likelihood.check_fields(x, fields, first_row)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        super().check_columns(columns)  # type: ignore[misc]
-        self.likelihood.check_columns(columns)
 
 
 def as_event_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ from both_steps import assert_same, both, recorded  # noqa: F401
 from cases import EVENT, draw_data
 
 import pyro_vae as pv
-from pyro_vae import elbos, hierarchical, likelihoods, nets, priors
+from pyro_vae import elbos, likelihoods, nets, priors
 from pyro_vae.inference.weights import log_weights
+from pyro_vae.models import hierarchical
 from pyro_vae.runtime.isolation import isolated
 
 

@@ -9,8 +9,8 @@ import torch
 from cases import GUIDES, LIKELIHOODS, PRIORS, UNSAVED, small_vae
 
 from pyro_vae import guides, likelihoods, priors
+from pyro_vae.models import VAE
 from pyro_vae.saving import description
-from pyro_vae.vae import VAE
 
 ROOMS = {"priors": (priors, PRIORS), "guides": (guides, GUIDES), "likelihoods": (likelihoods, LIKELIHOODS | UNSAVED)}
 PARTS = {f"{room}: {name}": make for room, (_, table) in ROOMS.items() for name, make in table.items()}

@@ -277,11 +277,11 @@ def test_interpolation_starts_and_ends_at_the_means() -> None:
 
 
 def test_the_spherical_path_keeps_the_norm() -> None:
-    from pyro_vae.vae import _spherical
+    from pyro_vae.models.paths import spherical
 
     z0, z1 = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     t = torch.linspace(0, 1, 7).reshape(-1, 1, 1)
-    path = _spherical(z0, z1, t)
+    path = spherical(z0, z1, t)
     np.testing.assert_allclose(path.norm(dim=-1), 3.0, rtol=1e-6)
     np.testing.assert_allclose(path[3, 0], [3 / 2**0.5, 3 / 2**0.5], rtol=1e-6)
 

@@ -12,7 +12,7 @@ import torch
 
 from pyro_vae.data.batches import Rows, as_rows
 from pyro_vae.data.loaders import read_whole
-from pyro_vae.data.tensors import check_finite
+from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
 from pyro_vae.evaluation.methods import as_method
 from pyro_vae.evaluation.remedies import remedy
@@ -224,12 +224,25 @@ def _read(models: Mapping[str, Any], x: Any, fields: dict[str, Any]) -> tuple[Ro
     """
     names, given = split_fields(fields)
     readable = merge_fields(model.fields for model in models.values())
+
+    def read_field(name: str, values: Any) -> Any:
+        """The values of a field as numbers, which must be the same for all models that read it."""
+        read = {key: as_tensor(model.read_field(name, values)) for key, model in models.items() if name in model.fields}
+        read = read or {"": as_tensor(values, name)}
+        first, *others = read.values()
+        if not all(torch.equal(first, other) for other in others):
+            raise ValueError(
+                f"field {name!r} must have the same levels in the same order in all models; got other codes in"
+                f" {list(read)}. Compare models of one list of levels."
+            )
+        return first
+
     with preserved_rng():
         seen = [name for model in models.values() for name in model.schema.fields or ()]
         table = next((model.schema.table for model in models.values() if model.schema.table is not None), None)
-        read = as_rows(matching(x, table), names, readable=(*readable, *seen))
+        read = as_rows(matching(x, table), names, readable=(*readable, *seen), read_field=read_field)
         rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
-    rows = rows.with_fields(given) if given else rows
+    rows = rows.with_fields({name: read_field(name, values) for name, values in given.items()}) if given else rows
     used = choose_fields(readable, (*names, *given), rows.field_names)
     return rows, {name: tuple(field for field in used if field in model.fields) for name, model in models.items()}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyro_vae.data.frames import from_frame
+from pyro_vae.data.frames import ReadField, from_frame
 from pyro_vae.data.loaders import (
     fields_of_item,
     index_sampler,
@@ -42,6 +42,7 @@ def as_rows(
     readable: Collection[str] = (),
     batch_size: int = 256,
     shuffle: bool = False,
+    read_field: ReadField | None = None,
 ) -> Rows | DataLoader[Any]:
     """The rows of a tensor, array, frame or tuple; a loader of a data set that is not in memory.
 
@@ -51,6 +52,7 @@ def as_rows(
         readable: names of columns that are fields wherever a frame has them.
         batch_size: rows per batch of the loader that is made of a `Dataset`.
         shuffle: whether that loader draws a new order each time; an `IterableDataset` has its own.
+        read_field: the function of a name and values by which a model turns its fields into tensors.
 
     Raises:
         TypeError: if `data` is none of these, or has cells that are not numbers.
@@ -62,9 +64,10 @@ def as_rows(
         data = data.tensors
     if isinstance(data, tuple):
         named = name_elements(data, fields)
-        return Rows(named.pop("x"), named)
+        x = named.pop("x")
+        return Rows(x, named if read_field is None else {name: read_field(name, named[name]) for name in named})
     if type(data).__module__.startswith("pandas"):
-        return from_frame(data, fields, readable)
+        return from_frame(data, fields, readable, read_field)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size=batch_size)
     if isinstance(data, Dataset):
@@ -102,6 +105,7 @@ class Batches:
         num_rows: N, the number of rows that an epoch visits; needed where data or sampler do not state it.
         readable: names of the fields that are used wherever the data have them.
         values: further fields by name, for data in memory.
+        read_field: as in `as_rows`.
 
     Raises:
         ValueError: if the data have no length and `num_rows` is not given.
@@ -118,10 +122,14 @@ class Batches:
         num_rows: int | None = None,
         readable: Collection[str] = (),
         values: Mapping[str, Any] | None = None,
+        read_field: ReadField | None = None,
     ) -> None:
         fields, self._new = as_names(fields), not isinstance(data, Rows)
-        self.data = as_rows(data, fields, readable=readable, batch_size=batch_size, shuffle=shuffle)
+        self.data = as_rows(
+            data, fields, readable=readable, batch_size=batch_size, shuffle=shuffle, read_field=read_field
+        )
         if values:
+            values = values if read_field is None else {name: read_field(name, values[name]) for name in values}
             fields, self.data = (*fields, *values), _with_values(self.data, values)
             self._new = False
         self.like, self.fields, self.batch_size, self.shuffle = like, fields, batch_size, shuffle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,13 +11,18 @@ import numpy as np
 from pyro_vae.data.columns import warn_of_lost_integers
 from pyro_vae.data.rows import Rows
 
-__all__ = ["UNNAMED", "from_frame", "refuse_row_names"]
+__all__ = ["UNNAMED", "ReadField", "from_frame", "refuse_row_names"]
 
+ReadField = Callable[[str, Any], Any]  # from the name and the values of a field to a tensor
 UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # a column of row names, as `DataFrame.to_csv` and `read_csv` name it
 
 
-def from_frame(frame: Any, fields: Sequence[str], readable: Collection[str] = ()) -> Rows:
+def from_frame(
+    frame: Any, fields: Sequence[str], readable: Collection[str] = (), read_field: ReadField | None = None
+) -> Rows:
     """x, fields and names of a frame; `readable` columns are fields wherever the frame has them.
+
+    Fields become tensors by `read_field`, by default as numbers.
 
     Raises:
         TypeError: if a column does not hold numbers.
@@ -28,7 +33,10 @@ def from_frame(frame: Any, fields: Sequence[str], readable: Collection[str] = ()
     unknown = [name for name in fields if name != "x" and name not in names]
     if unknown:
         raise ValueError(f"fields must be columns of the frame; got {unknown}. The columns are {names}.")
-    text = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind not in "biuf"]
+    keep = [name not in fields and name not in readable for name in names]
+    read = [read_field is not None and not kept for kept in keep]
+    kinds = zip(names, frame.dtypes, read, strict=True)
+    text = [name for name, kind, done in kinds if kind.kind not in "biuf" and not done]
     if text:
         raise TypeError(
             f"columns must be numbers; got text or other objects in {text}. Read the frame by pv.Table, and"
@@ -36,8 +44,8 @@ def from_frame(frame: Any, fields: Sequence[str], readable: Collection[str] = ()
         )
     if names and UNNAMED.fullmatch(names[0]) and frame.dtypes.iloc[0].kind in "iu" and frame.iloc[:, 0].is_unique:
         refuse_row_names(names[0])
-    keep = [name not in fields and name not in readable for name in names]
     taken = {name: frame.iloc[:, i].to_numpy() for i, name in enumerate(names) if not keep[i]}
+    taken = taken if read_field is None else {name: read_field(name, values) for name, values in taken.items()}
     columns = [name for name, kept in zip(names, keep, strict=True) if kept]
     warn_of_lost_integers(columns, [frame.iloc[:, i].to_numpy() for i, kept in enumerate(keep) if kept])
     x = (frame if all(keep) else frame.loc[:, keep]).to_numpy(dtype=np.float64)

@@ -55,6 +55,7 @@ def load(
     decimal: Literal[".", ","] | None = None,
     header: bool | None = None,
     kinds: Mapping[str, Any] | None = None,
+    covariates: Sequence[str] | None = None,
 ) -> Splits:
     """Read a data set by name or from a path, and split it into training, validation and test rows.
 
@@ -97,6 +98,7 @@ def load(
             By default it must, and a first line of numbers is refused.
         kinds: of a `.csv` or `.parquet` file, kinds by column, as a name or an object of `pv.tables`, e.g.
             {"visits": "count", "id": "leave_out"}; a column of "leave_out" is not modelled. Other kinds are inferred.
+        covariates: of a `.csv` or `.parquet` file, names of the columns that are covariates, as in `pv.Table`.
 
     Raises:
         ValueError: if the name is unknown, an option has no meaning for the data, or a file is damaged, is a
@@ -117,9 +119,10 @@ def load(
     _check_options(request)
     delimited.check_options(sep, decimal, header)
     request = replace(request, sep=sep, decimal=decimal, header=header, kinds=frames.as_kinds(kinds))
+    request = replace(request, covariates=None if covariates is None else as_names(covariates, "covariates"))
     is_name = isinstance(name, str) and name in _DATA_SETS
     if is_name or Path(request.name).is_dir():
-        request.refuse_options("sep", "decimal", "header", "kinds")
+        request.refuse_options("sep", "decimal", "header", "kinds", "covariates")
     splits = (_DATA_SETS[request.name][1] if is_name else _from_path)(request)
     for field in fields:
         splits.train.field(field)  # raises where there is none

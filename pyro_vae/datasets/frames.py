@@ -160,7 +160,7 @@ def read_table(path: Path, request: Request) -> Table:
     given = {name: kind for name, kind in kinds.items() if kind != LEAVE_OUT}
     for name in (name for name, kind in given.items() if kind == "ordinal"):
         _refuse_text_without_order(path, name, frame.iloc[:, names.index(name)])
-    table = Table(frame, kinds=given, leave_out=leave_out)
+    table = Table(frame, kinds=given, leave_out=leave_out, covariates=request.covariates)
     return table.with_fields(fields) if fields else table  # type: ignore[return-value]
 
 

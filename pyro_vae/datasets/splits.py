@@ -71,6 +71,7 @@ class Request:
     decimal: str | None = None
     header: bool | None = None
     kinds: Mapping[str, Any] | None = None
+    covariates: tuple[str, ...] | None = None
 
     def refuse_options(self, *options: str) -> None:
         """Raise if an option was given that has no meaning for these data.

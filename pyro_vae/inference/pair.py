@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_vae.data.tensors import as_tensor
 from pyro_vae.fields import OBSERVED, Field, ReadsFields, Schema, keyword_fields, merge_fields
 
 __all__ = ["ProgramPair"]
@@ -53,6 +54,15 @@ class ProgramPair(ReadsFields, PyroModule):
         if self.stated_fields is not None:
             return dict(self.stated_fields)
         return merge_fields((keyword_fields(type(self).model), keyword_fields(type(self).guide)))
+
+    @property
+    def decoded_fields(self) -> tuple[str, ...]:
+        """Names of the fields that the data may depend on given the latents, for `decode_as`."""
+        return tuple(name for name in self.fields if name != OBSERVED)
+
+    def read_field(self, name: str, values: Any) -> Any:
+        """The user's values of a field, one for each row or a single one, as a tensor."""
+        return as_tensor(values, name)
 
     @property
     def site_of_missing(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,12 @@ class Recipe(ABC):
     """A network whose sizes of input and output are not stated yet.
 
     To add one, write a frozen dataclass of plain values with a `build` method.
+
+    Attributes:
+        reads_any_shape: whether a row of any shape is read as a vector, beside which covariates can be put.
     """
+
+    reads_any_shape: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:

@@ -40,6 +40,11 @@ class Masked(Recipe):
         if not isinstance(self.recipe, Recipe) or reads_pattern(self.recipe):
             raise TypeError(f"recipe must be one of a net for whole rows; got {self.recipe!r}. Pass e.g. MLP().")
 
+    @property
+    def reads_any_shape(self) -> bool:  # type: ignore[override]
+        """Whether the net within reads a row of any shape as a vector."""
+        return self.recipe.reads_any_shape
+
     def build(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
         return _Beside(self.recipe.build((2 * in_shape[0], *in_shape[1:]), out_shape))
 
@@ -82,6 +87,7 @@ class CellSet(Recipe):
     """
 
     reads_pattern: ClassVar[bool] = True
+    reads_any_shape: ClassVar[bool] = True
     width: int = 64
     element_hidden: Sequence[int] = (64,)
     hidden: Sequence[int] = (256,)

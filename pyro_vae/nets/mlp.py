@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +41,7 @@ class MLP(Recipe):
         torch.Size([5, 4])
     """
 
+    reads_any_shape: ClassVar[bool] = True
     hidden: Sequence[int] = (256, 256)
     activation: str = "relu"
     dropout: float = 0.0

@@ -6,13 +6,13 @@ from pyro_vae.predictive.draws import (
     posterior_draws,
     posterior_predictive,
     predictive,
-    read_fields,
     replicates,
     run_model,
     sample,
     simulate,
     simulated_rows,
 )
+from pyro_vae.predictive.given import read_decode_as, read_fields
 from pyro_vae.predictive.means import decode, encode, reconstruct
 from pyro_vae.predictive.sites import check_latent
 
@@ -26,6 +26,7 @@ __all__ = [
     "posterior_draws",
     "posterior_predictive",
     "predictive",
+    "read_decode_as",
     "read_fields",
     "reconstruct",
     "replicates",

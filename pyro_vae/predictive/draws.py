@@ -12,14 +12,21 @@ from torch import Tensor
 
 from pyro_vae.arguments import as_path, is_number, positive_integer, true_or_false
 from pyro_vae.data.batches import Rows
-from pyro_vae.data.rows import cast
-from pyro_vae.data.tensors import as_tensor, check_fields, check_finite
-from pyro_vae.fields import choose_fields, split_fields
+from pyro_vae.fields import split_fields
 from pyro_vae.inference import chunks
-from pyro_vae.inference.chunks import ProgramStructure, fields_of, particle_counts, row_chunks
+from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import FixLatents, any_site_outside_rows, particles, plate_nesting, row_dims
+from pyro_vae.inference.programs import (
+    FixLatents,
+    any_site_outside_rows,
+    find_plates,
+    fix_latents,
+    particles,
+    plate_nesting,
+    row_dims,
+)
 from pyro_vae.predictive.candidates import Latents, draw_candidates
+from pyro_vae.predictive.given import read_decode_as, read_fields, rows_of
 from pyro_vae.predictive.memory import check_memory
 from pyro_vae.predictive.quantiles import sample_quantiles
 from pyro_vae.predictive.sites import data_of, latents_of, num_rows_of, read_latents, trace_of
@@ -73,7 +80,7 @@ def simulated_rows(model: ProgramPair, num_rows: int, **fields: Any) -> tuple[di
     _, fields = split_fields(fields)
     latents = simulate(model, num_rows, **fields)
     data = {name: latents.pop(name) for name in model.data_sites}
-    return latents, Rows(one_site(data), {name: as_tensor(value, name) for name, value in fields.items()})
+    return latents, Rows(one_site(data), read_fields(model, fields, num_rows))
 
 
 def one_site(draws: BySite) -> Tensor:
@@ -102,34 +109,6 @@ def _traces(model: ProgramPair, num_rows: int, fields: dict[str, Any]) -> Iterat
         yield trace_of(model.model, rows=min(size, num_rows - start), **batch)
 
 
-def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None = None) -> dict[str, Tensor]:
-    """Named per-row fields as tensors, as the programs take them.
-
-    Args:
-        model: the pair of programs.
-        fields: the fields, in any form that can become a tensor.
-        num_rows: the number of rows that all must have; by default that of the longest.
-
-    Raises:
-        ValueError: if a field has another number of rows, is not finite, or is none that the model reads; or if one is
-            absent that is required or was used in `fit`.
-    """
-    names, given = split_fields(fields)
-    if set(names) - {"x"}:
-        raise ValueError(
-            f"fields must be values by name where there are no rows to read them from; got the names {names}. Pass e.g."
-            " fields={'label': labels}."
-        )
-    choose_fields(model.fields, tuple(given), (), seen=model.schema.fields)
-    read = cast({name: as_tensor(value, name) for name, value in given.items()}, model.like)
-    longest = max((len(value) for value in read.values() if value.dim()), default=1) or 1
-    check_fields(read, longest if num_rows is None else num_rows)
-    for name, value in read.items():
-        check_finite(f"field {name!r}", value)
-    model.check_fields(None, read)
-    return read
-
-
 def _only_site_or_all(values: dict[str, Any]) -> Any:
     """The value at the data site if there is one site, else the dictionary."""
     return next(iter(values.values())) if len(values) == 1 else values
@@ -150,13 +129,14 @@ def posterior_predictive(
     seed: int | None = None,
     out: Any = None,
     fields: tuple[str, ...] = (),
+    decode_as: dict[str, Tensor] | None = None,
 ) -> Any:
     """Replicated data given the rows; see `LatentVariableModel.posterior_predictive`."""
     _check_counts(num_samples, num_candidates)
     if quantiles is not None:
         _check_levels(quantiles)
     with evaluating(model, seed=seed, stream=PREDICTIVE):
-        return _write_in_chunks(model, rows, num_samples, num_candidates, quantiles, out, fields)
+        return _write_in_chunks(model, rows, num_samples, num_candidates, quantiles, out, fields, decode_as or {})
 
 
 def posterior_draws(
@@ -187,7 +167,7 @@ def posterior_draws(
     whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]} if len(parts) > 1 else parts[0]
     return {  # outside the row plate there is no dimension of rows
         name: value
-        if row_dims(sites[name], model.row_plate)
+        if name not in sites or row_dims(sites[name], model.row_plate)
         else value.reshape(len(value), *sites[name]["value"].shape)
         for name, value in whole.items()
     }
@@ -200,6 +180,7 @@ def predictive(
     num_samples: int = 100,
     quantiles: Sequence[float] | None = None,
     seed: int | None = None,
+    decode_as: Any = None,
     **fields: Any,
 ) -> Any:
     """BySite of data given latents; see `LatentVariableModel.predictive`."""
@@ -210,7 +191,8 @@ def predictive(
         batch = read_fields(model, fields)
         values = read_latents(model, latents, batch)
         num_rows = num_rows_of(model, values, batch)
-        check_fields(batch, num_rows)
+        batch = read_fields(model, fields, num_rows)
+        decoded = batch | read_decode_as(model, decode_as, num_rows)
         with preserved_rng(), FixLatents(values):
             probe = trace_of(model.model, rows=num_rows, **batch)
         frames = [frame.dim for site in probe.nodes.values() for frame in site.get("cond_indep_stack", ()) if frame.dim]
@@ -220,8 +202,15 @@ def predictive(
         parts = []
         for start in range(0, num_samples, size):
             count = min(size, num_samples - start)
-            with particles(count, -min(frames, default=0)), FixLatents(values):
-                drawn = data_of(model, trace_of(model.model, rows=num_rows, **batch))
+            with particles(count, -min(frames, default=0)):
+                fixed = values
+                if decode_as is not None and set(latents_of(model, probe)) - set(values):
+                    with FixLatents(values):
+                        own = trace_of(model.model, rows=num_rows, **batch)
+                    fixed = {name: site["value"] for name, site in latents_of(model, own).items()}
+                with FixLatents(fixed):
+                    trace = trace_of(model.model, rows=num_rows, **decoded)
+            drawn = data_of(model, trace)
             parts.append(drawn if count > 1 else {name: value.unsqueeze(0) for name, value in drawn.items()})
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if quantiles is not None:
@@ -237,6 +226,7 @@ def _write_in_chunks(
     quantiles: Sequence[float] | None,
     out: Any,
     fields: tuple[str, ...],
+    decode_as: dict[str, Tensor],
 ) -> Any:
     """Replicated data, or their quantiles: each chunk of rows and samples is written into the result when drawn."""
     start = 0
@@ -245,7 +235,7 @@ def _write_in_chunks(
         done, kept = 0, []
         for count in particle_counts(batch, num_samples):
             latents = chosen and {name: value[done : done + count] for name, value in chosen.items()}
-            draws = replicate(model, batch, count, latents)
+            draws = replicate(model, batch, count, latents, decode_as=rows_of(decode_as, start, len(batch["x"])))
             done += count
             if quantiles is not None:
                 kept.append(draws)
@@ -351,16 +341,26 @@ def run_model(model: ProgramPair, latents: Latents, batch: dict[str, Tensor]) ->
 
 
 def _guide_draws(model: ProgramPair, batch: dict[str, Tensor], count: int) -> Latents:
-    """`count` draws from the guide."""
-    nesting = plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch)) if count > 1 else 0
-    with particles(count, nesting):
+    """`count` draws from the guide; given these, of the sites that are summed out and that the model alone has."""
+    plates = find_plates(model.model, model.guide, (batch["x"],), fields_of(batch), checked=count > 1)
+    with particles(count, plates.nesting):
         trace = trace_of(model.guide, batch["x"], **fields_of(batch))
     values = {name: site["value"].detach() for name, site in trace.nodes.items() if site["type"] == "sample"}
-    return values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
+    drawn = values if count > 1 else {name: value.unsqueeze(0) for name, value in values.items()}
+    if plates.in_model_alone:
+        record = chunk_weights(model, batch, count, fix_latents(model.guide, values))
+        drawn |= {name: value for name, value in record.draw_latents().items() if name in plates.in_model_alone}
+    return drawn
 
 
 def replicate(
-    model: ProgramPair, batch: dict[str, Tensor], count: int, latents: Latents | None = None, *, mean: bool = False
+    model: ProgramPair,
+    batch: dict[str, Tensor],
+    count: int,
+    latents: Latents | None = None,
+    *,
+    mean: bool = False,
+    decode_as: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """`count` draws of data per row, or means of p(x | z), by data site: (count, B, *E).
 
@@ -370,7 +370,8 @@ def replicate(
         count: the number of draws.
         latents: as many draws of the latents; by default they are drawn from the guide.
         mean: whether to return means of p(x | z), one for each draw of z, and not draws.
+        decode_as: fields of the model, (B, ...) each, that replace those of the batch once the latents are drawn.
     """
     latents = _guide_draws(model, batch, count) if latents is None else latents
-    draws = data_of(model, run_model(model, latents, batch), mean=mean)
+    draws = data_of(model, run_model(model, latents, batch | (decode_as or {})), mean=mean)
     return draws if count > 1 else {name: value.unsqueeze(0) for name, value in draws.items()}

@@ -23,7 +23,7 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vae import guides, likelihoods, missing, nets, priors
+from pyro_vae import covariates, guides, likelihoods, missing, nets, priors
 from pyro_vae.arguments import as_path
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.parts import Part
@@ -42,7 +42,9 @@ __all__ = [
 ]
 
 FORMER = {("guides.Flow", "latent_dim")}  # arguments in files of earlier versions that the class no longer takes
-PACKAGES = {package.__name__.split(".")[-1]: package for package in (guides, likelihoods, missing, nets, priors)}
+PACKAGES = {
+    package.__name__.split(".")[-1]: package for package in (covariates, guides, likelihoods, missing, nets, priors)
+}
 USER_CLASS = "yours"  # the key, in saved files, of the name of a class that is not in these packages
 SET_BY_FIT = ("step", "epoch")  # attributes of an estimator that change while it trains
 

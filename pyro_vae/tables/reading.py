@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from pyro_vae.covariates.covariates import check_name
 from pyro_vae.data.tensors import as_names
 from pyro_vae.tables.columns import Column, shown
+from pyro_vae.tables.covariates import field_of
 from pyro_vae.tables.infer import infer
 from pyro_vae.tables.kinds import Constant, Identifier, Kind, as_kind
 from pyro_vae.tables.libraries import DType, Library, library_of, sort_of
@@ -18,8 +21,11 @@ from pyro_vae.tables.schema import ColumnSchema, TableSchema
 __all__ = ["read", "read_like"]
 
 
-def read(frame: Any, kinds: Any, leave_out: Any) -> tuple[TableSchema, np.ndarray]:
-    """The schema of a frame, and x, (N, D).
+Fields = dict[str, Tensor]  # covariates by name, (N,) each
+
+
+def read(frame: Any, kinds: Any, leave_out: Any, covariates: Any = None) -> tuple[TableSchema, np.ndarray, Fields]:
+    """The schema of a frame, x, (N, D), and the covariates.
 
     Raises:
         TypeError: if it is no frame, or a column of a dtype without a kind.
@@ -33,7 +39,8 @@ def read(frame: Any, kinds: Any, leave_out: Any) -> tuple[TableSchema, np.ndarra
     both = sorted(unused & given.keys())
     if both:
         raise ValueError(f"leave_out must name columns without a kind; got {both[0]!r}, which has one. Choose.")
-    columns, x, empty = [], [], []
+    given_fields = _checked_covariates(covariates, names, unused)
+    columns, x, empty, fields = [], [], [], {}
     for place, (label, name) in enumerate(zip(labels, names, strict=True)):
         if name in unused or isinstance(given.get(name), Identifier):
             kind = Identifier("left out, as asked for") if name in unused else given[name]
@@ -45,18 +52,26 @@ def read(frame: Any, kinds: Any, leave_out: Any) -> tuple[TableSchema, np.ndarra
             continue
         kind = given[name].fit(column) if name in given else infer(column)
         dtype = None if dtype is None else library.with_levels(dtype, getattr(kind, "levels", ()))
-        columns.append(ColumnSchema(label, kind, dtype if kind.modelled or isinstance(kind, Constant) else None))
-        if kind.modelled:
+        if name in given_fields and not kind.modelled:
+            raise ValueError(
+                f"column {name!r} must vary, and be of a kind that numbers stand for, to be a covariate; got"
+                f" {kind.describe()}. Pass kinds={{{name!r}: ...}}, or leave it out of covariates=."
+            )
+        dtype = dtype if kind.modelled or isinstance(kind, Constant) else None
+        columns.append(ColumnSchema(label, kind, dtype, name in given_fields))
+        if name in given_fields:
+            fields[name] = field_of(kind, column)
+        elif kind.modelled:
             x.append(kind.encode(column))
     if empty:
         which = f"column {empty[0]!r}" if len(empty) == 1 else f"columns {shown(empty, 8)}"
         raise ValueError(f"{which} must have a cell that is not missing; got none. Pass leave_out={empty[:8]!r}.")
     schema = TableSchema(library.name, tuple(columns), library.axis(frame))
-    return schema, np.column_stack(x)
+    return schema, np.column_stack(x), fields
 
 
-def read_like(frame: Any, schema: TableSchema) -> tuple[TableSchema, np.ndarray]:
-    """Another frame with the kinds of a schema: x, and the schema with the library and the dtypes of this frame.
+def read_like(frame: Any, schema: TableSchema) -> tuple[TableSchema, np.ndarray, Fields]:
+    """Another frame with the kinds of a schema: this schema with the library and dtypes of the frame, x, covariates.
 
     Raises:
         TypeError: if it is no frame, or a column is of another sort.
@@ -65,14 +80,15 @@ def read_like(frame: Any, schema: TableSchema) -> tuple[TableSchema, np.ndarray]
     library = library_of(frame)
     labels = _labels(library, frame)
     places = {str(label): place for place, label in enumerate(labels)}
-    missing = [name for name in schema.names if name not in places]
+    needed = [*schema.names, *(column.name for column in schema.covariates)]
+    missing = [name for name in needed if name not in places]
     if missing:
         raise ValueError(f"frame must have the columns of the schema; got none named {shown(missing, 8)}. Add them.")
     known = {column.name for column in schema.columns}
     unknown = [name for name in places if name not in known]
     if unknown:
         raise ValueError(f"frame must have columns of the schema only; got {shown(unknown, 8)} besides. Drop them.")
-    columns, x = [], []
+    columns, x, fields = [], [], {}
     for own in schema.columns:
         place = places.get(own.name)
         if place is None:  # left out, or constant: it need not be there
@@ -82,13 +98,24 @@ def read_like(frame: Any, schema: TableSchema) -> tuple[TableSchema, np.ndarray]
             columns.append(dataclasses.replace(own, label=labels[place]))
             continue
         column, dtype = library.read(frame, place, own.name)
-        cells = own.kind.encode(column)
+        cells: Any = None if own.covariate else own.kind.encode(column)
         dtype = _dtype_for(own, column, dtype, library, library.name == schema.library)
-        columns.append(ColumnSchema(labels[place], own.kind, dtype))
-        if own.kind.modelled:
+        columns.append(ColumnSchema(labels[place], own.kind, dtype, own.covariate))
+        if own.covariate:
+            fields[own.name] = field_of(own.kind, column)
+        elif own.kind.modelled:
             x.append(cells)
     columns = [own for own in columns if own.dtype is not None or not isinstance(own.kind, Constant)]
-    return TableSchema(library.name, tuple(columns), library.axis(frame)), np.column_stack(x)
+    return TableSchema(library.name, tuple(columns), library.axis(frame)), np.column_stack(x), fields
+
+
+def _checked_covariates(covariates: Any, names: Sequence[str], unused: set[str]) -> list[str]:
+    """The names of the columns that are covariates."""
+    chosen = _known(() if covariates is None else as_names(covariates, "covariates"), names, "covariates")
+    both = sorted(unused & set(chosen))
+    if both:
+        raise ValueError(f"leave_out must name no covariates; got {both[0]!r}, which is one. Choose.")
+    return [check_name(name) for name in chosen]
 
 
 def _dtype_for(own: ColumnSchema, column: Column, dtype: DType | None, library: Library, same: bool) -> DType | None:

@@ -19,9 +19,9 @@ def title(schema: TableSchema, num_rows: int) -> str:
     """One line about a table."""
     left_out = len(schema.left_out)
     more = f"; {_counted(left_out, 'column')} left out" if left_out else ""
-    return (
-        f"Table of {_counted(num_rows, 'row')} and {_counted(len(schema.modelled), 'column')} ({schema.library}){more}"
-    )
+    covariates = len(schema.covariates)
+    more = (f" and {_counted(covariates, 'covariate')}" if covariates else "") + f" ({schema.library}){more}"
+    return f"Table of {_counted(num_rows, 'row')} and {_counted(len(schema.modelled), 'column')}{more}"
 
 
 def as_text(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
@@ -36,7 +36,7 @@ def as_text(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
 
     modelled, left_out = _lines(schema, missing)
     text = title(schema, num_rows) + "\n\n" + table([dict(zip(HEAD, line, strict=True)) for line in modelled])
-    text += _rest(len(schema.modelled), MOST_MODELLED)
+    text += _rest(_num_lines(schema), MOST_MODELLED)
     if left_out:
         text += "\n\nLeft out:\n" + "\n".join(f"  {name}: {why}" for name, why in left_out)
         text += _rest(len(schema.left_out), MOST_LEFT_OUT)
@@ -47,8 +47,8 @@ def as_html(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
     """The same report as HTML; all that comes from the data is escaped."""
     modelled, left_out = _lines(schema, missing)
     text = f"<p>{escape(title(schema, num_rows))}</p>{html_table(HEAD, modelled)}"
-    if len(schema.modelled) > MOST_MODELLED:
-        text += f"<p>{escape(_rest(len(schema.modelled), MOST_MODELLED).strip())}</p>"
+    if _num_lines(schema) > MOST_MODELLED:
+        text += f"<p>{escape(_rest(_num_lines(schema), MOST_MODELLED).strip())}</p>"
     if left_out:
         items = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in left_out)
         text += f"<p>Left out:</p><ul>{items}</ul>"
@@ -59,14 +59,20 @@ def as_html(schema: TableSchema, missing: np.ndarray, num_rows: int) -> str:
 
 def _lines(schema: TableSchema, missing: np.ndarray) -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
     shares = dict(zip(schema.names, missing, strict=True))
-    modelled = [_line(column, float(shares[column.name])) for column in schema.modelled[:MOST_MODELLED]]
+    shown = [column for column in schema.columns if column.covariate or column.kind.modelled][:MOST_MODELLED]
+    modelled = [_line(column, float(shares.get(column.name, 0.0))) for column in shown]
     left_out = [(_short(column.name), _why(column)) for column in schema.left_out[:MOST_LEFT_OUT]]
     return modelled, left_out
 
 
+def _num_lines(schema: TableSchema) -> int:
+    """The number of lines of the report: of columns of x and covariates."""
+    return len(schema.modelled) + len(schema.covariates)
+
+
 def _line(column: ColumnSchema, missing: float) -> tuple[str, ...]:
     share = "0" if missing == 0 else f"{100 * missing:.1f} %" if missing >= 0.001 else "< 0.1 %"
-    likelihood = type(column.kind.likelihood(1)).__name__
+    likelihood = "(covariate)" if column.covariate else type(column.kind.likelihood(1)).__name__
     return _short(column.name), column.kind.name, _short(column.kind.describe(), 60), share, likelihood
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from pyro_vae import likelihoods
+from pyro_vae.covariates import Covariates
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.tables.covariates import codes_of, covariate_of
 from pyro_vae.tables.kinds import Constant, Kind, read_kind
 from pyro_vae.tables.kinds.numbers import TINY
 from pyro_vae.tables.libraries import LIBRARIES, DType, Library, check_dtype, sort_of
 
 __all__ = ["ColumnSchema", "TableSchema"]
 
-VERSION = 1  # of the description
+VERSION = 2  # of the description; version 1 had no covariates
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class ColumnSchema:
         label: the name of the column in the frame: text, or in a pandas frame also an integer.
         kind: its kind.
         dtype: its dtype as JSON values; None of a column that is left out and not constant.
+        covariate: whether the column is a covariate: a field of the rows, and no column of x.
     """
 
     label: str | int
     kind: Kind
     dtype: DType | None = field(default=None, hash=False)
+    covariate: bool = False
 
     @property
     def name(self) -> str:
@@ -91,11 +95,16 @@ class TableSchema:
     @property
     def modelled(self) -> tuple[ColumnSchema, ...]:
         """The columns of x, in order."""
-        return tuple(column for column in self.columns if column.kind.modelled)
+        return tuple(column for column in self.columns if column.kind.modelled and not column.covariate)
+
+    @property
+    def covariates(self) -> tuple[ColumnSchema, ...]:
+        """The columns that are covariates, in order."""
+        return tuple(column for column in self.columns if column.covariate)
 
     @property
     def left_out(self) -> tuple[ColumnSchema, ...]:
-        """The columns that are not in x, constant ones included."""
+        """The columns that are neither in x nor covariates, constant ones included."""
         return tuple(column for column in self.columns if not column.kind.modelled)
 
     @property
@@ -117,6 +126,10 @@ class TableSchema:
             unused = itertools.chain([name], (f"{name} ({i})" for i in itertools.count(2)))
             blocks[next(one for one in unused if one not in blocks)] = columns[0].kind.likelihood(len(columns))
         return likelihoods.Product(blocks, columns=self.names)
+
+    def make_covariates(self, into: Sequence[str] = ("encoder", "decoder")) -> Covariates:
+        """The covariates of a model of rows with these columns; see `pv.Covariates`."""
+        return Covariates({column.name: covariate_of(column.kind) for column in self.covariates}, into)
 
     def holds_numbers(self, name: str) -> bool:
         """Whether a column of x holds numbers, or times, and no codes of levels."""
@@ -170,7 +183,7 @@ class TableSchema:
                 raise ValueError(f"In column {column.name!r}: {error}") from None
         return decoded
 
-    def frame(self, values: Any) -> Any:
+    def frame(self, values: Any, fields: Mapping[str, Any] | None = None) -> Any:
         """A frame of the library with these rows: dtypes and levels as they came, and a default index.
 
         Columns that are left out are absent, and constant ones are filled in. Whole numbers are rounded, and numbers
@@ -178,6 +191,8 @@ class TableSchema:
 
         Args:
             values: rows of x, (M, D), NaN where a cell is missing.
+            fields: covariates of these rows by name, (M,) each, as a model takes them; columns of those that are not
+                given are absent.
 
         Raises:
             ValueError: if the shape is another, or a number stands for no cell of its column.
@@ -186,7 +201,11 @@ class TableSchema:
         num_rows = len(next(iter(decoded.values())))
         made = {}
         for column in self.columns:
-            if column.kind.modelled:
+            if column.covariate:
+                if column.name in (fields or {}):
+                    codes = codes_of(column.kind, (fields or {})[column.name])
+                    made[column.label] = write(library, column, column.kind.decode(codes))
+            elif column.kind.modelled:
                 made[column.label] = write(library, column, decoded[column.name])
             elif isinstance(column.kind, Constant):
                 made[column.label] = write(library, column, column.kind.decode(np.zeros(num_rows)))
@@ -195,7 +214,8 @@ class TableSchema:
     def to_plain(self) -> dict[str, Any]:
         """This schema as JSON values."""
         columns = [
-            {"name": column.label, "kind": column.kind.to_plain(), "dtype": column.dtype} for column in self.columns
+            {"name": c.label, "kind": c.kind.to_plain(), "dtype": c.dtype, "covariate": c.covariate}
+            for c in self.columns
         ]
         return {"version": VERSION, "library": self.library, "columns": columns, "axis": self.axis}
 
@@ -207,9 +227,9 @@ class TableSchema:
             ValueError: if the description is damaged, or of a kind that is not in `KINDS`.
         """
         entries = _entries(plain, "schema", ("version", "library", "columns", "axis"))
-        if entries["version"] != VERSION:
+        if entries["version"] not in (1, VERSION):
             raise ValueError(
-                f"A saved schema must be of version {VERSION}; got {entries['version']!r}. Update pyro-vae."
+                f"A saved schema must be of version 1 or {VERSION}; got {entries['version']!r}. Update pyro-vae."
             )
         if not isinstance(entries["library"], str) or entries["library"] not in LIBRARIES:
             raise ValueError(f"A saved schema must name one of {', '.join(LIBRARIES)}; got {entries['library']!r}.")
@@ -238,14 +258,17 @@ def _entries(plain: Any, what: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_column(library: Library, plain: Any) -> ColumnSchema:
-    entries = _entries(plain, "column", ("name", "kind", "dtype"))
+    earlier = {"covariate": False} if isinstance(plain, dict) and "covariate" not in plain else {}
+    entries = _entries(plain | earlier if earlier else plain, "column", ("name", "kind", "dtype", "covariate"))
     label, kind, dtype = entries["name"], read_kind(entries["kind"]), entries["dtype"]
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise ValueError(f"A saved column must have a name; got {label!r}. The file is damaged.")
     if dtype is not None or kind.modelled or isinstance(kind, Constant):
         check_dtype(library, dtype)
         _check_fit(str(label), kind, dtype)
-    return ColumnSchema(label, kind, dtype)
+    if not isinstance(entries["covariate"], bool) or (entries["covariate"] and not kind.modelled):
+        raise ValueError(f"A saved column {label!r} must say whether it is a covariate. The file is damaged.")
+    return ColumnSchema(label, kind, dtype, entries["covariate"])
 
 
 def _check_fit(name: str, kind: Kind, dtype: DType) -> None:

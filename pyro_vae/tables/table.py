@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments import true_or_false
+from pyro_vae.covariates import Covariates
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.tensors import as_names, as_tensor
 from pyro_vae.likelihoods import Likelihood
@@ -38,7 +39,8 @@ class Table(Rows):
             "time", "identifier") or an object, such as `Ordinal(["low", "high"])`. Those of other columns are inferred;
             `pyro_vae.tables.infer.infer` has the rules.
         leave_out: names of columns that are not modelled.
-        covariates: planned.
+        covariates: names of columns that are covariates: fields of the rows, of which the others depend, and no columns
+            of x. They must have no missing cells.
         id: planned.
         time: planned.
 
@@ -74,14 +76,14 @@ class Table(Rows):
         *,
         kinds: Mapping[str, str | Kind] | None = None,
         leave_out: Sequence[str] = (),
-        covariates: Any = None,
+        covariates: Sequence[str] | None = None,
         id: Any = None,  # noqa: A002
         time: Any = None,
     ) -> None:
-        for what, given in {"covariates": covariates, "id": id, "time": time}.items():
+        for what, given in {"id": id, "time": time}.items():
             if given is not None:
                 raise NotImplementedError(f"{what} must be None, since it is planned; got {given!r}. Leave it out.")
-        self._fill(frame, *read(frame, kinds, leave_out))
+        self._fill(frame, *read(frame, kinds, leave_out, covariates))
         self._chosen = {name: self.schema.kinds[name].name for name in kinds or {} if name in self.schema.kinds}
         asked = {*as_names(leave_out, "leave_out"), *(kinds or {})}
         unasked = [c for c in self.schema.left_out if isinstance(c.kind, Identifier) and c.name not in asked]
@@ -122,9 +124,9 @@ class Table(Rows):
         table._fill(frame, *read_like(frame, schema))
         return table
 
-    def _fill(self, frame: Any, schema: TableSchema, x: np.ndarray) -> None:
+    def _fill(self, frame: Any, schema: TableSchema, x: np.ndarray, fields: Mapping[str, Tensor]) -> None:
         library = library_of(frame)
-        super().__init__(torch.from_numpy(x), columns=schema.names, index=library.index(frame))
+        super().__init__(torch.from_numpy(x), fields, columns=schema.names, index=library.index(frame))
         self.schema, self._frame, self._picked = schema, library.kept(frame), None
         self._chosen = {}
 
@@ -144,7 +146,9 @@ class Table(Rows):
                     " Make a new model for the other kind."
                 )
         rows = type(self).like(self.frame(), schema)
-        return rows.with_fields(self.fields) if self.field_names else rows  # type: ignore[return-value]
+        read = {column.name for column in schema.covariates}
+        more = {name: self.field(name) for name in self.field_names if name not in read}
+        return rows.with_fields(more) if more else rows  # type: ignore[return-value]
 
     @property
     def library(self) -> str:
@@ -154,6 +158,10 @@ class Table(Rows):
     def likelihood(self) -> Likelihood:
         """p(x given z) with a block for each run of adjacent columns of one kind; see `TableSchema.likelihood`."""
         return self.schema.likelihood()
+
+    def covariates(self, into: Sequence[str] = ("encoder", "decoder")) -> Covariates:
+        """The covariates for a model of these rows, and what depends on them; see `pv.Covariates`."""
+        return self.schema.make_covariates(into)
 
     def subset(self, index: Any) -> Table:
         positions = torch.arange(len(self))[index]

@@ -14,7 +14,7 @@ from pyro_vae.distributions import unwrap
 from pyro_vae.elbos import Estimator
 from pyro_vae.fields import OBSERVED
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import check_sites
+from pyro_vae.inference.programs import check_sites, find_plates
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.training import nonfinite
@@ -31,7 +31,7 @@ def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> 
         fields: the named fields of its rows.
 
     Returns:
-        Whether every guide site has a pathwise derivative.
+        Whether every guide site has a pathwise derivative, or is summed out.
 
     Raises:
         ValueError: if sites or plates of the programs differ, a dimension is declared by no plate, a parameter is not
@@ -42,7 +42,7 @@ def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> 
         replayed = poutine.replay(model.model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **fields)
         traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-        check_sites(*traces, enumerated=True)
+        check_sites(*traces)
         _check_plates(*traces)
         _check_parameters(model, *traces)
         for trace in traces:
@@ -58,7 +58,8 @@ def check_programs(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> 
     if OBSERVED in fields and not fields[OBSERVED].all():
         _check_missing_masked(model, x, fields)
     sites: list[Any] = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
-    return all(site["fn"].has_rsample for site in sites)
+    summed_out = find_plates(model.model, model.guide, (x,), fields).enumerated
+    return all(site["fn"].has_rsample or site["name"] in summed_out for site in sites)
 
 
 def _check_missing_masked(model: ProgramPair, x: Tensor, fields: dict[str, Tensor]) -> None:

@@ -125,7 +125,9 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
     data = matching(data, model.schema.table)
     readable = (*model.fields, ROW_WEIGHTS)
     common: dict[str, Any] = {"like": model.like, "readable": readable, "batch_size": options.batch_size}
+    common["read_field"] = model.read_field
     batches = Batches(data, num_rows=options.num_rows, fields=names, values=values, **common)
+    _check_covariates_read(model, batches.data)
     ranges = _check_rows(model, batches, model.schema)
     held_out = None
     if options.valid is not None:
@@ -140,6 +142,16 @@ def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batc
         _check_columns_observed(batches.data, ranges.empty())
         _check_columns_vary(model, batches.data, ranges.constant())
     return batches, held_out
+
+
+def _check_covariates_read(model: ProgramPair, data: Any) -> None:
+    """Raise if a table has a covariate that the model does not read, which would have no effect."""
+    unread = [c.name for c in data.schema.covariates if c.name not in model.fields] if isinstance(data, Table) else []
+    if unread:
+        raise ValueError(
+            f"covariates of the table must be ones that the model reads; got {unread[0]!r}. Make the model by"
+            " pv.VAE.for_table(table), or pass covariates=table.covariates()."
+        )
 
 
 def _schema_with(model: ProgramPair, batches: Batches) -> Schema:

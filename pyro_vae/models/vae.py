@@ -16,16 +16,19 @@ from torch.distributions import Distribution
 
 from pyro_vae import guides, likelihoods, nets, predictive, priors
 from pyro_vae.arguments import check_kind, positive_integer
+from pyro_vae.covariates import Covariates
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.distributions import masked
-from pyro_vae.fields import Schema
+from pyro_vae.fields import OBSERVED, Schema
 from pyro_vae.imputation.guesses import nominal_probabilities
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.missing import AtRandom, Missing
 from pyro_vae.missing.base import default_encoder, prepare_missing
 from pyro_vae.model import LatentVariableModel, keep_parameters
-from pyro_vae.parts import AsksParts, support_name, support_of
+from pyro_vae.models.asking import AsksParts, prepare_covariates
+from pyro_vae.models.paths import PATHS
+from pyro_vae.parts import support_name, support_of
 from pyro_vae.priors import aggregate
 from pyro_vae.runtime.isolation import evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng, seeded
@@ -47,6 +50,9 @@ class VAE(AsksParts, LatentVariableModel):
         missing: what is assumed about missing cells, such as `pv.missing.AtRandom()`; None where no cell may be
             missing. The default encoder is then `nets.Masked(nets.MLP())`, which sees the pattern of missing cells; an
             encoder that does not read it sees the marginal mean in their place.
+        covariates: what is known about a row besides x, and what depends on it; see `pv.Covariates`. Nets that are
+            given as modules take the covariates beside their inputs: after the numbers of a vector, or as further
+            channels of an image.
         seed: seed of the initial parameters of the nets; by default they are drawn from the global random state. The
             initial parameters of the other parts are always the same.
 
@@ -76,6 +82,7 @@ class VAE(AsksParts, LatentVariableModel):
         encoder: nets.Recipe | nn.Module | None = None,
         decoder: nets.Recipe | nn.Module | None = None,
         missing: Missing | None = None,
+        covariates: Covariates | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +92,7 @@ class VAE(AsksParts, LatentVariableModel):
         self.prior = check_kind("prior", prior, priors.Prior)
         self.family = check_kind("guide", guides.Normal() if guide is None else guide, guides.Guide)
         self.missing = prepare_missing(missing, likelihood)
+        self.covariates = prepare_covariates(covariates, self)
         self.nets = {
             "encoder": default_encoder(missing) if encoder is None else encoder,
             "decoder": nets.MLP() if decoder is None else decoder,
@@ -96,8 +104,10 @@ class VAE(AsksParts, LatentVariableModel):
         self.family.prepare(latent_dim)
         with seeded(seed), isolated():
             parameter_shape = self.family.parameter_shape(latent_dim)
-            self.encoder = nets.build(self.nets["encoder"], likelihood.feature_shape, parameter_shape, "encoder")
-            self.decoder = nets.build(self.nets["decoder"], (latent_dim,), likelihood.output_shape, "decoder")
+            if self.covariates is not None:
+                self.covariates.prepare(latent_dim)
+            self.encoder = self._build_net("encoder", likelihood.feature_shape, parameter_shape)
+            self.decoder = self._build_net("decoder", (latent_dim,), likelihood.output_shape)
         self._check_parts(latent_dim)
         self.family.in_use = True
 
@@ -110,7 +120,7 @@ class VAE(AsksParts, LatentVariableModel):
             latent_dim: the number of latents; by default half the number of columns, at least 2 and at most 16.
             **parts: arguments of `VAE`, which take the place of what is chosen here: `likelihood` (one block for each
                 run of adjacent columns of one kind), `prior` (a standard normal), `missing` (`AtRandom()` if the table
-                has missing cells, else None).
+                has missing cells, else None), `covariates` (those of the table, into encoder and decoder).
 
         Raises:
             TypeError, ValueError: as `pv.Table` and `VAE`.
@@ -131,8 +141,16 @@ class VAE(AsksParts, LatentVariableModel):
         size = latents_for(len(table.schema.names)) if latent_dim is None else latent_dim
         chosen: dict[str, Any] = {"likelihood": table.likelihood, "prior": lambda: priors.Normal(size)}
         chosen["missing"] = lambda: AtRandom() if table.has_missing else None
+        chosen["covariates"] = lambda: table.covariates() if table.schema.covariates else None
         made = {name: make() for name, make in chosen.items() if name not in parts}
         vae = cls(**(made | parts))
+        names = [column.name for column in table.schema.covariates]
+        own = [] if vae.covariates is None else vae.covariates.names
+        if set(names) - set(own):
+            raise ValueError(
+                f"covariates must be those of the table, {names}; got {own}. Name others in leave_out=, or pass"
+                " covariates=table.covariates(into=...)."
+            )
         vae.schema = Schema(columns=tuple(table.schema.names), table=table.schema.to_plain())
         return vae
 
@@ -201,41 +219,49 @@ class VAE(AsksParts, LatentVariableModel):
         return self.family(parameters)  # type: ignore[no-any-return]
 
     def made_of(self) -> dict[str, Any]:
-        parts = {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family, "missing": self.missing}
-        return parts | self.nets
+        parts = {"likelihood": self.likelihood, "prior": self.prior, "guide": self.family}
+        return parts | {"missing": self.missing, "covariates": self.covariates} | self.nets
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
         observed = None
         if x is not None:
             x, observed, batch = self.split_missing(x.to(self.like.dtype), batch)
         with pyro.plate(self.row_plate, num_rows(x, rows)):
-            z = pyro.sample("z", self.prior(posterior=self._posterior, **batch))
-            return self.sample_row(self.likelihood(self.decoder(z), **batch), x, observed)
+            z = pyro.sample("z", self.prior_of(batch, posterior=self._posterior))
+            return self.sample_row(self.p_x(z, batch), x, observed)
 
     def guide(self, x: Tensor, **batch: Tensor) -> Tensor:
         x = x.to(self.like.dtype)
         with pyro.plate(self.row_plate, x.shape[0]):
-            z = pyro.sample("z", self.family(self._guide_parameters(x, batch)))
-            if self.missing is not None and self.site_of_missing is not None:
-                _, observed, batch = self.split_missing(x, batch)
-                self.missing.sample_guide(self.likelihood(self.decoder(z), **batch), observed)
-            return z
+            return self.sample_latents(x, batch)
+
+    def sample_latents(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The statements of the guide about z, and about missing cells that are latents, within the plate of rows."""
+        z = pyro.sample("z", self.family(self._guide_parameters(x, batch)))
+        if self.missing is not None and self.site_of_missing is not None:
+            _, observed, batch = self.split_missing(x, batch)
+            self.missing.sample_guide(self.p_x(z, batch), observed)
+        return z
+
+    def p_x(self, z: Tensor, batch: dict[str, Tensor]) -> Any:
+        """p(x | z) for latents z (..., D) of rows with these fields."""
+        return self.likelihood(self.decoder_output(z, batch), **batch)
 
     def _guide_parameters(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The parameters of q(z | x): the encoder's output; within `refined`, that output after the gradient steps."""
         x, observed, batch = self.split_missing(x, batch)
-        amortized = self.encoder_output(x, observed)
+        amortized = self.encoder_output(x, observed, batch)
         if self.refinement is None:
             return amortized
 
         differentiable = self.training and torch.is_grad_enabled()
 
         def one_draw_elbo(parameters: Tensor) -> Tensor:
-            p, z = self.prior(posterior=self._posterior, **batch), self.family(parameters).rsample()
+            p, z = self.prior_of(batch, posterior=self._posterior), self.family(parameters).rsample()
             # With its parameters detached, log q adds no noise to the gradient where q is the posterior. But the
             # derivative of that gradient, which training needs, would be wrong.
             q = self.family(parameters if differentiable else parameters.detach())
-            p_x = self.likelihood(self.decoder(z), **batch)
+            p_x = self.p_x(z, batch)
             p_x = p_x if observed is None else masked(p_x, observed)
             terms: Tensor = p_x.log_prob(x) + p.log_prob(z) - q.log_prob(z)
             return terms
@@ -306,8 +332,8 @@ class VAE(AsksParts, LatentVariableModel):
             )
         with evaluating(self):
             read = predictive.read_fields(self, fields, z.shape[-2] if z.dim() > 1 else 1)
-            predictive.check_latent("z", z, self.prior(posterior=self._posterior, **read), means=True)
-            return self.likelihood(self.decoder(z), **read)  # type: ignore[no-any-return]
+            predictive.check_latent("z", z, self.prior_of(read, posterior=self._posterior), means=True)
+            return self.p_x(z, read)  # type: ignore[no-any-return]
 
     def export(self, path: str | os.PathLike[str], *, part: str = "decoder") -> None:
         """Write a part as a program of `torch.export`, which runs in processes that have torch alone.
@@ -351,7 +377,7 @@ class VAE(AsksParts, LatentVariableModel):
     def _has_levels(self) -> bool:
         """Whether a cell of x has levels in no order."""
         with evaluating(self):
-            p_x = self.likelihood(self.decoder(torch.zeros(1, self.prior.latent_dim).to(self.like)))
+            p_x = self.likelihood(torch.zeros(1, *self.likelihood.output_shape).to(self.like))
         return next(nominal_probabilities(p_x), None) is not None
 
     def fit_aggregate_posterior(
@@ -416,15 +442,15 @@ class VAE(AsksParts, LatentVariableModel):
         """
         if positive_integer("steps", steps) < 2:
             raise ValueError(f"steps must be at least 2; got {steps}. Count both ends.")
-        if not isinstance(path, str) or path not in ("linear", "spherical"):
+        if not isinstance(path, str) or path not in PATHS:
             raise ValueError(f"path must be linear or spherical; got {path!r}. Choose one of these.")
         z0, z1 = self.encode(x0, **fields).mean, self.encode(x1, **fields).mean
         if len(z0) != len(z1):
             raise ValueError(f"x1 must have as many rows as x0, {len(z0)}; got {len(z1)}. Pair the rows.")
         t = torch.linspace(0, 1, steps).to(z0).reshape(-1, 1, 1)
         rows, names = self.read_rows(x0, fields)
-        given = {name: rows.field(name) for name in names}
-        points = _linear(z0, z1, t) if path == "linear" else _spherical(z0, z1, t)
+        given = {name: rows.field(name) for name in names if name != OBSERVED}
+        points = PATHS[path](z0, z1, t)
         means: Tensor = self.decode(points, **given).mean
         return means
 
@@ -441,17 +467,3 @@ def _advise_guide(wanted: str) -> str:
     if not fitting:
         return "Choose another prior, or subclass guides.Guide."
     return f"Choose guides.{' or guides.'.join(fitting)}, or another prior."
-
-
-def _linear(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    return (1 - t) * z0 + t * z1
-
-
-def _spherical(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """Directions along the great circle, lengths along the line; a straight line where the angle is nearly 0 or pi."""
-    r0, r1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
-    cosine = ((z0 * z1).sum(-1, keepdim=True) / (r0 * r1).clamp_min(1e-12)).clamp(-1, 1)
-    angle = cosine.acos()
-    direction = ((1 - t) * angle).sin() * z0 / r0.clamp_min(1e-12) + (t * angle).sin() * z1 / r1.clamp_min(1e-12)
-    on_sphere = direction / angle.sin().clamp_min(1e-12) * _linear(r0, r1, t)
-    return torch.where(angle.sin() > 1e-4, on_sphere, _linear(z0, z1, t))

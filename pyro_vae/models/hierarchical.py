@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, nets, priors
 from pyro_vae.arguments import check_kind, positive_integer
+from pyro_vae.covariates import Covariates
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.missing.base import Missing, default_encoder, prepare_missing
 from pyro_vae.model import LatentVariableModel
-from pyro_vae.parts import AsksParts, as_scale, support_name, support_of
+from pyro_vae.models.asking import AsksParts, prepare_covariates
+from pyro_vae.parts import as_scale, support_name, support_of
 from pyro_vae.runtime.isolation import isolated
 from pyro_vae.runtime.random import seeded
 
@@ -45,6 +47,8 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         between: a recipe for the nets from layer to layer, upward and downward.
         width: number of features in each layer of the path upward; for "top_down" only.
         missing: what is assumed about missing cells; see `VAE`.
+        covariates: what is known about a row besides x; see `VAE`. They reach the net that sees x, that of the
+            likelihood, or the prior of the highest layer.
         seed: seed of the initial parameters; by default they are drawn from the global random state.
 
     Raises:
@@ -75,6 +79,7 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         between: nets.Recipe | None = None,
         width: int = 256,
         missing: Missing | None = None,
+        covariates: Covariates | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +103,7 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
             raise NotImplementedError(
                 f"missing must be AtRandom for several layers; got {type(missing).__name__}. Use a VAE with one."
             )
+        self.covariates = prepare_covariates(covariates, self)
         self.inference, self.width = inference, positive_integer("width", width)
         self.nets = {
             "encoder": default_encoder(missing) if encoder is None else encoder,
@@ -106,6 +112,8 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         }
         below = list(zip(self.latent_dims, self.latent_dims[1:], strict=False))
         with seeded(seed), isolated():
+            if self.covariates is not None:
+                self.covariates.prepare(top)
             self.decoder = self._build_net("decoder", (self.latent_dims[0],), likelihood.output_shape)
             self.down = nn.ModuleList(self._build_net("between", (high,), (2 * low,)) for low, high in below)
             if inference == "bottom_up":
@@ -116,11 +124,8 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
                 self.up = nn.ModuleList(self._build_net("between", (width,), (width,)) for _ in below)
                 self.heads = nn.ModuleList(nn.Linear(width, 2 * size) for size in self.latent_dims)
 
-    def _build_net(self, role: str, in_shape: nets.Shape, out_shape: nets.Shape) -> nets.Rowwise:
-        return nets.build(self.nets[role], in_shape, out_shape, role)
-
     def made_of(self) -> dict[str, Any]:
-        names = ("likelihood", "latent_dims", "prior", "inference", "width", "missing")
+        names = ("likelihood", "latent_dims", "prior", "inference", "width", "missing", "covariates")
         return {name: getattr(self, name) for name in names} | self.nets
 
     def model(self, x: Tensor | None = None, *, rows: int | None = None, **batch: Tensor) -> Tensor:
@@ -128,14 +133,14 @@ class HierarchicalVAE(AsksParts, LatentVariableModel):
         if x is not None:
             x, observed, batch = self.split_missing(x.to(self.like.dtype), batch)
         with pyro.plate(self.row_plate, num_rows(x, rows)):
-            z = pyro.sample(f"z{len(self.latent_dims)}", self.prior(**batch))
+            z = pyro.sample(f"z{len(self.latent_dims)}", self.prior_of(batch))
             for layer in reversed(range(len(self.down))):
                 z = pyro.sample(f"z{layer + 1}", _normal(*_moments(self.down[layer](z))))
-            return self.sample_row(self.likelihood(self.decoder(z), **batch), x, observed)
+            return self.sample_row(self.likelihood(self.decoder_output(z, batch), **batch), x, observed)
 
     def guide(self, x: Tensor, **batch: Tensor) -> None:
-        x, observed, _ = self.split_missing(x.to(self.like.dtype), batch)
-        features = self.encoder_output(x, observed)
+        x, observed, batch = self.split_missing(x.to(self.like.dtype), batch)
+        features = self.encoder_output(x, observed, batch)
         with pyro.plate(self.row_plate, x.shape[0]):
             (self._bottom_up if self.inference == "bottom_up" else self._top_down)(features)
 

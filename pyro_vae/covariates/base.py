@@ -1,0 +1,92 @@
+"""The base class of kinds of covariates."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.data.tensors import as_tensor
+from pyro_vae.parts import Part
+
+__all__ = ["Covariate", "as_cells"]
+
+
+class Covariate(Part):
+    """Base class of the kinds of covariates: from the user's values to numbers, and from these to inputs of nets.
+
+    Attributes:
+        shape: the shape of the values of one row, () for one number.
+        size: F, how many numbers reach a net.
+    """
+
+    shape: tuple[int, ...] = ()
+    size: int
+
+    def read(self, name: str, values: Any) -> Tensor:
+        """The user's values, one for each row or a single one, as numbers.
+
+        Raises:
+            TypeError, ValueError: if they are not of this kind, or one is missing.
+        """
+        cells = as_cells(values)
+        self.refuse_missing(name, cells)
+        return as_tensor(cells, f"covariate {name!r}")
+
+    def refuse_missing(self, name: str, cells: Any) -> None:
+        """Raise a ValueError if a value is missing."""
+        if isinstance(cells, Tensor):
+            gaps = cells.isnan().numpy(force=True) if cells.is_floating_point() else np.zeros(1, bool)
+        elif cells.dtype.kind == "f":
+            gaps = np.isnan(cells)
+        else:
+            gaps = np.array([_is_missing(cell) for cell in cells.reshape(-1)], bool).reshape(cells.shape)
+        if gaps.any():
+            row = f" in row {np.argwhere(gaps)[0][0]}" if gaps.ndim else ""
+            raise ValueError(
+                f"covariate {name!r} must be known in every row; got a missing value{row} ({int(gaps.sum())} of"
+                f" {gaps.size}). Make it a column of x instead, where missing cells are modelled, or drop these rows."
+            )
+
+    @abstractmethod
+    def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
+        """Raise a ValueError unless these numbers, (B, *shape), are possible for this kind."""
+
+    def check_shape(self, name: str, values: Tensor) -> None:
+        """Raise a ValueError unless values have the shape (B, *shape)."""
+        if tuple(values.shape[1:]) != self.shape:
+            expected = ", ".join(map(str, ("rows", *self.shape))) + ("" if self.shape else ",")
+            raise ValueError(
+                f"covariate {name!r} must have shape ({expected}); got {tuple(values.shape)}. Give"
+                f" {'one value' if not self.shape else 'values of this shape'} for each row."
+            )
+
+    def initialize(self, values: Tensor) -> None:
+        """Set what is computed from the values of the training rows, (N, *shape); by default there is nothing."""
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """Values (B, *shape) as inputs of a net, (B, F)."""
+
+
+def as_cells(values: Any) -> Any:
+    """A tensor as it is; anything else as an array, of objects where these are not numbers."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    cells = np.asarray(values)
+    return cells if cells.dtype.kind in "biuf" else np.asarray(values, object)
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell of an array of objects stands for a missing value: None, NaN, or the marks of pandas."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
+
+
+def first_bad(values: Tensor, bad: Tensor, first_row: int) -> tuple[Any, str]:
+    """The first of the values that are bad, and the place of its row in words; empty for a single value."""
+    place = tuple(int(i) for i in bad.nonzero()[0])
+    return values[place].item(), f" in row {first_row + place[0]}" if place else ""

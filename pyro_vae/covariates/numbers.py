@@ -1,0 +1,97 @@
+"""Covariates that are numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_vae.covariates.base import Covariate, first_bad
+from pyro_vae.data.tensors import check_finite
+from pyro_vae.parts import as_event_shape
+
+__all__ = ["Binary", "Real"]
+
+
+class _Numbers(Covariate):
+    """Base class of numbers, of which a row has one, or an array of the same shape in every row."""
+
+    def __init__(self, shape: int | Sequence[int] = ()) -> None:
+        super().__init__()
+        self.shape = () if shape == () or shape == [] else as_event_shape(shape)
+        self.size = math.prod(self.shape)
+
+    def flattened(self, values: Tensor) -> Tensor:
+        """Values (..., *shape) as (..., F)."""
+        return values.reshape(*values.shape[: values.dim() - len(self.shape)], self.size)
+
+
+class Real(_Numbers):
+    """Real numbers, standardized by mean and standard deviation of the training rows before they reach a net.
+
+    Args:
+        shape: the shape of the values of one row, such as (1, 28, 28) for an image, each of which is standardized by
+            itself; () for one number.
+
+    Raises:
+        ValueError: if a size is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: int | Sequence[int] = ()) -> None:
+        super().__init__(shape)
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("std", torch.ones(self.shape))
+
+    def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
+        self.check_shape(name, values)
+        check_finite(f"covariate {name!r}", values, first_row)
+
+    def initialize(self, values: Tensor) -> None:
+        wide = values.double()
+        std = wide.std(0, correction=0)
+        if (std == 0).any() and not self.shape:
+            warnings.warn(
+                "A covariate is constant in the training rows: a model can't learn what other values mean. Leave it"
+                " out, or train on rows where it varies.",
+                stacklevel=2,
+            )
+        self.mean.copy_(wide.mean(0))
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.flattened((values.to(self.mean) - self.mean) / self.std)
+
+
+class Binary(_Numbers):
+    """0 or 1, or False or True. For two levels with names, list them: `["control", "treated"]`.
+
+    Args:
+        shape: the shape of the values of one row; () for one number.
+
+    Raises:
+        ValueError: if a size is not positive.
+    """
+
+    like: Tensor
+
+    def __init__(self, shape: int | Sequence[int] = ()) -> None:
+        super().__init__(shape)
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
+        self.check_shape(name, values)
+        bad = (values != 0) & (values != 1)
+        if bad.any():
+            value, where = first_bad(values, bad, first_row)
+            raise ValueError(
+                f"covariate {name!r} must be 0 or 1; got {value:g}{where}. Recode it, or list its levels: [1, 2]."
+            )
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.flattened(values.to(self.like))
