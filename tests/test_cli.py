@@ -595,6 +595,7 @@ def test_the_help_of_every_command_shows_every_default(capsys: pytest.CaptureFix
         "train",
         "evaluate",
         "sample",
+        "predict",
         "impute",
         "reconstruct",
         "interpolate",

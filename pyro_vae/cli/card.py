@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae.cli import results
 from pyro_vae.datasets import Splits
-from pyro_vae.vae import VAE
+from pyro_vae.models import VAE
 from pyro_vae.web.trained import what_was_trained
 
 __all__ = ["model_card"]
@@ -29,17 +29,22 @@ def model_card(vae: VAE, splits: Splits, config: dict[str, Any], summary: dict[s
     for heading, lines in trained.items():
         sections += [f"## {heading}", _table(("", ""), lines)]
     if splits.table is not None:
-        kinds = [(column.name, column.kind.name, column.kind.describe()) for column in splits.table.schema.columns]
+        columns = [column for column in splits.table.schema.columns if not column.covariate]
+        kinds = [(column.name, column.kind.name, column.kind.describe()) for column in columns]
         sections += ["## Columns", _table(("column", "kind", "levels or range"), kinds)]
     sections += [
         "## Numbers",
         f"```text\n{results.report(summary)}\n```",
         "## Use",
         '```python\nimport pyro_vae as pv\n\nvae = pv.load("PATH OF THIS FOLDER")\n```',
-        "The numbers hold for rows that come from where these come from. log p(x) is a lower bound. `pyro-vae evaluate"
-        " RUN --report` examines the model on the test rows, and says what asks for action.",
+        f"The numbers hold for rows that come from where these come from. {_density(vae)} is a lower bound. `pyro-vae"
+        " evaluate RUN --report` examines the model on the test rows, and says what asks for action.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _density(vae: VAE) -> str:
+    return "log p(x)" if vae.covariates is None else "log p(x given the covariates)"
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -15,9 +15,9 @@ from pyro_vae.cli import tables
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.missing import AtRandom
+from pyro_vae.models import VAE, latents_for
 from pyro_vae.runtime.random import preserved_rng
 from pyro_vae.tables import Table
-from pyro_vae.vae import VAE, latents_for
 
 __all__ = ["ESTIMATORS", "GUIDES", "LIKELIHOODS", "PRIORS", "model", "training"]
 
@@ -77,6 +77,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
     """A model with likelihoods by the kinds of the columns, and room for missing cells where there are any."""
     tables.check_options(options)
     hidden, missing = tuple(options.hidden), tables.needs_missing(splits)
+    into = tables.read_names(options.covariates_into)
     seen = table.likelihood().feature_shape
     return VAE.for_table(
         table,
@@ -85,6 +86,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
         encoder=nets.Masked(nets.MLP(hidden)) if missing else nets.MLP(hidden),
         decoder=nets.MLP(hidden[::-1], dropout=options.dropout),
         missing=AtRandom() if missing else None,
+        covariates=table.covariates(into or ()) if table.schema.covariates else None,
         seed=options.seed,
     )
 

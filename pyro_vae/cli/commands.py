@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,18 +19,18 @@ from pyro_vae.cli.scoring import Scoring
 from pyro_vae.criticism.diagnosis import FEWEST_ROWS, diagnose
 from pyro_vae.datasets import Splits
 from pyro_vae.model import LatentVariableModel
+from pyro_vae.models import VAE
 from pyro_vae.runtime import processes
 from pyro_vae.saving import files
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
 
 __all__ = [
     "INTERRUPTED",
     "evaluate",
     "explore",
-    "impute",
     "interpolate",
     "list_datasets",
+    "print_written",
     "reconstruct",
     "sample",
     "train",
@@ -97,7 +96,7 @@ def _finish(
 
         written += pictures.of_run(folder, vae, splits, history, seed=options.seed)
     print(results.report(summary))
-    _print_written(written)
+    print_written(written)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -124,7 +123,7 @@ def evaluate(options: argparse.Namespace) -> int:
         written += pictures.of_report(Path(options.run), vae, splits.test, found)
         page, missing = pages.report(Path(options.run), vae, splits, evaluation, found)
         written += page
-    _print_written(written)
+    print_written(written)
     if options.report and missing:
         print(missing)
     return 0
@@ -145,63 +144,25 @@ def sample(options: argparse.Namespace) -> int:
     out = tables.check_out(options.out, (".npy",) if schema is None else tables.FORMATS)
     if schema is not None and options.mean:
         raise ValueError("--mean must be left out for a table, whose levels have no mean; got --mean. Leave it out.")
-    x = vae.sample(options.rows, mean=options.mean, seed=options.seed)
+    given = tables.read_fields(vae, "--field", options.field)
+    absent = [] if vae.covariates is None else [name for name in vae.covariates.names if name not in given]
+    if absent:
+        raise ValueError(
+            f"--field must give each covariate a value ({', '.join(vae.covariates.names)}); got none of {absent[0]!r}."
+            f" Add --field {absent[0]}=VALUE."
+        )
+    x = vae.sample(options.rows, mean=options.mean, seed=options.seed, fields=given)
     if out is not None and schema is None:
         np.save(out, x.numpy())
     elif out is not None and schema is not None:
-        tables.write_frame(out, schema.frame(x), **runs.format_of(options.run))
+        fields = {name: vae.read_field(name, value).expand(len(x)) for name, value in given.items()}
+        tables.write_frame(out, schema.frame(x, fields), **runs.format_of(options.run))
     file = Path(options.run) / "samples.png"
     if schema is None:
         written = [pictures.draws(file, vae, x, mean=options.mean)]
     else:
         written = [pictures.sampled(file, schema, x)]
-    _print_written(written if out is None else [*written, out])
-    return 0
-
-
-def impute(options: argparse.Namespace) -> int:
-    """Impute the missing cells of a file, or of the run's own rows, and write the completed data."""
-    vae = runs.read_model(options.run)
-    schema, out = tables.schema_of(vae), tables.check_out(options.out, tables.FORMATS)
-    if options.single is not None and options.num_imputations is not None:
-        raise ValueError(
-            f"--num-imputations must be left out with --single, which is one best guess; got {options.num_imputations}."
-            " Choose one of both."
-        )
-    given = tables.reading_options(vars(options))
-    del given["kinds"]
-    if vae.missing is None:
-        raise ValueError(
-            "RUN must hold a model that allows for missing cells; got one trained on complete data. Train on a file"
-            " with missing cells."
-        )
-    if options.file is None:
-        for name, value in given.items():
-            if value is not None:
-                raise ValueError(f"--{name} must be given with FILE only; got {value!r}. Leave it out.")
-        given = runs.format_of(options.run)
-        splits = runs.read_splits(options.run, options.data_dir)
-        rows: Any = tables.rows_of(splits)
-        what, of_file = "the run's own rows, in the order of their file", ""
-    else:
-        rows = datasets.read_frame(options.file, schema=schema, **given)
-        what, of_file = options.file, f"_{Path(options.file).stem}"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = vae.impute(
-            rows,
-            num_imputations=options.num_imputations,
-            num_candidates=options.num_candidates,
-            single=options.single,
-            seed=options.seed,
-        )
-    print(f"{what}: {found}")
-    for warning in caught:
-        print(f"Warning: {warning.message}")
-    name = "imputations" if options.single is None else "completed"
-    out = out or Path(options.run) / f"{name}{of_file}.csv"
-    tables.write_frame(out, found.long() if options.single is None else found[0], **given)
-    _print_written([out])
+    print_written(written if out is None else [*written, out])
     return 0
 
 
@@ -214,7 +175,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     tables.refuse_table(vae, "reconstruct", instead)
     splits = runs.read_splits(options.run, options.data_dir)
     rows = splits.test.subset(slice(0, options.rows))
-    _print_written([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
+    print_written([pictures.reconstructions(Path(options.run) / "reconstructions.png", vae, rows, seed=options.seed)])
     return 0
 
 
@@ -235,7 +196,7 @@ def interpolate(options: argparse.Namespace) -> int:
         )
     pairs = [tuple(options.between)] if options.between else None
     file = Path(options.run) / "interpolation.png"
-    _print_written([pictures.interpolation(file, vae, splits.test, pairs, steps=options.steps, path=options.path)])
+    print_written([pictures.interpolation(file, vae, splits.test, pairs, steps=options.steps, path=options.path)])
     return 0
 
 
@@ -270,7 +231,8 @@ def _reload(options: argparse.Namespace) -> tuple[VAE, Splits]:
     return runs.read_model(options.run), runs.read_splits(options.run, options.data_dir)
 
 
-def _print_written(files: list[Path]) -> None:
+def print_written(files: list[Path]) -> None:
+    """Print the files that a command wrote, by folder."""
     folders = dict.fromkeys(file.parent for file in files)
     for folder in folders:
         print(f"Written to {folder}: {', '.join(file.name for file in files if file.parent == folder)}")

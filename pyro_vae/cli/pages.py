@@ -10,7 +10,7 @@ from typing import Any
 from pyro_vae.cli import results, runs
 from pyro_vae.criticism.diagnosis import Diagnosis
 from pyro_vae.datasets import Splits
-from pyro_vae.vae import VAE
+from pyro_vae.models import VAE
 
 __all__ = ["explore", "report"]
 

@@ -16,10 +16,12 @@ from pyro_vae.cli import table_pictures
 from pyro_vae.cli.table_pictures import sampled
 from pyro_vae.criticism.diagnosis import Diagnosis
 from pyro_vae.criticism.latents import principal_components, traverse
+from pyro_vae.criticism.latents.conditions import at_random
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
+from pyro_vae.models import VAE
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
+from pyro_vae.web.covariates import under
 
 __all__ = ["draws", "interpolation", "latents", "of_report", "of_run", "reconstructions", "sampled", "training"]
 
@@ -38,9 +40,11 @@ def of_run(folder: Path, vae: VAE, splits: Splits, history: History, *, seed: in
     shown = rows.subset(slice(0, NUM_RECONSTRUCTIONS))
     files = [training(folder / "training.png", history)]
     files.append(reconstructions(folder / "reconstructions.png", vae, shown, seed=seed))
+    given = at_random(vae, rows, NUM_DRAWS, seed)
+    about = under(vae, "test rows chosen at random")
     for mean, name in ((True, "means"), (False, "draws")):
-        x = vae.sample(NUM_DRAWS, mean=mean, seed=seed)  # one seed: the latents are the same for both
-        files.append(draws(folder / f"prior_{name}.png", vae, x, mean=mean))
+        x = vae.sample(NUM_DRAWS, mean=mean, seed=seed, fields=given)  # one seed: the latents are the same for both
+        files.append(draws(folder / f"prior_{name}.png", vae, x, mean=mean, about=about))
     files.append(interpolation(folder / "interpolation.png", vae, rows))
     files.append(latents(folder / "latents.png", vae, rows))
     return files
@@ -59,10 +63,10 @@ def reconstructions(file: Path, vae: VAE, rows: Rows, *, seed: int) -> Path:
     return _write(file, lambda ax: plots.reconstructions(x, means, **limits, ax=ax), title, size=(9.0, 3.0))
 
 
-def draws(file: Path, vae: VAE, x: Tensor, *, mean: bool) -> Path:
-    """Rows drawn from the prior predictive, or decoder means at draws from the prior."""
+def draws(file: Path, vae: VAE, x: Tensor, *, mean: bool, about: str = "") -> Path:
+    """Rows drawn from the prior predictive, or decoder means at draws from the prior; `about` ends the title."""
     title = f"Decoder means at {len(x)} draws from the prior" if mean else f"{len(x)} draws from the prior predictive"
-    return _write(file, lambda ax: plots.images(x, **_limits(vae, x), ax=ax), title)
+    return _write(file, lambda ax: plots.images(x, **_limits(vae, x), ax=ax), f"{title}{about}")
 
 
 def interpolation(
@@ -81,7 +85,7 @@ def interpolation(
     x0, x1 = (rows.subset([pair[end] for pair in pairs]) for end in (0, 1))
     means = vae.interpolate(x0, x1, steps=steps, path=path)
     limits = _limits(vae, means.flatten(0, 1))
-    title = f"Decoder means between test rows, {path} path in latent space"
+    title = f"Decoder means between test rows, {path} path in latent space{under(vae, 'the first one')}"
     return _write(file, lambda ax: plots.interpolation(means, **limits, ax=ax), title)
 
 
@@ -147,7 +151,8 @@ def _traversal(vae: VAE, rows: Rows, found: Diagnosis) -> tuple[Callable[[Axes],
         ax.set_yticks([line + 0.5 for line in range(len(dims))], [f"z{dim}" for dim in dims])
         return ax
 
-    return traversal, "Decoder means as one latent moves from -3 to 3, the others as in the first test row"
+    about = "Decoder means as one latent moves from -3 to 3, the others as in the first test row"
+    return traversal, f"{about}{under(vae, 'that row')}"
 
 
 def _plane(vae: VAE, rows: Rows) -> tuple[Tensor, tuple[str, str]]:

@@ -17,11 +17,11 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
 from pyro_vae.elbos import Estimator
 from pyro_vae.evaluation.results import SIGNS
+from pyro_vae.models import VAE
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
 
 __all__ = ["as_plain", "evaluate", "flatten", "lines", "notes", "report", "summarize"]
 
@@ -46,6 +46,8 @@ def evaluate(vae: VAE, rows: Rows, seed: int, scoring: Scoring | None = None) ->
 def flatten(vae: VAE, test: dict[str, Any]) -> dict[str, Any]:
     """The estimates of the test rows as one flat dictionary: `test_elbo` and so on."""
     flat: dict[str, Any] = {"unit": "nats per row"} | {f"test_{name}": test[name]["estimate"] for name in NAMES}
+    if vae.covariates is not None:
+        flat["covariates"] = list(vae.covariates.names)
     flat |= {
         "test_log_likelihood_is": test["log_likelihood"]["kind"],
         "flagged_share": test["likelihood"]["flagged_share"],
@@ -96,6 +98,10 @@ def report(summary: dict[str, Any]) -> str:
 def notes(summary: dict[str, Any]) -> list[str]:
     """Lines on how the results were estimated, and on the training where it is known."""
     found = _about_estimates(summary["test"])
+    if "covariates" in summary:
+        names = ", ".join(summary["covariates"])
+        about = f"All numbers are given covariates, as in log p(x | covariates): {names}. Rows that are drawn from the"
+        found.insert(0, f"{about} model have those of test rows chosen at random.")
     if "test_bits_per_dimension" in summary:
         bits = summary["test_bits_per_dimension"]
         found.append(
@@ -148,11 +154,12 @@ def _about_training(summary: dict[str, Any]) -> list[str]:
 
 def _trained_bound(vae: VAE, estimator: Estimator, rows: Rows, seed: int) -> float:
     """The mean over rows of the bound that the model was trained with."""
-    total = 0.0
+    total, (rows, names) = 0.0, vae.read_rows(rows, {})
     with evaluating(vae, seed=seed):
         for part in torch.arange(len(rows)).split(500):
-            x = rows.take(part, like=vae.like)["x"]
-            total += float(estimator.unweighted().run(vae.model, vae.guide, x).bound.double().sum())
+            batch: dict[str, Any] = rows.take(part, names, like=vae.like)
+            found = estimator.unweighted().run(vae.model, vae.guide, batch.pop("x"), **batch)
+            total += float(found.bound.double().sum())
     return total / len(rows)
 
 

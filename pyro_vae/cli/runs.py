@@ -19,10 +19,11 @@ from pyro_vae import datasets, loading
 from pyro_vae.cli import tables
 from pyro_vae.data.batches import Rows
 from pyro_vae.datasets import Splits
+from pyro_vae.models import VAE
 from pyro_vae.runtime import processes
 from pyro_vae.saving import description, files
+from pyro_vae.tables import Table
 from pyro_vae.training.checkpoints.folder import CheckpointFolder
-from pyro_vae.vae import VAE
 
 __all__ = [
     "FILES",
@@ -45,7 +46,7 @@ FILES = (
     *("reconstructions.png", "prior_means.png", "prior_draws.png", "interpolation.png", "latents.png", "samples.png"),
     *("report.txt", "report.json", "khat.png", "khat_map.png", "kl.png", "ranks.png", "guide_coverage.png", "pit.png"),
     *("coverage.png", "statistics.png", "traversal.png", "marginals.png", "pairs.png", "missing.png", "imputed.png"),
-    *("imputations.csv", "completed.csv", "report.html", "training.png"),
+    *("imputations.csv", "completed.csv", "predictions.csv", "report.html", "training.png"),
 )
 CHECKPOINTS = "checkpoints/step-*"
 REPLACED = ".earlier"  # subfolder with the files of a run that is being replaced, until the new one has a checkpoint
@@ -73,12 +74,13 @@ def check_options_of_resume(options: argparse.Namespace) -> None:
         ValueError: naming the option.
     """
     recorded = read_options(options.resume)
-    data, kinds = recorded["data"], recorded.get("kinds")
-    if options.kinds != kinds:
-        raise ValueError(
-            f"--kinds must be as in the run that is resumed, {kinds}; got {options.kinds}. Leave it out, or start a new"
-            " run."
-        )
+    data = recorded["data"]
+    for name in ("kinds", "covariates"):
+        then, now = recorded.get(name), getattr(options, name)
+        if now != then:
+            raise ValueError(
+                f"--{name} must be as in the run that is resumed, {then}; got {now}. Leave it out, or start a new run."
+            )
     if options.data != data and {options.data, data} & set(datasets.names()):
         raise ValueError(
             f"DATA must be the data of the run that is resumed, {data!r}; got {options.data!r}. Leave DATA out, or"
@@ -192,7 +194,7 @@ def _record(vae: VAE, splits: Splits, options: argparse.Namespace) -> dict[str, 
         "binarize": None if options.binarize == "auto" else options.binarize,
         "unit": splits.unit,
         "columns": tables.columns_of(splits),
-        "sha256": {split: rows.digests()["x"] for split, rows in _rows_by_split(splits).items()},
+        "sha256": {split: _digest(rows) for split, rows in _rows_by_split(splits).items()},
         "indices": {split: _ranges(indices) for split, indices in splits.indices.items()},
     }
     left_out = ("command", "data", "data_dir", "binarize", "seed", "run_dir", "resume", "overwrite")
@@ -310,12 +312,19 @@ def read_splits(folder: str | os.PathLike[str], data_dir: str | None) -> Splits:
     splits = tables.load(name, data_dir=old_dir if data_dir is None else data_dir, binarize=binarize, **table)
     tables.check_columns(data.get("columns"), splits)
     for split, rows in _rows_by_split(splits).items():
-        if rows.digests()["x"] != sha256.get(split) or _ranges(splits.indices[split]) != indices.get(split):
+        if _digest(rows) != sha256.get(split) or _ranges(splits.indices[split]) != indices.get(split):
             raise ValueError(
                 f"data must be those of the run, with the SHA-256 in {file}; got other {split} rows from {name!r}."
                 " Restore the data, or give the folder where they are now as --data-dir."
             )
     return splits
+
+
+def _digest(rows: Rows) -> str:
+    """The SHA-256 of the cells of x, and of each covariate of a table."""
+    names = [column.name for column in rows.schema.covariates] if isinstance(rows, Table) else []
+    found = rows.digests(names)
+    return "\n".join([found["x"], *(f"{name} {found[name]}" for name in names)])
 
 
 def check_data(folder: str | os.PathLike[str], splits: Splits) -> None:
@@ -326,7 +335,7 @@ def check_data(folder: str | os.PathLike[str], splits: Splits) -> None:
 
 def format_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """How the .csv file of a run was read, which is how such files are written."""
-    kept = tables.reading_options({**dict(read_config(folder).get("options", {})), "kinds": None})
+    kept = tables.reading_options({**dict(read_config(folder).get("options", {})), "kinds": None, "covariates": None})
     return {name: kept[name] for name in ("sep", "decimal", "header")}
 
 

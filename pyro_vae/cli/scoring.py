@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from pyro_vae.criticism.latents.conditions import at_random
 from pyro_vae.data.batches import Rows
 from pyro_vae.evaluation import AIS, LogLikelihood, Mean, UnreliableWarning
 from pyro_vae.evaluation.results import SIGNS, SMALL_SHARE
 from pyro_vae.inference import pareto
+from pyro_vae.models import VAE
 from pyro_vae.runtime import processes
 from pyro_vae.runtime.random import seeded
-from pyro_vae.vae import VAE
 
 __all__ = ["METHODS", "Scoring", "about", "as_numbers", "finite"]
 
@@ -80,7 +81,8 @@ class Scoring:
         likelihood["importance"] = as_numbers(found.cheap.mean())
         if processes.rank() == 0:
             simulated = min(SIMULATED_ROWS, self.num_rows or SIMULATED_ROWS)
-            sandwich = vae.sandwich(simulated, method=ANNEALING, seed=seed)
+            given = at_random(vae, rows, simulated, seed)
+            sandwich = vae.sandwich(simulated, method=ANNEALING, seed=seed, fields=given)
             likelihood["sandwich"] = {
                 "rows": len(sandwich.x),
                 "lower": as_numbers(sandwich.lower.mean()),

@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.criticism.latents.conditions import at_random
 from pyro_vae.inference.pareto import UnreliableWarning
+from pyro_vae.models import VAE
 from pyro_vae.tables import Table, TableSchema
-from pyro_vae.vae import VAE
+from pyro_vae.web.covariates import under
 
 __all__ = ["of_run", "sampled"]
 
@@ -29,13 +31,14 @@ def of_run(folder: Path, vae: VAE, table: Table, *, seed: int) -> list[Path]:
     """Write the pictures of a table; returns the files."""
     rows = table.subset(slice(0, MOST_ROWS))
     schema, x = rows.schema, rows.x
-    samples = {"data": schema.decode(x), "model": schema.decode(vae.sample(NUM_DRAWS, seed=seed))}
-    about = f"{len(rows):,} rows of data (observed cells) and {NUM_DRAWS:,} draws from the model"
+    drawn = vae.sample(NUM_DRAWS, seed=seed, fields=at_random(vae, rows, NUM_DRAWS, seed))
+    samples, given = {"data": schema.decode(x), "model": schema.decode(drawn)}, under(vae, "rows chosen at random")
+    about = f"{len(rows):,} rows of data (observed cells) and {NUM_DRAWS:,} draws from the model{given}"
     levels = _levels(schema)
     files = [_write(folder / "marginals.png", lambda f: plots.marginals(samples, levels=levels, title=about, figure=f))]
     paired = _most_related(schema, x.numpy())
     if len(paired) > 1:
-        title = "Rows of data, and as many draws from the model"
+        title = f"Rows of data, and as many draws from the model{given}"
         files.append(_write(folder / "pairs.png", lambda f: plots.pairs(samples, names=paired, title=title, figure=f)))
     missing = x.isnan()
     if missing.any() and vae.missing is not None:

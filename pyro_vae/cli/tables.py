@@ -11,8 +11,8 @@ from typing import Any
 
 from pyro_vae import datasets
 from pyro_vae.datasets import Splits
+from pyro_vae.models import VAE
 from pyro_vae.tables import KINDS, Binary, Categorical, Ordinal, Table, TableSchema
-from pyro_vae.vae import VAE
 
 __all__ = [
     "FORMATS",
@@ -22,7 +22,9 @@ __all__ = [
     "columns_of",
     "load",
     "needs_missing",
+    "read_fields",
     "read_kinds",
+    "read_names",
     "reading_options",
     "refuse_table",
     "rows_of",
@@ -93,7 +95,11 @@ def needs_missing(splits: Splits) -> bool:
 
 def columns_of(splits: Splits) -> dict[str, Any] | None:
     """The kinds of the columns of a table as JSON values, by name; None for other data."""
-    return None if splits.table is None else {name: k.to_plain() for name, k in splits.table.schema.kinds.items()}
+    if splits.table is None:
+        return None
+    schema = splits.table.schema
+    plain: dict[str, Any] = {name: kind.to_plain() for name, kind in schema.kinds.items()}
+    return plain | {column.name: column.kind.to_plain() | {"covariate": True} for column in schema.covariates}
 
 
 def check_columns(recorded: Any, splits: Splits) -> None:
@@ -120,7 +126,39 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
         "decimal": options.get("decimal"),
         "header": options.get("header"),
         "kinds": read_kinds(options.get("kinds")),
+        "covariates": read_names(options.get("covariates")),
     }
+
+
+def read_names(text: str | None) -> tuple[str, ...] | None:
+    """The option `--covariates`: "age,site" is ("age", "site")."""
+    return None if text is None else tuple(next(csv.reader([text])))
+
+
+def read_fields(vae: VAE, option: str, entries: Sequence[str]) -> dict[str, Any]:
+    """Values of options NAME=VALUE, as covariates take them: ["site=B", "age=50"] is {"site": "B", "age": 50.0}.
+
+    Raises:
+        ValueError: if an entry is no such pair, or names no covariate, or one twice, or a number is needed.
+    """
+    kinds = {} if vae.covariates is None else dict(vae.covariates.kinds)
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals or name not in kinds:
+            known = ", ".join(kinds) or "the run has none"
+            raise ValueError(f"{option} must be NAME=VALUE for a covariate ({known}); got {entry!r}. Correct it.")
+        if name in found:
+            raise ValueError(f"{option} must name each covariate once; got {name!r} twice. Choose one value.")
+        found[name] = text if getattr(kinds[name], "text", False) else _number(option, entry, text)
+    return found
+
+
+def _number(option: str, entry: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} must give this covariate a number; got {entry!r}. Correct it.") from None
 
 
 def rows_of(splits: Splits) -> Table:
