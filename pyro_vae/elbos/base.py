@@ -30,7 +30,8 @@ class Terms:
             joint.
         reconstruction: E_q log p(x | z), of the same shape; None if an estimator of Pyro does not compute it.
         kl: KL(q(z | x) || p(z)), of the same shape, or None likewise.
-        objective: the scaled and weighted sum over rows that is maximized, a scalar; minus Pyro's loss.
+        objective: the scaled and weighted sum over rows that is maximized, a scalar; minus Pyro's loss. Where the guide
+            has sites that are summed out, it has terms besides the bound that train them (`Estimator.mismatch`).
         num_rows: N, the number of rows that `objective` is the sum over.
         analytic_sites: latent sites whose KL was computed in closed form.
         weights: the log-weights that all of this was computed from; None for estimators of Pyro.
@@ -125,6 +126,25 @@ class Estimator(pyro.infer.ELBO):
             weights: the log-weights of a run.
             path: how gradients pass through the draws of that run; None if nothing about them was changed.
         """
+
+    @staticmethod
+    def mismatch(weights: LogWeights, path: GradientPath | None) -> Tensor:
+        """What the objective subtracts for the guide's sites that are summed out, scaled and summed over rows.
+
+        It is KL(q(y | x) || r), with r the posterior probabilities of y given the particle, and -log q(label | x) of
+        the rows with a label, times its weight. A bound of log-weights does not depend on q(y | x), which would stay
+        untrained. Less the KL, the bound of one draw is that of `pyro.infer.TraceEnum_ELBO`, gradients included.
+
+        Args:
+            weights: the log-weights of a run.
+            path: how gradients passed through its draws; where it is given, r counts as a constant.
+        """
+        enumeration = weights.enumeration
+        if enumeration is None or not enumeration.in_guide:
+            return torch.zeros(())
+        scale = weights.latent[enumeration.names[0]].scale
+        terms = enumeration.mismatch(detached=path is not None) + enumeration.classification()
+        return (scale * terms.mean(0)).sum()
 
     @property
     def reason_not_to_compile(self) -> str:
@@ -232,7 +252,10 @@ DETACHED = ("stl", "dreg")  # gradient estimators for which log q has constant p
 
 
 def _check_reparameterized(weights: LogWeights, gradient: str) -> None:
+    summed_out = () if weights.enumeration is None else weights.enumeration.names
     for site in weights.guide.values():
+        if site.name in summed_out:
+            continue
         trained = gradient in DETACHED or site.log_prob.requires_grad
         if trained and not site.distribution.has_rsample:  # type: ignore[attr-defined]
             raise ValueError(

@@ -13,8 +13,9 @@ from pyro_vae import bounds
 from pyro_vae.arguments import is_number
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
+from pyro_vae.inference.enumeration import weighted
 from pyro_vae.inference.programs import GradientPath
-from pyro_vae.inference.weights import LogWeights
+from pyro_vae.inference.weights import LogWeights, Site
 
 __all__ = ["ELBO", "MeanFieldELBO", "closed_forms_hold", "kl_by_cell", "kl_terms", "sum_terms"]
 
@@ -73,6 +74,8 @@ class ELBO(WeightBound):
         reconstruction = [(site.scale, site.log_prob) for site in weights.observed.values()]
         kl, analytic_sites = kl_terms(weights, analytic=self.analytic)
         r, d = (sum_terms(terms, weights.joint).mean(0) for terms in (reconstruction, kl))
+        if path is None and weights.enumeration is not None:
+            reconstruction, kl = _under_guide(weights)
         objective = self.objective(weights, reconstruction, kl, path)
         return Terms(r - d, r, d, objective, weights.total_rows, analytic_sites, weights)
 
@@ -88,20 +91,21 @@ class ELBO(WeightBound):
             path: how gradients passed through the draws of that run; None if as the guide has it.
         """
         if path is None:
-            return scaled(reconstruction) - self.beta() * scaled(kl)
+            return scaled(reconstruction) - self.beta() * scaled(kl) - classification(weights)
         prior = [(site.scale, site.log_prob) for site in weights.latent.values()]
         guide = [(site.scale, site.log_prob) for site in weights.guide.values()]
         parts = (_scaled_sums(terms, weights.joint) for terms in (reconstruction, prior, guide))
         observed, log_prior, log_guide = parts
         model = observed + self.beta() * log_prior
-        return self.surrogate(model, self.beta() * log_guide, _log_q(weights), path).sum()
+        surrogate = self.surrogate(model, self.beta() * log_guide, weights.log_draws, path).sum()
+        return surrogate - self.mismatch(weights, path)
 
 
 class MeanFieldELBO(ELBO):
     """ELBO with the KL in closed form at every site where torch registers one; Monte Carlo at the others.
 
     `Terms.analytic_sites` says which; where model and guide order their sites differently no KL is taken in closed
-    form, since it could then condition on draws that depend on the site itself. Equals
+    form, since it could then condition on draws that depend on the site itself; nor where sites are summed out. Equals
     `pyro.infer.TraceMeanField_ELBO` on the same draws. Less noise than `ELBO`, except near the exact posterior.
     """
 
@@ -133,8 +137,13 @@ def kl_terms(weights: LogWeights, *, analytic: bool) -> tuple[ScaledTerms, tuple
 
 
 def closed_forms_hold(weights: LogWeights) -> bool:
-    """Whether KL(q || p) at each site, given draws of the sites before it, is right: both programs have one order."""
-    return list(weights.latent) == [name for name in weights.guide if name in weights.latent]
+    """Whether KL(q || p) at each site, given draws of the sites before it, is right: both programs have one order.
+
+    Where sites are summed out, their responsibilities depend on the draws, and no KL is a mean of closed forms.
+    """
+    return weights.enumeration is None and list(weights.latent) == [
+        name for name in weights.guide if name in weights.latent
+    ]
 
 
 def closed_kl(q: Any, p: Any) -> Tensor | None:
@@ -172,9 +181,30 @@ def _scaled_sums(terms: ScaledTerms, joint: bool) -> Tensor:
     return sum((value.sum(-1, keepdim=True) if joint else value for value in values), torch.zeros(()))
 
 
-def _log_q(weights: LogWeights) -> Tensor:
-    """log q(z | x), unscaled: (K, B), or (K, 1) for joint programs."""
-    return _scaled_sums([(1.0, site.log_prob) for site in weights.guide.values()], weights.joint)
+def _under_guide(weights: LogWeights) -> tuple[ScaledTerms, ScaledTerms]:
+    """The terms of log p(x | z) and of the KL, with the values of enumerated sites averaged under q(y | x).
+
+    Their difference is the objective of `pyro.infer.TraceEnum_ELBO`, which trains q(y | x): the mean log-weight less
+    KL(q(y | x) || r).
+    """
+    enumeration: Any = weights.enumeration
+    shares = enumeration.guide_shares()
+
+    def averaged(site: Site) -> Tensor:
+        return site.log_prob if site.by_value is None or not site.in_rows else weighted(shares, site.by_value)
+
+    kl: ScaledTerms = [(site.scale, -averaged(site)) for site in weights.latent.values()]
+    kl += [(site.scale, averaged(site)) for site in weights.drawn_by_guide]
+    kl.append((weights.latent[enumeration.names[0]].scale, enumeration.guide_entropy()))
+    return [(site.scale, averaged(site)) for site in weights.observed.values()], kl
+
+
+def classification(weights: LogWeights) -> Tensor:
+    """The weighted sum over rows with labels of -log q(label | x), scaled: a scalar."""
+    if weights.enumeration is None:
+        return torch.zeros(())
+    scale = weights.latent[weights.enumeration.names[0]].scale
+    return (scale * weights.enumeration.classification().mean(0)).sum()
 
 
 def scaled(terms: ScaledTerms) -> Tensor:

@@ -46,6 +46,11 @@ class _Regularized(ELBO):
             raise NotImplementedError(
                 f"{type(self).__name__} must have every site in the row plate; got a latent outside it. Use ELBO."
             )
+        if weights.enumeration is not None:
+            raise NotImplementedError(
+                f"{type(self).__name__} with sites that are summed out is not built: its penalty is one of draws; got"
+                f" {', '.join(map(repr, weights.enumeration.names))}. Use ELBO or IWAE."
+            )
         if any(isinstance(site.scale, Tensor) and site.scale.numel() > 1 for site in weights.sites):
             raise NotImplementedError(
                 f"{type(self).__name__} with weights on rows is not built: its penalty is one number for all rows of a"

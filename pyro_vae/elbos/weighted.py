@@ -67,7 +67,8 @@ class WeightBound(Estimator):
     def terms(self, weights: LogWeights, path: GradientPath | None = None) -> Terms:
         bound = self.bound(weights.log_w)
         model = weights.log_likelihood + weights.log_prior
-        objective = (weights.scale * self.surrogate(model, weights.log_guide, weights.log_guide, path)).sum()
+        surrogate = self.surrogate(model, weights.log_guide, weights.log_draws, path)
+        objective = (weights.scale * surrogate).sum() - self.mismatch(weights, path)
         reconstruction = weights.log_likelihood.mean(0)
         kl = (weights.log_guide - weights.log_prior).mean(0)
         return Terms(bound, reconstruction, kl, objective, weights.total_rows, weights=weights)
@@ -83,7 +84,7 @@ class WeightBound(Estimator):
         Args:
             model: what the model contributes to the log-weights, log p(x, z), (K, B).
             guide: what is subtracted for the guide: log q, or a multiple of it.
-            log_q: log q itself, whose gradient is the score.
+            log_q: the log-density of all draws, whose gradient is the score.
             path: how gradients passed through the draws of the run that gave these.
         """
         log_w = model - guide
@@ -309,11 +310,15 @@ class WakeSleep(WeightBound):
             return value
         shares = slope(self.bound, model - guide)  # normalized weights, (K, B)
         if self.gradient == "dreg":
+            if path.shares is not None:
+                raise NotImplementedError(
+                    "gradient must be 'score' for WakeSleep where sites are summed out; got 'dreg'. Or use IWAE."
+                )
             shares = torch.where(shares < TINY, TINY, shares)
             path.set_factor(curvature(self.bound, model - guide) / shares)
             sum_ = (shares * (model - guide)).sum(0)
         else:
-            sum_ = (shares * model).sum(0) + (shares * log_q).sum(0) * (self.phase == "wake")
+            sum_ = (shares * model).sum(0) + (shares * guide).sum(0) * (self.phase == "wake")
         return value.detach() + sum_ - sum_.detach()
 
 

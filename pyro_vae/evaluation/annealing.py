@@ -18,7 +18,7 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from pyro_vae.arguments import check_compile, positive_integer
-from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
+from pyro_vae.evaluation.base import Batch, Method, log_densities
 from pyro_vae.evaluation.results import Sandwich, as_sandwich
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights
 from pyro_vae.inference.chunks import fields_of, program_structure, row_chunks
@@ -182,7 +182,12 @@ class _Target:
         self.batch = batch if cells is None else batch | {COUNTED: cells}
         self.program = model.guide if ais.start == "guide" else poutine.block(model.model, hide_fn=_is_data)
         record = self._run(self.program, batch, num_chains)
-        self.sites: dict[str, Site] = record.latent
+        if record.enumeration is not None:  # chains move the other latents, given the sum over the values of these
+            first = record.draw_latents(posterior=False)
+            first = {name: value for name, value in first.items() if name not in record.enumeration.names}
+            record = self._run(fix_latents(self.program, first), batch, num_chains)
+        summed_out = () if record.enumeration is None else record.enumeration.names
+        self.sites: dict[str, Site] = {name: site for name, site in record.latent.items() if name not in summed_out}
         self.transforms = {name: _transform(name, site) for name, site in self.sites.items()}
         self.first = self.unconstrained({name: site.value for name, site in self.sites.items()})
         self.recorder = ais.recorder
@@ -232,12 +237,12 @@ class _Target:
             record = self._run(fix_latents(self.program, values), batch, inputs[-1].shape[0])
             jacobian = record.total(
                 replace(
-                    site, log_prob=site.per_row(self.transforms[name].log_abs_det_jacobian(here[name], values[name]))
+                    record.latent[name],
+                    log_prob=record.latent[name].per_row(transform.log_abs_det_jacobian(here[name], values[name])),
                 )
-                for name, site in record.latent.items()
+                for name, transform in self.transforms.items()
             )
-            log_start = record.log_guide + jacobian
-            log_target = observed_log_prob(record, cells) + record.log_prior + jacobian
+            log_start, log_target = (density + jacobian for density in log_densities(record, cells))
             slopes = [*_gradient(log_start, here), *_gradient(log_target, here)]
         return [log_start.detach(), log_target.detach(), *slopes]
 

@@ -17,7 +17,7 @@ from pyro_vae.inference import chunks
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.weights import LogWeights
 
-__all__ = ["Batch", "Method", "observed_log_prob"]
+__all__ = ["Batch", "Method", "log_densities", "log_weights_of"]
 
 Batch = dict[str, Tensor]
 SAVED_BY_CALL = 3e-3  # seconds that a compiled evaluation of both programs saves, as measured on two cores of a server
@@ -83,6 +83,30 @@ class Method(ABC):
         """
 
 
+def log_weights_of(record: LogWeights, cells: Tensor | None = None) -> Tensor:
+    """Log-weights of some cells of x, all other sites the same, (K, B).
+
+    Args:
+        record: the log-weights of a run.
+        cells: the cells, boolean (B, *E); None for all cells.
+    """
+    if record.enumeration is None:
+        return observed_log_prob(record, cells) + (record.log_prior - record.log_guide)
+    return record.log_w if cells is None else record.log_w_of(_terms_of_cells(record, cells))
+
+
+def log_densities(record: LogWeights, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """log q(z | x) and log p(x, z) of some cells of x, (K, B), sites that are summed out left out of z.
+
+    Args:
+        record: the log-weights of a run whose draws all values of these sites share.
+        cells: the cells, boolean (B, *E); None for all cells.
+    """
+    if record.enumeration is None:
+        return record.log_guide, observed_log_prob(record, cells) + record.log_prior
+    return record.densities(None if cells is None else _terms_of_cells(record, cells))
+
+
 def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor:
     """log p(x | z), or the part of it that belongs to some cells of x, (K, B).
 
@@ -95,6 +119,12 @@ def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor
     """
     if cells is None:
         return record.log_likelihood
+    (terms,) = _terms_of_cells(record, cells).values()
+    return terms
+
+
+def _terms_of_cells(record: LogWeights, cells: Tensor) -> dict[str, Tensor]:
+    """The part of log p(x | z) that belongs to some cells, by the observed site, (K, B) for each enumerated value."""
     if len(record.observed) != 1:
         raise NotImplementedError(
             f"Cells of x must belong to one observed site; got {sorted(record.observed)}. Score whole rows."
@@ -102,4 +132,5 @@ def observed_log_prob(record: LogWeights, cells: Tensor | None = None) -> Tensor
     (site,) = record.observed.values()
     distribution: Any = site.distribution
     terms, events = torch.where(cells, cell_log_prob(distribution, site.value), 0.0), distribution.event_dim
-    return site.per_row(terms.flatten(-events).sum(-1) if events else terms)
+    terms = terms.flatten(-events).sum(-1) if events else terms
+    return {site.name: (site.per_value or site.per_row)(terms)}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments import check_compile
-from pyro_vae.evaluation.base import Batch, Method, observed_log_prob
+from pyro_vae.evaluation.base import Batch, Method, log_weights_of
 from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, plate_nesting
+from pyro_vae.inference.programs import Program, find_plates
 
 __all__ = ["Importance"]
 
@@ -51,13 +51,12 @@ class Importance(Method):
             given, masks = dict(zip(batch, tensors, strict=False)), iter(tensors[len(batch) :])
             count = tensors[-1].shape[0]
             record = chunk_weights(model, given, count, self.guide)
-            rest = record.log_prior - record.log_guide
-            return [observed_log_prob(record, None if part is None else next(masks)) + rest for part in cells]
+            return [log_weights_of(record, None if part is None else next(masks)) for part in cells]
 
         if self.recorder is not None:
             self.recorder.refresh()
-        if self.recorder is not None and num_particles > 1:
-            plate_nesting(model.model, model.guide, (batch["x"],), fields_of(batch))  # found by runs that draw
+        if self.recorder is not None:  # plates are found by runs that draw
+            find_plates(model.model, model.guide, (batch["x"],), fields_of(batch), checked=num_particles > 1)
         parts = []
         for count in particle_counts(batch, num_particles):
             inputs = [*batch.values(), *counted, torch.empty(count, 0)]  # the last one says how many particles

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-__all__ = ["FirstParticle", "disagreement", "same_log_probs", "subsamples"]
+__all__ = ["FirstParticle", "differs_at_value", "disagreement", "same_log_probs", "subsamples"]
 
 TOLERANCE = 1e-3  # of log-probabilities, relative to the largest; rounding is far below, a wrong broadcast far above
 
@@ -96,6 +97,44 @@ def disagreement(alone: Any, together: Any, nesting: int) -> tuple[str, str]:
                 f" got {float(one.sum()):.6g} and {float(first.sum()):.6g}, summed"
             )
     return "", ""
+
+
+def differs_at_value(alone: Any, together: Any, dims: Mapping[str, int]) -> str:
+    """Where a run with all values of the enumerated sites differs, at the values of another run, from that run.
+
+    Args:
+        alone: the trace of a program in which these sites were drawn.
+        together: the trace with all of their values, and the same draws at all other sites.
+        dims: the dimension of each enumerated site, counted from the right.
+
+    Returns:
+        The part of a message that names the site; an empty string where they agree.
+    """
+    for name, site in _sample_sites(alone).items():
+        if name not in together.nodes:
+            continue
+        one, found = _log_prob(site), _log_prob(together.nodes[name])
+        for enumerated, dim in dims.items():
+            if enumerated in alone.nodes and found.dim() >= -dim:
+                found = _at_value(found, together.nodes[enumerated], alone.nodes[enumerated]["value"], dim)
+        found = found.reshape(one.shape) if found.numel() == one.numel() else found
+        if not _close(found, one):
+            return (
+                f"{name!r} must give each value of {', '.join(map(repr, dims))} the log-probabilities that it has when"
+                f" it is drawn, of shape {tuple(one.shape)}; got {float(one.sum()):.6g} and"
+                f" {float(found.sum()):.6g}, summed"
+            )
+    return ""
+
+
+def _at_value(terms: Tensor, site: Any, drawn: Tensor, dim: int) -> Tensor:
+    """Terms of all values of a site, which are in dimension `dim`, at the value that was drawn."""
+    events = site["fn"].event_dim
+    same = site["value"] == drawn
+    same = same.flatten(-events).all(-1) if events else same
+    place = same.int().argmax(dim, keepdim=True)
+    place = place.reshape((1,) * (terms.dim() - place.dim()) + place.shape)
+    return torch.take_along_dim(terms, place, dim)
 
 
 def _fits(two: Tensor, batch: tuple[int, ...], nesting: int) -> bool:

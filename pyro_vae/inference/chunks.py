@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import Blocks
+from pyro_vae.inference.enumeration import is_marked
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, any_site_outside_rows, run_programs
+from pyro_vae.inference.programs import Program, any_site_outside_rows, find_plates, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.isolation import evaluating
@@ -33,7 +34,8 @@ class ProgramStructure(NamedTuple):
         joint: whether a sample site lies outside the row plate, so that rows are not independent.
         discrete: whether all observed sites have probabilities, not densities.
         num_cells: how many numbers a row has at the observed sites.
-        differentiable: whether every latent of the guide has real numbers, so that gradients can move them.
+        differentiable: whether every latent of the guide has real numbers, so that gradients can move them, or is
+            summed out.
         measures: by observed site, for each cell of a row, what its log p(x) is: a "probability", or a "density" with
             respect to some measure.
         columns: names of the cells at the sites whose distribution has them.
@@ -51,21 +53,29 @@ def program_structure(model: ProgramPair, rows: Rows, fields: tuple[str, ...] = 
     """Find the structure of the programs by a run on the first row, which changes no random state and no buffer."""
     with evaluating(model), preserved_rng():
         batch = rows.take(slice(0, 1), fields, like=model.like)
-        traces = run_programs(model.model, model.guide, (batch["x"],), fields_of(batch))
-    sites: list[Any] = [site for site in traces[0].nodes.values() if site["type"] == "sample" and site["is_observed"]]
+        programs = model.model, model.guide, (batch["x"],), fields_of(batch)
+        traces = run_programs(*programs)
+        marked = any(is_marked(site) for site in _sample_sites(traces[1]))
+        summed_out = find_plates(*programs).enumerated if marked else ()
+    sites = [site for site in _sample_sites(traces[0]) if site["is_observed"]]
     measures = {site["name"]: measures_of(site["fn"]) for site in sites}
     return ProgramStructure(
         joint=any(any_site_outside_rows(trace, model.row_plate) for trace in traces),
         discrete=bool(sites) and all(set(cells) == {"probability"} for cells in measures.values()),
         num_cells=sum(torch.as_tensor(site["value"]).numel() for site in sites),
-        differentiable=not any("probability" in measures_of(site["fn"]) for site in _latents(traces[1])),
+        differentiable=not any("probability" in measures_of(site["fn"]) for site in _drawn(traces[1], summed_out)),
         measures=measures,
         columns={site["name"]: names for site in sites if (names := _names_of_cells(site["fn"]))},
     )
 
 
-def _latents(trace: Any) -> list[Any]:
-    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
+def _sample_sites(trace: Any) -> list[Any]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample"]
+
+
+def _drawn(trace: Any, summed_out: tuple[str, ...]) -> list[Any]:
+    """The latent sites that are not summed out."""
+    return [site for site in _sample_sites(trace) if not site["is_observed"] and site["name"] not in summed_out]
 
 
 def measures_of(distribution: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 
 from pyro_vae.fields import check_one_per_row
 from pyro_vae.inference import broadcasting
+from pyro_vae.inference.enumeration import Marks, SumOut, is_marked
 from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import Noise, preserved_rng
 
 __all__ = [
     "FixLatents",
     "GradientPath",
+    "Plates",
     "Program",
     "ScaleRows",
     "any_site_outside_rows",
     "check_sites",
+    "find_plates",
     "fix_latents",
+    "known_plates",
     "num_rows",
     "particles",
     "plate_nesting",
@@ -56,12 +60,16 @@ class GradientPath:
         factor: (K, B), set by `set_factor` after the run: multiplies the gradient that the draws receive from the
             model, and from a detached log q, on its way back. What flows inside the guide, from one draw to the next,
             is multiplied once only.
+        shares: the responsibilities of the values of enumerated sites (`inference.enumeration`), set where log q is
+            detached. A draw given one value of an enumerated site has a share R of its particle's weight; the doubly
+            reparameterized coefficient of its path is R^2 where that of a draw without such a site is 1.
         chunks: the paths of the chunks of particles that make up one run, each with its number of particles.
     """
 
     through_draws: bool = True
     detached_log_q: bool = False
     factor: Tensor | None = None
+    shares: Tensor | None = None
     chunks: list[tuple[GradientPath, int]] = field(default_factory=list)
 
     def set_factor(self, factor: Tensor) -> None:
@@ -168,34 +176,89 @@ def num_rows(x: Tensor | None, rows: int | None) -> int:
     return rows
 
 
-_nestings: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+class Plates(NamedTuple):
+    """What is known of the dimensions of a pair of programs.
+
+    Attributes:
+        nesting: how many plate dimensions they use.
+        enumerated: the names of the sites that are summed out.
+        in_model_alone: those of them that the guide does not have.
+        checked: whether two particles, and all values of enumerated sites, were seen to be treated like one.
+    """
+
+    nesting: int
+    enumerated: tuple[str, ...]
+    in_model_alone: tuple[str, ...]
+    checked: bool
+
+
+_plates: WeakKeyDictionary[Any, Plates] = WeakKeyDictionary()
+
+
+def known_plates(model: Program) -> Plates | None:
+    """What earlier runs have found; None before the first."""
+    return _plates.get(getattr(model, "__self__", model))
 
 
 def plate_nesting(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """How many plate dimensions the programs use: found by one run, and remembered while the model lives.
 
     Raises:
-        ValueError: if the programs do not treat two particles as they treat one, which a further run shows.
+        ValueError: if the programs do not treat two particles, or all values of an enumerated site, as they treat one,
+            which further runs show.
+    """
+    return find_plates(model, guide, args, kwargs, checked=True).nesting
+
+
+def find_plates(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], *, checked: bool = False
+) -> Plates:
+    """The plates and enumerated sites of the programs, found by one run, and remembered while the model lives.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        args: what both are called with.
+        kwargs: named arguments of both.
+        checked: whether to raise a ValueError unless several particles and values are treated like one.
     """
     owner = getattr(model, "__self__", model)
-    if owner not in _nestings:
+    known = _plates.get(owner)
+    if known is None or (checked and not known.checked):
         quiet: list[Any] = [isolated()]
         if isinstance(owner, nn.Module):
             quiet = [evaluating(owner, subsampling=True), preserved_buffers(owner)]
         with ExitStack() as stack:
             for context in (*quiet, preserved_rng(), torch.no_grad(), poutine.block()):
                 stack.enter_context(context)
-            traces = run_programs(model, guide, args, kwargs)
-            dims = [
-                frame.dim
-                for trace in traces
-                for site in trace.nodes.values()
-                for frame in site.get("cond_indep_stack", ())
-            ]
-            nesting = max((-dim for dim in dims if dim is not None), default=0)
-            _check_two_particles(model, guide, args, kwargs, traces, nesting)
-        _nestings[owner] = nesting
-    return _nestings[owner]
+            marks = Marks()
+            traces = run_programs(_within(marks, model), guide, args, kwargs)
+            known = _plates_of(traces, tuple(marks.names), checked)
+            if checked:
+                _check_two_particles(model, guide, args, kwargs, traces, known.nesting)
+                if known.enumerated:
+                    _check_all_values(model, guide, args, kwargs, traces, known)
+        _plates[owner] = known
+    return known
+
+
+def _plates_of(traces: tuple[Any, Any], marked: tuple[str, ...], checked: bool) -> Plates:
+    """The plates in the traces of model and guide, and the sites that the model marks."""
+    sites = [site for trace in traces for site in trace.nodes.values()]
+    dims = [frame.dim for site in sites for frame in site.get("cond_indep_stack", ()) if frame.dim is not None]
+    alone = tuple(name for name in marked if name not in traces[1].nodes)
+    return Plates(max((-dim for dim in dims), default=0), marked, alone, checked)
+
+
+def _within(handler: Any, program: Program) -> Program:
+    """The program, run within a handler."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with handler:
+            return program(*args, **kwargs)
+
+    run.__self__ = getattr(program, "__self__", program)  # type: ignore[attr-defined]
+    return run
 
 
 def _check_two_particles(
@@ -236,6 +299,34 @@ def _repeatable(
         return broadcasting.same_log_probs(traces, run_programs(model, guide, args, kwargs))
 
 
+def _check_all_values(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], alone: tuple[Any, Any], known: Plates
+) -> None:
+    """Raise a ValueError unless the run with all values of the enumerated sites agrees with `alone` at its values."""
+    summed = SumOut(row_plate(model), -1 - known.nesting, known.enumerated)
+    sites = [(name, site) for trace in alone for name, site in trace.nodes.items() if site["type"] == "sample"]
+    drawn = {n: site["value"] for n, site in sites if not site["is_observed"] and n not in known.enumerated}
+    names = ", ".join(map(repr, known.enumerated))
+    advice = (
+        "Write what reads the value so that it accepts dimensions to the left of the plates: count from the right,"
+        " broadcast before torch.cat, and index tables by the value; nets.Rowwise does this for a net."
+    )
+    try:
+        with FixLatents(drawn):
+            together = run_programs(model, guide, args, kwargs, summed=summed)
+        found = [broadcasting.differs_at_value(*pair, summed.dims) for pair in zip(alone, together, strict=True)]
+    except Exception as error:
+        if summed.refused:
+            raise
+        raise ValueError(
+            f"Model and guide must accept all values of {names} at once, in a dimension left of the plates; got"
+            f" {type(error).__name__} ({str(error).strip().splitlines()[0] if str(error) else 'no message'}). {advice}"
+        ) from error
+    wrong = next(filter(None, reversed(found)), "")
+    if wrong and _repeatable(model, guide, args, kwargs, alone):
+        raise ValueError(f"Site {wrong}. {advice}")
+
+
 def particles(num_particles: int, nesting: int) -> Any:
     """A plate of `num_particles` particles, left of the `nesting` plates of the programs; no plate for one particle."""
     if num_particles == 1:
@@ -250,6 +341,7 @@ def run_programs(
     kwargs: dict[str, Any],
     num_particles: int = 1,
     path: GradientPath | None = None,
+    summed: SumOut | None = None,
 ) -> tuple[Any, Any]:
     """Trace the guide, then the model at the guide's draws.
 
@@ -260,14 +352,17 @@ def run_programs(
         kwargs: named arguments of both.
         num_particles: K.
         path: how gradients pass through the draws; None leaves this to the guide.
+        summed: the handler of sites that are summed out; None draws these sites like any others.
 
     Returns:
         The trace of the model and that of the guide.
     """
     nesting = plate_nesting(model, guide, args, kwargs) if num_particles > 1 else 0
+    if summed is not None and summed.first_dim is not None:
+        nesting = -1 - summed.first_dim - (num_particles > 1)
 
     def trace(program: Program) -> Any:
-        with particles(num_particles, nesting):
+        with summed or nullcontext(), particles(num_particles, nesting):
             return poutine.trace(program).get_trace(*args, **kwargs)
 
     if path is None:
@@ -283,6 +378,8 @@ def run_programs(
         draws = _scale_gradients(guide_trace, path, num_particles, nesting, row_plate(model))
     if noise is not None:
         guide_trace = _trace_detached_guide(guide, trace, draws, noise)
+        for name in () if summed is None else summed.dims:
+            guide_trace.nodes[name] = draws.nodes[name]  # nothing was drawn: q(y | x) keeps its gradient
     model_trace = trace(poutine.replay(model, trace=draws))
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
@@ -297,19 +394,40 @@ def _scale_gradients(trace: Any, path: GradientPath, num_particles: int, nesting
         row_dim = row_dims(site, plate)
 
         def scale(gradient: Tensor, site: Any = site, row_dim: list[int] = row_dim) -> Tensor:
-            if path.factor is None:
-                return gradient
-            shape = [1] * gradient.dim()
-            events = site["fn"].event_dim
+            shape, events = [1] * gradient.dim(), site["fn"].event_dim
+            place = -1 - nesting - events  # of the particles
             if num_particles > 1:
-                shape[-1 - nesting - events] = num_particles
-            if row_dim:
-                shape[row_dim[0] - events] = path.factor.shape[1]
-            return gradient * path.factor.reshape(shape).to(gradient.dtype)
+                shape[place] = num_particles
+            for coefficient in (path.factor, path.shares):
+                if row_dim and coefficient is not None:
+                    shape[row_dim[0] - events] = coefficient.shape[-1]
+            if path.factor is not None:
+                gradient = gradient * path.factor.reshape(shape).to(gradient.dtype)
+            if path.shares is not None:
+                first = gradient.dim() + place + (num_particles == 1)
+                gradient = gradient * _share_of(path.shares, gradient, first, shape).to(gradient.dtype)
+            return gradient
 
         value.register_hook(scale)
         copy.nodes[name] = {**site, "value": value}
     return copy
+
+
+def _share_of(shares: Tensor, gradient: Tensor, count: int, shape: list[int]) -> Tensor:
+    """The responsibility of each draw, summed over the enumerated sites that it does not depend on.
+
+    Args:
+        shares: the responsibilities, (C_n, ..., C_1, K, B).
+        gradient: that of the draws, with `count` dimensions of enumerated sites on the left.
+        count: how many of the enumerated sites' dimensions the draws have.
+        shape: the sizes of particles and rows among the dimensions of the gradient, all others 1.
+    """
+    others = shares.dim() - 2 - count
+    shares = shares.sum(tuple(range(others))) if others else shares
+    for dim in range(count):
+        if gradient.shape[dim] == 1:
+            shares = shares.sum(dim, keepdim=True)
+    return shares.reshape(*shares.shape[:count], *shape[count:])
 
 
 def _trace_detached_guide(guide: Program, trace: Callable[[Program], Any], draws: Any, noise: Noise) -> Any:
@@ -336,29 +454,22 @@ def any_site_outside_rows(trace: Any, plate: str) -> bool:
     return any(all(frame.name != plate for frame in site["cond_indep_stack"]) for site in sites)
 
 
-def check_sites(model_trace: Any, guide_trace: Any, *, enumerated: bool = False) -> None:
+def check_sites(model_trace: Any, guide_trace: Any) -> None:
     """Raise unless model and guide have the same latent sites; auxiliary guide sites are exempt.
+
+    A site of the model that is summed out may be missing from the guide.
 
     Args:
         model_trace: a trace of the model.
         guide_trace: a trace of the guide.
-        enumerated: whether model sites marked for parallel enumeration may be missing from the guide.
 
     Raises:
         ValueError: if a latent site is in one of them only.
-        NotImplementedError: if a model site is marked for enumeration and `enumerated` is False.
     """
     in_guide = {name for name, site in guide_trace.nodes.items() if site["type"] == "sample"}
     auxiliary = {name for name in in_guide if guide_trace.nodes[name]["infer"].get("is_auxiliary")}
     in_model = {n for n, site in model_trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]}
-    only_model = in_model - in_guide
-    marked = {name for name in only_model if model_trace.nodes[name]["infer"].get("enumerate") == "parallel"}
-    if marked and not enumerated:
-        raise NotImplementedError(
-            f"Site {sorted(marked)[0]!r} is marked for enumeration, which log-weights do not sum out."
-            " Sample it in the guide, or train with pyro.infer.TraceEnum_ELBO."
-        )
-    only_model -= marked
+    only_model = {name for name in in_model - in_guide if not is_marked(model_trace.nodes[name])}
     only_guide = in_guide - auxiliary - in_model
     if only_model or only_guide:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,4 +57,6 @@ def draw_candidates(model: ProgramPair, batch: dict[str, Tensor], count: int) ->
     record = LogWeights.joined([chunk_weights(model, batch, part) for part in particle_counts(batch, count)])
     smoothed, khat = pareto.smooth(record.log_w)
     kl = (record.log_guide - record.log_prior).double().mean(0)
-    return Candidates(record.latent, smoothed.double().softmax(0), khat, kl)
+    drawn = record.draw_latents()  # one value of each site that is summed out, by its probability given the particle
+    sites = {name: replace(site, value=drawn[name], leading=0) for name, site in record.latent.items()}
+    return Candidates(sites, smoothed.double().softmax(0), khat, kl)
