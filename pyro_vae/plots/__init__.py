@@ -4,10 +4,12 @@ Every function draws into the axes `ax`, or into a new figure if `ax` is not giv
 tables draw several panels: into `figure`, or a new one, which they return.
 """
 
+from pyro_vae.plots.contrasts import contrast
 from pyro_vae.plots.curves import latent_map, rate_distortion, training_curve
 from pyro_vae.plots.pictures import images, interpolation, reconstructions
 from pyro_vae.plots.posteriors import importance, khat, khat_map, kl_per_dimension, moments, rank_ecdf, sandwich
 from pyro_vae.plots.predictions import comparison, coverage, pit, predictive_intervals, statistic
+from pyro_vae.plots.reliability import reliability
 from pyro_vae.plots.style import COLORS, FAINT, GREY, INK, MARKERS, TRAIN, VALID, grid
 from pyro_vae.plots.tables import imputed, marginals, missing_pattern, pairs
 
@@ -20,6 +22,7 @@ __all__ = [
     "TRAIN",
     "VALID",
     "comparison",
+    "contrast",
     "coverage",
     "grid",
     "images",
@@ -39,6 +42,7 @@ __all__ = [
     "rank_ecdf",
     "rate_distortion",
     "reconstructions",
+    "reliability",
     "sandwich",
     "statistic",
     "training_curve",

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_vae.data.rows import Rows
 from pyro_vae.inference.pair import ProgramPair
 
-__all__ = ["fields_for", "fields_read", "split_fields"]
+__all__ = ["fields_for", "fields_read", "split_fields", "value_of"]
 
 
 def fields_read(function: Callable[..., Any]) -> list[str]:
@@ -64,3 +66,25 @@ def split_fields(model: ProgramPair, statistics: Any, fields: dict[str, Any]) ->
     read = {field for function in statistics.values() for field in fields_read(function)} - model.fields.keys()
     own = {name: value for name, value in fields.items() if name in read}
     return {name: value for name, value in fields.items() if name not in own}, own
+
+
+def value_of(name: str, statistic: Callable[..., Any], x: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
+    """The value of a statistic of these rows with these fields, as a tensor of finite numbers.
+
+    Raises:
+        TypeError: if it is not made of numbers.
+        ValueError: if one is not finite.
+    """
+    found = statistic(x, **{field: values.to(x.device) for field, values in fields.items()})
+    if not isinstance(found, Tensor | int | float | np.ndarray | np.number):
+        raise TypeError(
+            f"statistic {name!r} must return a tensor, an array or a number; got {type(found).__name__}. Some"
+            " statistics are made by a call: statistics.quantile(0.9), statistics.correlation(0, 1)."
+        )
+    value = torch.as_tensor(found).double().to(x.device)
+    if not torch.isfinite(value).all():
+        raise ValueError(
+            f"statistic {name!r} must be finite; got {value[~torch.isfinite(value)][0].item()}."
+            " Define it for constant columns too."
+        )
+    return value

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae import predictive
 from pyro_vae.arguments import positive_integer
-from pyro_vae.criticism.checks.fields import fields_for, split_fields
+from pyro_vae.criticism.checks.fields import fields_for, split_fields, value_of
 from pyro_vae.criticism.checks.ready import OfColumns, ready_statistics
 from pyro_vae.criticism.checks.transforms import (
     PIT,
@@ -293,19 +292,7 @@ class _Tally:
         self.prior, self.posterior = Ranks(observed), Ranks(observed)
 
     def __call__(self, x: Tensor) -> Tensor:
-        found = self.function(x, **{name: value[: len(x)].to(x.device) for name, value in self.fields.items()})
-        if not isinstance(found, Tensor | int | float | np.ndarray | np.number):
-            raise TypeError(
-                f"statistic {self.name!r} must return a tensor, an array or a number; got {type(found).__name__}. Some"
-                " statistics are made by a call: statistics.quantile(0.9), statistics.correlation(0, 1)."
-            )
-        value = torch.as_tensor(found).double().to(x.device)
-        if not torch.isfinite(value).all():
-            raise ValueError(
-                f"statistic {self.name!r} must be finite; got {value[~torch.isfinite(value)][0].item()}."
-                " Define it for constant columns too."
-            )
-        return value
+        return value_of(self.name, self.function, x, {name: value[: len(x)] for name, value in self.fields.items()})
 
     def evaluate_and_keep(self, x: Tensor) -> Tensor:
         self.replicated.append(self(x))

@@ -165,9 +165,10 @@ def check_unit(unit: Any) -> None:
 def _leave_cells_out(model: ProgramPair, batch: dict[str, Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
     """PIT values and k-hat (B, *E) of cells given the others of their row."""
     record = chunk_weights(model, batch, num_particles)
-    if len(record.observed) != 1 or record.joint:
+    if len(record.observed) != 1 or record.joint or record.enumeration is not None:
         raise NotImplementedError(
-            "unit='cell' needs a program with one observed site and independent rows; got another one. Use unit='row'."
+            "unit='cell' needs a program with one observed site, independent rows and no latent that is summed out; got"
+            " another one. Use unit='row'."
         )
     (site,) = record.observed.values()
     x, cells = batch["x"], cell_log_prob(site.distribution, site.value)

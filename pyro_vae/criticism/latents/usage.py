@@ -40,7 +40,8 @@ class SiteUse(Shown):
             in another order than the model, this is E log q / p at this site, and only the sum over sites is a KL.
         kl_per_dimension: the KL of each coordinate, (D,); None where coordinates depend on each other.
         mean_variance: variance over rows of the mean of q(z | x), (D,). Where this mean is an average over draws, its
-            Monte Carlo variance is subtracted.
+            Monte Carlo variance is subtracted. Where the prior of the only site differs between rows, as one that
+            depends on covariates, its mean is subtracted first, if it has a closed form: the rest is what x adds.
         active: whether `mean_variance` is above 0.01, (D,).
     """
 
@@ -139,7 +140,7 @@ def use(
         **fields: named per-row fields, as in `elbo`.
 
     Raises:
-        NotImplementedError: if a latent is global.
+        NotImplementedError: if a latent is global, or one is summed out.
 
     References:
         *Importance Weighted Autoencoders* (Burda et al., 2015), arXiv 1509.00519; *ELBO Surgery* (Hoffman, Johnson,
@@ -157,12 +158,12 @@ def use(
     with evaluating(model, seed=seed):
         for batch in row_chunks(model, rows, num_particles, names, structure=structure, at_once=num_particles):
             parts.append(_measure(_of_latents(model, chunk_weights(model, batch, num_particles))))
-        sites = {name: _join_chunks([part.sites[name] for part in parts]) for name in parts[0].sites}
         kl, error = (torch.cat(column) for column in zip(*[(part.kl, part.error) for part in parts], strict=True))
         batch = rows.take(slice(0, information_rows), names, like=model.like)
         record = _of_latents(model, chunk_weights(model, batch, 2))
         information = _log_ratios(model, batch, record)
         one_prior = _same_prior_in_all_rows(model, batch, record)
+    sites = {name: _join_chunks([part.sites[name] for part in parts], one_prior) for name in parts[0].sites}
     mutual = mean_over_rows(information.mean(0), information.std(0) / math.sqrt(2))
     part = mean_over_rows(kl[:information_rows], error[:information_rows])
     return LatentUse(
@@ -183,6 +184,7 @@ class _Site(NamedTuple):
     by_cell: Tensor | None  # (B, D), KL of each coordinate
     mean: Tensor  # (B, D)
     noise: Tensor  # (B, D), Monte Carlo variance of these means
+    prior: Tensor | None  # (B, D), the mean of the prior of the only site; None where it has no closed form
 
 
 class _Measures(NamedTuple):
@@ -194,7 +196,16 @@ class _Measures(NamedTuple):
 
 
 def _of_latents(model: ProgramPair, record: LogWeights) -> LogWeights:
-    """The record without the site of missing cells, which model and guide draw alike."""
+    """The record without the site of missing cells, which model and guide draw alike.
+
+    Raises:
+        NotImplementedError: if sites are summed out, since the other latents then have a distribution for each value.
+    """
+    if record.enumeration is not None:
+        raise NotImplementedError(
+            "The use of latents is measured where all are drawn; got"
+            f" {', '.join(map(repr, record.enumeration.names))}, which the log-weights sum out."
+        )
     latent, guide = (
         {name: site for name, site in sites.items() if name != model.site_of_missing}
         for sites in (record.latent, record.guide)
@@ -214,7 +225,9 @@ def _measure(record: LogWeights) -> _Measures:
         by_cell = _kl_by_cell(q.distribution, p.distribution, q.value, ordered)
         kept = None if by_cell is None else _by_row(q, by_cell).mean(0)
         noise = mean.var(0) / record.num_particles
-        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean.mean(0), noise)
+        centre = _mean(p.distribution) if len(record.latent) == 1 else None
+        centre = None if centre is None else _by_row(q, centre).mean(0)
+        sites[name] = _Site(*averaged(q.log_prob - p.log_prob), kept, mean.mean(0), noise, centre)
     return _Measures(sites, *averaged(record.log_guide - record.log_prior))
 
 
@@ -242,8 +255,9 @@ def _kl_by_cell(q: Any, p: Any, value: Tensor, ordered: bool) -> Tensor | None:
     return kl_by_cell(q, p, value, closed=ordered)
 
 
-def _join_chunks(parts: list[_Site]) -> SiteUse:
-    mean = torch.cat([part.mean for part in parts])
+def _join_chunks(parts: list[_Site], one_prior: bool) -> SiteUse:
+    """The use of a site; unless all rows have one prior, means count as distances from those of the prior."""
+    mean = torch.cat([part.mean if one_prior or part.prior is None else part.mean - part.prior for part in parts])
     variance = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     variance = (variance - torch.cat([part.noise for part in parts]).mean(0)).clamp_min(0)
     cells = [part.by_cell for part in parts if part.by_cell is not None]

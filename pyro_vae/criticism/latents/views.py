@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments import is_integer, positive_integer, positive_number
+from pyro_vae.criticism.latents.conditions import conditions, repeated
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.evaluation import Mean
 from pyro_vae.model import check_model
@@ -94,8 +95,10 @@ def probe(codes: Any, labels: Any, *, kind: str = "linear", folds: int = 5, seed
     return Probe(float(scores.mean()), float(scores.std(ddof=1) / math.sqrt(folds)), baseline, kind)
 
 
-def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Sequence[int] | None = None) -> Tensor:
-    """Decoder means along each latent in turn, with the others held at the code of one row.
+def traverse(
+    vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Sequence[int] | None = None, **fields: Any
+) -> Tensor:
+    """Decoder means along each latent in turn, with the others held at the code of one row, and its fields kept.
 
     Args:
         vae: a model with one vector of latents, such as `VAE`.
@@ -103,6 +106,7 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
         steps: number of values that each latent takes.
         span: each latent moves from -span to span.
         dims: numbers of the latents to move, from 0; all by default.
+        **fields: named per-row fields of the row, such as covariates, under which it is encoded and decoded.
 
     Returns:
         Means (steps, D, *E), which `plots.interpolation` draws as one line of pictures for each latent.
@@ -112,9 +116,10 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
     """
     positive_integer("steps", steps, 2)
     positive_number("span", span)
-    if not hasattr(check_model(vae), "prior") or isinstance(vae.encode(x), dict):
+    posterior = vae.encode(x, **fields) if hasattr(check_model(vae), "prior") else {}
+    if isinstance(posterior, dict):
         raise NotImplementedError(f"Traversals need a model with one vector of latents; got {type(vae).__name__}.")
-    z = vae.encode(x).mean
+    z = posterior.mean
     if z.dim() != 2 or len(z) != 1:
         raise ValueError(f"x must be one row; got codes of shape {tuple(z.shape)}. Pass e.g. x[:1].")
     chosen = list(range(z.shape[1])) if dims is None else list(dims) if isinstance(dims, Sequence) else []
@@ -123,7 +128,7 @@ def traverse(vae: Any, x: Any, *, steps: int = 9, span: float = 3.0, dims: Seque
     codes = z.expand(steps, len(chosen), -1).clone()
     for line, dim in enumerate(chosen):
         codes[:, line, dim] = torch.linspace(-span, span, steps).to(z)
-    means: Tensor = vae.decode(codes).mean
+    means: Tensor = vae.decode(codes, **repeated(conditions(vae, x, **fields), len(chosen))).mean
     return means
 
 
