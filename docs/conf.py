@@ -54,6 +54,7 @@ gallery_groups = {
     "Programs and bounds": ["own_program", "linear_gaussian", "tighter_bounds", "gradient_noise"],
     "Parts": ["priors", "guides", "likelihoods", "sharper_samples"],
     "Is the model right?": ["predictive_checks", "compare_models", "calibrated_encoder", "nuts_against_guide"],
+    "Given": ["conditional", "semi_supervised"],
     "Tables": ["incomplete_table", "sklearn_pipeline"],
 }
 

@@ -2,32 +2,52 @@
 
 from typing import Any
 
-from pyro_vae import bounds, datasets, elbos, evaluation, guides, likelihoods, missing, nets, priors, schedules, tables
+from pyro_vae import (
+    bounds,
+    covariates,
+    datasets,
+    elbos,
+    evaluation,
+    guides,
+    likelihoods,
+    missing,
+    nets,
+    priors,
+    schedules,
+    tables,
+)
+from pyro_vae.covariates import Covariates
 from pyro_vae.criticism import calibration, checks, disentanglement, latents, statistics
 from pyro_vae.criticism.arviz import Draws, draws
 from pyro_vae.criticism.checks import check
+from pyro_vae.criticism.classification import Classification, classification
 from pyro_vae.criticism.comparison import Comparison, compare
+from pyro_vae.criticism.contrasts import Contrast, Discoveries, contrast
 from pyro_vae.criticism.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.data.batches import Rows
-from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.imputation import Imputations, Pooled, WaldTest, pool
+from pyro_vae.inference.labels import sample_label
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.loading import load
 from pyro_vae.model import LatentVariableModel
+from pyro_vae.models import VAE, HierarchicalVAE, SemiSupervisedVAE
 from pyro_vae.runtime import processes
 from pyro_vae.tables import Table
 from pyro_vae.training import callbacks
 from pyro_vae.training.convergence import Convergence
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
 
 __version__ = "0.2.0"
 
 __all__ = [
     "VAE",
+    "Classification",
     "Comparison",
+    "Contrast",
     "Convergence",
+    "Covariates",
     "Diagnosis",
+    "Discoveries",
     "Draws",
     "Finding",
     "HierarchicalVAE",
@@ -37,6 +57,7 @@ __all__ = [
     "LogWeights",
     "Pooled",
     "Rows",
+    "SemiSupervisedVAE",
     "Table",
     "WaldTest",
     "bounds",
@@ -44,7 +65,10 @@ __all__ = [
     "callbacks",
     "check",
     "checks",
+    "classification",
     "compare",
+    "contrast",
+    "covariates",
     "datasets",
     "diagnose",
     "disentanglement",
@@ -62,6 +86,7 @@ __all__ = [
     "pool",
     "priors",
     "processes",
+    "sample_label",
     "schedules",
     "sklearn",
     "statistics",

@@ -69,6 +69,18 @@ def train_table(folder: Path) -> Path:
     return folder / "run"
 
 
+def train_covariates(folder: Path) -> Path:
+    """A run on two columns given three others: a number, levels and a date, whose names and levels are HTML."""
+    frame = hostile_table().fillna({HOSTILE[0]: 70.0})
+    frame["score"] = np.random.RandomState(1).normal(frame[HOSTILE[0]] / 9, 0.3).round(2)
+    frame.to_csv(folder / "people.csv", index=False)
+    reach = ["--covariates", ",".join(f'"{name}"' for name in (*HOSTILE[:2], "seen")), *SMALL, *FEW_ROWS]
+    reach += ["--covariates-into", "encoder,decoder,prior", "--prior", "normal"]
+    with short_annealing():
+        assert main(["train", str(folder / "people.csv"), "--run-dir", str(folder / "given"), *reach]) == 0
+    return folder / "given"
+
+
 def evaluate(run: Path) -> tuple[str, Diagnosis]:
     """Evaluate a run with its report; returns what was printed, and the diagnosis."""
     printed, found = io.StringIO(), []

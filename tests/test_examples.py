@@ -46,6 +46,11 @@ PROMISES = {
         *(rf"\n{name}{WITH_ERROR * 4}\n" for name in ("ELBO", "ELBO, affine encoder", "ELBO, 8 latents")),
         *(f"{name}{WITH_ERROR}\n" for name in ("K = 50", "K = 200", "AIS, lower", "AIS, upper")),
     ),
+    "conditional.py": (
+        "nats per row",
+        *(rf"{what} +{WITH_ERROR}" for what in (r"log p\(x \| label\)", r"log p\(x\)", "difference")),
+        rf"Bayes' rule:{WITH_ERROR} % of the digits recognized",
+    ),
     "first_vae.py": (
         "Nats per row",
         *(
@@ -150,6 +155,13 @@ PROMISES = {
             rf"{prior}{WITH_ERROR} \({NUMBER}\){WITH_ERROR * 2}"
             for prior in ("Normal", "Laplace", "StudentT", "Mixture", "VampPrior", "Flow", "Normal, seed 1")
         ),
+    ),
+    "semi_supervised.py": (
+        "1257 training rows, 100 with a label; 360 test rows",
+        *(rf"{name}{WITH_ERROR * 3}" for name in ("a label", r"q\(y \| x\), all rows", r"p\(y \| x\), all rows")),
+        "Nats per row",
+        *(rf"{name}{NUMBER}" for name in (r"own label", r"next label", r"log p\(x\)")),
+        f"360 rows with a label: accuracy{WITH_ERROR}",
     ),
     "sharper_samples.py": (
         "nats per row",

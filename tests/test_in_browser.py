@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import open_browser, overflow, requested, resize, wait_for
-from pages import evaluate, train_digits, train_table
+from pages import evaluate, train_covariates, train_digits, train_table
 
 from pyro_vae.cli import runs
 from pyro_vae.web import server
@@ -34,12 +34,13 @@ def browser() -> Iterator[Any]:
 def trained(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"digits": train_digits(tmp_path_factory.mktemp("digits"))}
     found["table"] = train_table(tmp_path_factory.mktemp("table"))
+    found["given"] = train_covariates(tmp_path_factory.mktemp("given"))
     for run in found.values():
         evaluate(run)
     return found
 
 
-@pytest.fixture(params=["digits", "table"])
+@pytest.fixture(params=["digits", "table", "given"])
 def report(request: pytest.FixtureRequest, trained: dict[str, Path]) -> str:
     return (trained[request.param] / "report.html").as_uri()
 
@@ -135,13 +136,17 @@ def test_the_report_prints_on_pages_that_hold_its_figures(browser: Any, report: 
     quiet(browser)
 
 
-@pytest.fixture(params=[["digits"], ["table"], ["digits", "digits"]], ids=["digits", "table", "two runs"])
+@pytest.fixture(
+    params=[["digits"], ["table"], ["given"], ["digits", "digits"]], ids=["digits", "table", "given", "two runs"]
+)
 def served(request: pytest.FixtureRequest, browser: Any, trained: dict[str, Path]) -> Iterator[str]:
     """The address of an explorer."""
-    explored = [
-        (f"{name} {i}", runs.read_model(trained[name]), runs.read_splits(trained[name], None))
-        for i, name in enumerate(request.param)
-    ]
+    yield from serve(browser, {f"{name} {i}": trained[name] for i, name in enumerate(request.param)})
+
+
+def serve(browser: Any, folders: dict[str, Path]) -> Iterator[str]:
+    """The address of an explorer of these runs, by name, until the next value is asked for."""
+    explored = [(name, runs.read_model(run), runs.read_splits(run, None)) for name, run in folders.items()]
     made = server.make_server(explored, 0)
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
@@ -201,3 +206,35 @@ def test_a_click_into_a_map_chooses_its_row(browser: Any, served: str) -> None:
         ActionChains(browser).move_to_element(point).click().perform()
     wait_for(browser, "return !document.getElementById('shown-0').textContent.includes('Test row 0')")
     quiet(browser)
+
+
+def test_covariates_are_chosen_by_keyboard_and_go_back_with_the_row(browser: Any, trained: dict[str, Path]) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    resize(browser, 1280)
+    for address in serve(browser, {"given": trained["given"]}):
+        browser.get(address)
+        wait_for(browser, READY)
+        shown = "return document.getElementById('shown-0').innerHTML"
+        seen = [browser.execute_script(shown)]
+        level = browser.find_element(By.ID, "covariate-0-1")
+        start = level.text
+        press(level, "ENTER")
+        focused = "document.activeElement.closest('[role=option]')?.dataset.optionIndex"
+        place = wait_for(browser, f"return {focused}")
+        ActionChains(browser).send_keys(Keys.ARROW_DOWN if place == "0" else Keys.ARROW_UP).perform()
+        wait_for(browser, f"return {focused} !== undefined && {focused} !== '{place}'")
+        ActionChains(browser).send_keys(Keys.ENTER).perform()
+        wait_for(browser, f"return document.getElementById('covariate-0-1').innerText !== {start!r}")
+        seen.append(wait_for(browser, f"const now = (() => {{ {shown} }})(); return now !== {seen[-1]!r} && now"))
+        number = browser.find_element(By.ID, "covariate-0-0")
+        assert browser.find_element(By.CSS_SELECTOR, "label[for='covariate-0-0']").text.startswith("<script>")
+        number.clear()
+        number.send_keys("1000000")
+        wait_for(browser, "return document.getElementById('asked-0').textContent.includes('must be a number from')")
+        browser.find_element(By.ID, "back-0").click()
+        wait_for(browser, f"return (() => {{ {shown} }})() === {seen[0]!r}")
+        assert browser.find_element(By.ID, "covariate-0-1").text == start
+        quiet(browser)

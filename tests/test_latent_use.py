@@ -338,6 +338,21 @@ def test_a_prior_that_depends_on_fields_has_no_aggregate_kl() -> None:
     assert math.isfinite(same.aggregate_kl) and math.isfinite(same.aggregate_kl_error)
 
 
+def test_a_latent_that_follows_its_prior_alone_is_not_active_however_the_prior_varies() -> None:
+    class Collapsed(Shifted):
+        """The guide is the prior: z says nothing of x beyond its field."""
+
+        def guide(self, x, *, shift, **batch):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(shift.unsqueeze(-1), torch.ones_like(self.slope)).to_event(1))
+
+    result = latents.use(Collapsed([1.0], [0.5]), X[:, :1], shift=X[:, 1], seed=0)
+    assert result.kl.estimate == pytest.approx(0, abs=1e-9) and result.collapsed == ["z"]
+    assert float(result.sites["z"].mean_variance) == pytest.approx(0, abs=1e-12)
+    informed = latents.use(Shifted([1.0], [0.5]), X[:, :1], shift=X[:, 1], seed=0)
+    assert float(informed.sites["z"].mean_variance) == pytest.approx(float((X[:, 0] - X[:, 1]).var()))
+
+
 def test_the_information_of_a_discrete_latent_is_that_of_enumeration() -> None:
     program = Discrete()
     x = program.rows.repeat(150, 1)

@@ -215,13 +215,10 @@ def test_parts_are_copied_and_a_clone_trains_like_the_original() -> None:
     assert np.array_equal(clone(original).fit_transform(X), first)
 
 
-def frames() -> list[Any]:
+def frames(frame: pd.DataFrame = INCOMPLETE) -> list[Any]:
+    """The frame in each library."""
     polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
-    return [
-        INCOMPLETE,
-        polars.from_pandas(INCOMPLETE),
-        pyarrow.Table.from_pandas(INCOMPLETE, preserve_index=False),
-    ]
+    return [frame, polars.from_pandas(frame), pyarrow.Table.from_pandas(frame, preserve_index=False)]
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -268,6 +265,38 @@ def test_an_array_is_read_by_the_columns_of_the_frame_in_fit() -> None:
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         done = imputer.transform(incomplete.to_numpy())
     np.testing.assert_allclose(done, imputer.transform(incomplete).to_numpy(float))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_columns_of_a_frame_may_be_covariates(which: int) -> None:
+    names = ["age", "group"]
+    frame = frames(FRAME)[which]
+    latents = LatentTransformer(2, **QUICK, covariates=names).fit(frame)
+    fields = pv.Table(FRAME, covariates=names).fields
+    assert latents.vae_.covariates.names == names and latents.vae_.table_schema.names == ["sex", "visits"]
+    codes = latents.transform(frame)
+    np.testing.assert_allclose(codes, latents.vae_.encode(pv.Table(FRAME, covariates=names)).mean.numpy())
+    np.testing.assert_array_equal(latents.score(frame), latents._log_density(frame).mean())
+    back = latents.inverse_transform(codes, frame)
+    mean = latents.vae_.decode(codes, **fields).mean
+    np.testing.assert_allclose(np.asarray(back["visits"], float), mean[:, 1], atol=0.51)  # of whole numbers
+    for column in names:
+        assert list(map(str, back[column].to_numpy())) == list(map(str, FRAME[column]))
+    drawn = latents.sample(3, frame[:3])
+    assert len(drawn) == 3 and type(drawn) is type(frame)
+
+
+def test_covariates_stay_and_help_where_cells_are_filled_in() -> None:
+    frame = pd.DataFrame({"dose": X[:, 0], "code": np.arange(40) % 2, "n": 5 * X[:, 0] + X[:, 1], "m": X[:, 2]})
+    gaps = frame.copy()
+    gaps.loc[::3, "n"] = None
+    imputer = Imputer(2, epochs=300, random_state=0, covariates=["dose", "code"]).fit(gaps)
+    done = imputer.transform(gaps)
+    pd.testing.assert_frame_equal(done[["dose", "code", "m"]], frame[["dose", "code", "m"]])
+    assert np.corrcoef(done["n"][::3], frame["n"][::3])[0, 1] > 0.9, "n without dose is noise"
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        array = imputer.transform(gaps.to_numpy(float))
+    np.testing.assert_allclose(array, done.to_numpy(float))
 
 
 def test_missing_cells_may_have_a_number_of_their_own() -> None:
@@ -380,6 +409,33 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "left out with a likelihood",
     ),
     "kinds of a table": (fit(LatentTransformer, pv.Table(FRAME), kinds={"age": "real"}), ValueError, "a pv.Table"),
+    "covariates of an array": (fit(LatentTransformer, X, covariates=["a"]), ValueError, "left out with an array"),
+    "covariates of a table": (
+        fit(Imputer, pv.Table(FRAME), covariates=["age"]),
+        ValueError,
+        "left out with a pv.Table",
+    ),
+    "an unknown covariate": (fit(DensityEstimator, FRAME, covariates=["b"]), ValueError, "name columns of the frame"),
+    "gaps of a covariate": (
+        fit(Imputer, INCOMPLETE, covariates=["age"]),
+        ValueError,
+        "no missing cells as a covariate",
+    ),
+    "no covariates for draws": (
+        lambda: LatentTransformer(**QUICK, covariates=["age"]).fit(FRAME).sample(3),
+        ValueError,
+        "must be a frame with the columns age; got None",
+    ),
+    "covariates without a column": (
+        lambda: LatentTransformer(**QUICK, covariates=["age"]).fit(FRAME).sample(3, FRAME[["sex"]][:3]),
+        ValueError,
+        "must have the column 'age'; got sex",
+    ),
+    "covariates for a model without": (
+        lambda: LatentTransformer(**QUICK).fit(FRAME).sample(3, FRAME[:3]),
+        ValueError,
+        "must be None for a model without any; got DataFrame",
+    ),
     "options": (fit(LatentTransformer, X, fit_options={"epoch": 3}), ValueError, "got 'epoch'. Correct it"),
     "own options": (fit(LatentTransformer, X, fit_options={"epochs": 3}), ValueError, "to the estimator itself"),
     "options in a list": (fit(LatentTransformer, X, fit_options=["epochs"]), TypeError, "must be a dictionary"),

@@ -69,9 +69,7 @@ def test_latents_that_are_no_real_vector_are_refused_with_the_reason() -> None:
     check_real_latents(offsets, "The map")
     rows = pv.Rows(torch.arange(27.0).reshape(9, 3), {"offset": torch.zeros(9)})
     offsets.fit(rows, epochs=1, seed=0, progress=False)
-    with pytest.raises(
-        NotImplementedError, match="must be of a model that reads no field of a row; got one that reads"
-    ):
+    with pytest.raises(NotImplementedError, match="must be of a model that reads no field of a row but covariates"):
         check_real_latents(offsets, "The map")
 
 

@@ -215,7 +215,7 @@ def test_auxiliary_guide_sites_count_in_log_q_and_need_no_site_in_the_model() ->
     assert not torch.allclose(weights.log_guide, weights.guide["z"].log_prob)
 
 
-def test_enumerated_model_sites_are_refused() -> None:
+def test_a_site_that_the_model_alone_has_is_summed_out() -> None:
     class Enumerated(Discrete):
         def model(self, x=None, *, rows=None, **batch):
             with pyro.plate("data", len(x)):
@@ -226,8 +226,8 @@ def test_enumerated_model_sites_are_refused() -> None:
             pass
 
     program = Enumerated()
-    with pytest.raises(NotImplementedError, match="'z' is marked for enumeration"):
-        pv.log_weights(program.model, program.guide, program.rows)
+    weights = pv.log_weights(program.model, program.guide, program.rows)
+    np.testing.assert_allclose(weights.log_w[0].detach(), program.log_evidence(program.rows).detach(), atol=1e-12)
 
 
 def test_counting_plates_uses_no_random_numbers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,12 @@ from torch.distributions import Distribution
 
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.missing import AtRandom, Missing
+from pyro_vae.models import VAE
 from pyro_vae.priors import Prior
 from pyro_vae.sklearn.columns import ArrayColumns, Columns, TableColumns
 from pyro_vae.sklearn.making import fit_options, make_likelihood, make_parts
 from pyro_vae.tables import Kind, Table
 from pyro_vae.tables.libraries import is_frame
-from pyro_vae.vae import VAE
 
 __all__ = ["VAEEstimator", "one_at_a_time"]
 
@@ -65,6 +65,7 @@ class VAEEstimator(BaseEstimator):
         decoder: Any = None,
         missing: Missing | None = None,
         kinds: Mapping[str, str | Kind] | None = None,
+        covariates: Sequence[str] | None = (),
         elbo: Any = None,
         epochs: int | None = None,
         batch_size: int = 128,
@@ -80,6 +81,7 @@ class VAEEstimator(BaseEstimator):
         self.decoder = decoder
         self.missing = missing
         self.kinds = kinds
+        self.covariates = covariates
         self.elbo = elbo
         self.epochs = epochs
         self.batch_size = batch_size
@@ -103,7 +105,7 @@ class VAEEstimator(BaseEstimator):
         if isinstance(x, np.ndarray):
             vae = self._vae_for_array(x)
         else:
-            table = x if isinstance(x, Table) else Table(x, kinds=self.kinds)
+            table = x if isinstance(x, Table) else Table(x, kinds=self.kinds, covariates=self.covariates)
             self._columns = TableColumns(table.schema)
             missing, count = self._missing(table.has_missing), len(table.schema.names)
             parts = make_parts(self.get_params(deep=False), missing, count, len(table))
@@ -150,9 +152,13 @@ class VAEEstimator(BaseEstimator):
             validate_data(self, frame, reset=reset, skip_check_array=True)
             self._check_frame(X, reset=reset)
             return X
+        what = "an array" if self.likelihood is None else "a likelihood"
         if reset and self.kinds is not None:
-            what = "an array" if self.likelihood is None else "a likelihood"
             raise ValueError(f"kinds must be left out with {what}; got {self.kinds!r}. They say what frames hold.")
+        if reset and self.covariates is not None and len(self.covariates):
+            raise ValueError(
+                f"covariates must be left out with {what}; got {self.covariates!r}. They name columns of a frame."
+            )
         return validate_data(
             self,
             frame,
@@ -165,8 +171,12 @@ class VAEEstimator(BaseEstimator):
     def _check_frame(self, X: Any, *, reset: bool) -> None:  # noqa: N803
         if reset and len(X) < 2:
             raise ValueError(f"X must have at least 2 rows; got n_samples = {len(X)}. Pass those of training.")
-        if reset and isinstance(X, Table) and self.kinds is not None:
-            raise ValueError("kinds must be left out with a pv.Table, which has its own. Pass kinds= to pv.Table.")
+        for name, given in (("kinds", self.kinds), ("covariates", self.covariates)):
+            if reset and isinstance(X, Table) and given is not None and len(given):
+                raise ValueError(
+                    f"{name} must be left out with a pv.Table, which has its own; got {given!r}. Pass {name}= to"
+                    " pv.Table."
+                )
 
     def _read(self, X: Any) -> Any:  # noqa: N803
         """Rows of X, in a form that the fitted model takes."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.rows import Rows
 from pyro_vae.imputation import Imputations
 from pyro_vae.tables import Constant, Identifier, Table, TableSchema
 from pyro_vae.tables.columns import Column
+from pyro_vae.tables.covariates import field_of
 from pyro_vae.tables.libraries import library_of
 from pyro_vae.tables.schema import write
 
@@ -40,8 +43,17 @@ class Columns(ABC):
         """Which cells are missing and can be imputed, (N, D) bool."""
 
     @abstractmethod
-    def back(self, values: Tensor) -> Any:
-        """Draws or means of rows of the model, (N, *E), in the form of the training data."""
+    def covariates(self, frame: Any) -> dict[str, Tensor]:
+        """The covariates of the rows of a frame by name, (N,) each; empty for a model without any.
+
+        Raises:
+            TypeError: if it is no frame.
+            ValueError: if it lacks a covariate, or the model has none.
+        """
+
+    @abstractmethod
+    def back(self, values: Tensor, fields: Mapping[str, Tensor]) -> Any:
+        """Draws or means of rows of the model, (N, *E), with these covariates, in the form of the training data."""
 
     @abstractmethod
     def completed(self, x: Any, found: Imputations) -> Any:
@@ -74,7 +86,10 @@ class ArrayColumns(Columns):
     def missing(self, x: np.ndarray) -> np.ndarray:
         return np.isnan(x)
 
-    def back(self, values: Tensor) -> np.ndarray:
+    def covariates(self, frame: Any) -> dict[str, Tensor]:
+        return _none(frame)
+
+    def back(self, values: Tensor, fields: Mapping[str, Tensor]) -> np.ndarray:
         numbers = as_array(values)
         numbers = numbers if numbers.dtype.kind == "f" else numbers.astype(np.float64)
         x = np.tile(self.constants.astype(numbers.dtype), (len(numbers), 1))
@@ -82,7 +97,7 @@ class ArrayColumns(Columns):
         return x
 
     def completed(self, x: np.ndarray, found: Imputations) -> np.ndarray:
-        return np.where(np.isnan(x), self.back(found.values[0]), x).astype(x.dtype)
+        return np.where(np.isnan(x), self.back(found.values[0], {}), x).astype(x.dtype)
 
 
 class TableColumns(Columns):
@@ -96,19 +111,21 @@ class TableColumns(Columns):
         self.schema = schema
 
     def rows(self, x: Any) -> Any:
-        """A table; of an array, whose columns are those of the frame in order, a tensor."""
+        """A table; of an array, whose columns are those of the frame in order, rows with covariates as fields."""
         if not isinstance(x, np.ndarray):
             return x.read_by(self.schema) if isinstance(x, Table) else Table.like(x, self.schema)
-        cells = []
+        cells, fields = [], {}
         for place, own in enumerate(self.schema.columns):
-            if own.kind.modelled or isinstance(own.kind, Constant):
-                encoded = self._encoded(x[:, place], own.name, own.kind)
+            if own.covariate:
+                fields[own.name] = self._encoded(x[:, place], own.name, partial(field_of, own.kind))
+            elif own.kind.modelled or isinstance(own.kind, Constant):
+                encoded = self._encoded(x[:, place], own.name, own.kind.encode)
                 cells += [encoded] if own.kind.modelled else []
-        return torch.from_numpy(np.column_stack(cells))
+        return Rows(torch.from_numpy(np.column_stack(cells)), fields)
 
-    def _encoded(self, cells: np.ndarray, name: str, kind: Any) -> np.ndarray:
+    def _encoded(self, cells: np.ndarray, name: str, encode: Callable[[Column], Any]) -> Any:
         try:
-            return kind.encode(Column(name, "float", cells.astype(np.float64)))  # type: ignore[no-any-return]
+            return encode(Column(name, "float", cells.astype(np.float64)))
         except TypeError as error:
             raise TypeError(f"X must be a frame, as in fit; got an array. {error}") from None
 
@@ -127,8 +144,25 @@ class TableColumns(Columns):
                 found[:, j] = ~library.read(frame, places[own.name], own.name)[0].observed
         return found
 
-    def back(self, values: Tensor) -> Any:
-        return self.schema.frame(self.schema.nearest(values))
+    def covariates(self, frame: Any) -> dict[str, Tensor]:
+        wanted = self.schema.covariates
+        if not wanted:
+            return _none(frame)
+        names = [column.name for column in wanted]
+        if frame is None:
+            raise ValueError(
+                f"covariates must be a frame with the columns {', '.join(names)}; got None. Pass one, with a row for"
+                " each row that is asked for."
+            )
+        library = library_of(frame)
+        places = {str(label): place for place, label in enumerate(library.names(frame))}
+        absent = [name for name in names if name not in places]
+        if absent:
+            raise ValueError(f"covariates must have the column {absent[0]!r}; got {', '.join(places)}. Add it.")
+        return {c.name: field_of(c.kind, library.read(frame, places[c.name], c.name)[0]) for c in wanted}
+
+    def back(self, values: Tensor, fields: Mapping[str, Tensor]) -> Any:
+        return self.schema.frame(self.schema.nearest(values), fields)
 
     def completed(self, x: Any, found: Imputations) -> Any:
         missing = self.missing(x)
@@ -152,6 +186,13 @@ class TableColumns(Columns):
             if isinstance(own.kind, Constant) and gaps.any()
         }
         return library.kept(library.replaced(frame, new)) if new else frame
+
+
+def _none(frame: Any) -> dict[str, Tensor]:
+    """No covariates; a ValueError if some are given."""
+    if frame is not None:
+        raise ValueError(f"covariates must be None for a model without any; got {type(frame).__name__}. Leave it out.")
+    return {}
 
 
 def with_columns(frame: Any, columns: Mapping[str, np.ndarray]) -> Any:

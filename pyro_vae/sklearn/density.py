@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +30,8 @@ class DensityEstimator(OutlierMixin, Scored):
     Args:
         contamination: the share of rows of training, above 0 and at most .5, that are taken for outliers.
         num_particles: draws for each row.
-        latent_dim, likelihood, prior, guide, encoder, decoder, missing, kinds: as of `LatentTransformer`.
+        latent_dim, likelihood, prior, guide, encoder, decoder, missing, kinds, covariates: as of
+            `LatentTransformer`.
         elbo, epochs, batch_size, learning_rate, fit_options, random_state: as of `LatentTransformer`.
 
     Attributes:
@@ -61,6 +62,7 @@ class DensityEstimator(OutlierMixin, Scored):
         decoder: Any = None,
         missing: Missing | None = None,
         kinds: Mapping[str, str | Kind] | None = None,
+        covariates: Sequence[str] | None = (),
         elbo: Any = None,
         epochs: int | None = None,
         batch_size: int = 128,
@@ -77,6 +79,7 @@ class DensityEstimator(OutlierMixin, Scored):
             decoder=decoder,
             missing=missing,
             kinds=kinds,
+            covariates=covariates,
             elbo=elbo,
             epochs=epochs,
             batch_size=batch_size,

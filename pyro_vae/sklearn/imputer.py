@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -48,7 +48,7 @@ class Imputer(TransformerMixin, VAEEstimator):
         num_candidates: draws of the latents for each row, as in `VAE.impute`.
         missing: what is assumed about missing cells; `pv.missing.AtRandom()`.
         elbo: the estimator of the bound; `pv.elbos.IWAE(num_particles=5)`, of which imputations are better.
-        latent_dim, likelihood, prior, guide, encoder, decoder, kinds: as of `LatentTransformer`.
+        latent_dim, likelihood, prior, guide, encoder, decoder, kinds, covariates: as of `LatentTransformer`.
         epochs, batch_size, learning_rate, fit_options, random_state: as of `LatentTransformer`.
 
     Attributes:
@@ -81,6 +81,7 @@ class Imputer(TransformerMixin, VAEEstimator):
         decoder: Any = None,
         missing: Missing | None = None,
         kinds: Mapping[str, str | Kind] | None = None,
+        covariates: Sequence[str] | None = (),
         elbo: Any = None,
         epochs: int | None = None,
         batch_size: int = 128,
@@ -97,6 +98,7 @@ class Imputer(TransformerMixin, VAEEstimator):
             decoder=decoder,
             missing=missing,
             kinds=kinds,
+            covariates=covariates,
             elbo=elbo,
             epochs=epochs,
             batch_size=batch_size,

@@ -14,8 +14,8 @@ from pyro_vae import likelihoods, nets, priors, schedules
 from pyro_vae.arguments import positive_integer
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.missing import Missing
+from pyro_vae.models import VAE, latents_for
 from pyro_vae.priors import Prior
-from pyro_vae.vae import VAE, latents_for
 
 __all__ = ["fit_options", "make_likelihood", "make_parts"]
 

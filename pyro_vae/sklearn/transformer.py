@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -50,6 +50,8 @@ class LatentTransformer(TransformerMixin, Scored):
             64 units from there.
         missing: what is assumed about missing cells; `pv.missing.AtRandom()` if there are any in `fit`.
         kinds: kinds of the columns of a frame that should not be inferred, as of `pv.Table`.
+        covariates: names of columns of a frame that are covariates, as of `pv.Table`: encoder and decoder read them,
+            and the model is one of the other columns given these.
         elbo: the estimator of the bound, such as `pv.elbos.IWAE(num_particles=5)`.
         epochs: passes over the rows; by default about 100, within 1,000 to 2,000 steps, and never fewer than 10.
         batch_size: rows for each step.
@@ -87,6 +89,7 @@ class LatentTransformer(TransformerMixin, Scored):
         decoder: Any = None,
         missing: Missing | None = None,
         kinds: Mapping[str, str | Kind] | None = None,
+        covariates: Sequence[str] | None = (),
         elbo: Any = None,
         epochs: int | None = None,
         batch_size: int = 128,
@@ -104,6 +107,7 @@ class LatentTransformer(TransformerMixin, Scored):
             decoder=decoder,
             missing=missing,
             kinds=kinds,
+            covariates=covariates,
             elbo=elbo,
             epochs=epochs,
             batch_size=batch_size,
@@ -134,11 +138,16 @@ class LatentTransformer(TransformerMixin, Scored):
         return as_array(mean)
 
     @one_at_a_time
-    def inverse_transform(self, X: Any) -> Any:  # noqa: N803
+    def inverse_transform(self, X: Any, covariates: Any = None) -> Any:  # noqa: N803
         """The mean of p(x given z) for latents X, (N, latent_dim), on the scale of the data.
 
         A mean without a closed form is the average of 200 draws with the seed of `fit`; where there is none, as of
         Student's t with one degree of freedom, their median stands for it.
+
+        Args:
+            X: latents (N, latent_dim).
+            covariates: a frame of N rows with the columns that are covariates, such as the one that was transformed;
+                its other columns are not read. None for a model without covariates.
 
         Returns:
             An array (N, D); where the model is one of a table, a frame of the library that `fit` was given, with the
@@ -146,18 +155,24 @@ class LatentTransformer(TransformerMixin, Scored):
         """
         check_is_fitted(self, "vae_")
         z = check_array(X, dtype=[np.float64, np.float32], input_name="X", estimator=self)
+        fields = self._columns.covariates(covariates)
         with seeded(self._seed), torch.no_grad():
-            mean = _center(self.vae_.decode(z))
-        return self._columns.back(mean)
+            mean = _center(self.vae_.decode(z, **fields))
+        return self._columns.back(mean, fields)
 
     @one_at_a_time
-    def sample(self, n_samples: int = 1) -> Any:
+    def sample(self, n_samples: int = 1, covariates: Any = None) -> Any:
         """Rows drawn from the model, in the form of the training data: an array (n_samples, D), or a frame.
 
         With an integer as `random_state`, repeated calls return the same rows.
+
+        Args:
+            n_samples: the number of rows.
+            covariates: a frame of so many rows with the columns that are covariates; None for a model without any.
         """
         check_is_fitted(self, "vae_")
-        return self._columns.back(self.vae_.sample(n_samples, seed=self._new_seed()))
+        fields = self._columns.covariates(covariates)
+        return self._columns.back(self.vae_.sample(n_samples, seed=self._new_seed(), fields=fields), fields)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The names of the columns of `transform`: latent0, latent1, ...; `input_features` is not used."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import is_integer, is_number
+from pyro_vae.arguments import is_integer
+from pyro_vae.criticism.latents.conditions import conditions
 from pyro_vae.datasets import Splits
+from pyro_vae.models import VAE
 from pyro_vae.runtime.random import seeded
-from pyro_vae.vae import VAE
+from pyro_vae.web.choices import as_number, choices
+from pyro_vae.web.covariates import in_words, reached
 from pyro_vae.web.latents import LEVELS, check_real_latents, labels_of, plane_of, posterior, prior_moments
 from pyro_vae.web.views import RowView, view_of
 
@@ -45,7 +49,7 @@ class Posterior:
         high: their upper ends, (D,).
         drawn: draws in the plane of the map, (200, 2).
         data: the row, as it is shown.
-        again: E[x | z] at the posterior mean, as it is shown.
+        again: E[x | z] at the posterior mean, under the row's own covariates, as it is shown.
     """
 
     mean: Tensor
@@ -78,7 +82,9 @@ class Explored:
         with _ONE_AT_A_TIME:
             self.view, self.labels = view_of(vae, self.rows), labels_of(self.rows)
             self.means, _ = posterior(vae, self.rows, num_draws=1)
-            mean, scale = prior_moments(vae)
+            self.covariates, self.given = conditions(vae, self.rows), in_words(vae, self.rows)
+            self.choices = choices(vae, splits.train)
+            mean, scale = prior_moments(vae, self.covariates)
         self.plane = plane_of(self.means)
         order = self.means.var(0, correction=0).argsort(descending=True, stable=True)[:MOST_SLIDERS]
         lowest, highest = (getattr(self.means, end)(0).values for end in ("min", "max"))
@@ -95,7 +101,8 @@ class Explored:
         prior, guide = (type(part).__name__ for part in parts)
         count = self.means.shape[1]
         kept = "" if len(self.sliders) == count else f", of which the {len(self.sliders)} that vary most can be moved"
-        return f"{count} latent{'' if count == 1 else 's'}{kept}; prior {prior}, guide {guide}"
+        known = "" if self.vae.covariates is None else f"; covariates reach {reached(self.vae)}"
+        return f"{count} latent{'' if count == 1 else 's'}{kept}; prior {prior}, guide {guide}{known}"
 
     def check_row(self, number: Any) -> int | None:
         """The number of a row, or None if there is no such row."""
@@ -115,7 +122,7 @@ class Explored:
             one = self.rows.subset([row])
             mean, draws = posterior(self.vae, one)
             data = self.view.show(one.take(slice(None), like=self.vae.like)["x"])[0]
-            again = self.view.show_means(self.vae.decode(mean))[0]
+            again = self.view.show_means(self.vae.decode(mean, **self.under(row)))[0]
             low, high = (draws[:, 0].quantile(level, 0) for level in LEVELS)
             found = Posterior(mean[0], low, high, self.plane.project(draws[:DRAWN, 0]), data, again)
             self._last = row, found
@@ -130,15 +137,33 @@ class Explored:
         """
         z = self.means[row].clone()
         for slider, value in zip(self.sliders, values, strict=True):
-            number = _as_number(value)
+            number = as_number(value)
             if number is not None:
                 z[slider.dim] = min(slider.high, max(slider.low, number))
         return z.unsqueeze(0)
 
-    def decode(self, z: Tensor, seed: int) -> tuple[RowView, RowView]:
-        """E[x | z] and a draw of x given z, for latents (1, D)."""
+    def under(self, row: int, values: Sequence[Any] = ()) -> dict[str, Tensor]:
+        """The covariates of a row, (1, ...) each, with those that are chosen in the place of its own.
+
+        Args:
+            row: number of a test row.
+            values: what a browser sent for each of `choices`; one that is no value of its covariate is that of the row.
+        """
+        found = {name: value[row : row + 1] for name, value in self.covariates.items()}
+        for one, value in zip(self.choices, values, strict=False):
+            number = one.read(value)
+            if number is not None:
+                found[one.name] = torch.full_like(found[one.name], number)
+        return found
+
+    def covariates_at(self, row: int) -> list[float | int | None]:
+        """What the page has for each of `choices` at a row."""
+        return [one.start(self.rows.field(one.name)[row]) for one in self.choices]
+
+    def decode(self, z: Tensor, seed: int, fields: Mapping[str, Tensor] | None = None) -> tuple[RowView, RowView]:
+        """E[x | z] and a draw of x given z, for latents (1, D) and covariates (1, ...)."""
         with _ONE_AT_A_TIME:
-            distribution = self.vae.decode(z)
+            distribution = self.vae.decode(z, **(fields or {}))
             with seeded(seed), torch.no_grad():
                 drawn = distribution.sample()
             return self.view.show_means(distribution)[0], self.view.show(drawn)[0]
@@ -158,13 +183,3 @@ def _slider(dim: int, low: float, high: float) -> Slider:
     step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)
     first, last = math.floor(low / step), math.ceil(high / step)
     return Slider(dim, round(first * step, 10), round(last * step, 10), round(step, 10))
-
-
-def _as_number(value: Any) -> float | None:
-    """A finite number that a browser sent, as a number or as text; None for anything else."""
-    if isinstance(value, str) and len(value) < 40:
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return float(value) if is_number(value) and math.isfinite(value) else None

@@ -73,10 +73,16 @@ def _of_run(place: int, run: Explored) -> Any:
     dcc, html = _components()
 
     buttons = [
-        html.Button("Back to the row's posterior mean", id=f"back-{place}", type="button"),
+        html.Button(
+            f"Back to the row's posterior mean{' and covariates' if run.choices else ''}",
+            id=f"back-{place}",
+            type="button",
+        ),
         html.Button("Another draw of x", id=f"more-{place}", type="button"),
     ]
     sliders = [_slider(place, k, run) for k in range(len(run.sliders))]
+    chosen = [_choice(place, k, run) for k in range(len(run.choices))]
+    about = html.P("Covariates to decode under. They are the row's own until you choose others.") if chosen else None
     key = "Ring: the row's posterior mean; grey: draws from its posterior; cross: the sliders."
     intervals = "Mean and central 90 % interval of each latent given x; cross: the sliders."
     figures = [
@@ -93,7 +99,13 @@ def _of_run(place: int, run: Explored) -> Any:
             html.H2(run.name),
             html.P(run.about),
             html.Div(id=f"shown-{place}"),
+            html.P(id=f"given-{place}"),
             html.P(buttons, className="buttons"),
+            html.P(id=f"asked-{place}", role="status"),
+            about,
+            html.Div(chosen, className="choices", role="group", **{"aria-label": f"Covariates of {run.name}"})
+            if chosen
+            else None,
             html.Div(sliders, className="sliders", role="group", **{"aria-label": f"Latents of {run.name}"}),
             html.Div(drawn, className="figures"),
         ],
@@ -108,6 +120,21 @@ def _slider(place: int, k: int, run: Explored) -> Any:
     value = run.at_row(0)[k]
     moved = dcc.Input(id=name, type="range", min=one.low, max=one.high, step=one.step, value=value, debounce=False)
     return html.Div([html.Label(f"z{one.dim}", htmlFor=name), moved, html.Span(id=f"value-{place}-{k}")])
+
+
+def _choice(place: int, k: int, run: Explored) -> Any:
+    """A covariate with a list of its levels, or a field for a number."""
+    dcc, html = _components()
+
+    one, name, value = run.choices[k], f"covariate-{place}-{k}", run.covariates_at(0)[k]
+    text = f"{one.name} ({one.unit})" if one.unit else one.name
+    if one.levels:
+        levels = [{"label": level, "value": i} for i, level in enumerate(one.levels)]
+        chosen = dcc.Dropdown(levels, value, id=name, clearable=False)
+    else:
+        low, high = one.ends
+        chosen = dcc.Input(id=name, type="number", min=low, max=high, step="any", value=value, debounce=False)
+    return html.Div([html.Label(text, htmlFor=name), chosen], role="group", **{"aria-label": text})
 
 
 def _follow_rows(app: Any, runs: Sequence[Explored]) -> None:
@@ -128,44 +155,61 @@ def _follow_rows(app: Any, runs: Sequence[Explored]) -> None:
         return "" if runs[0].check_row(row) is not None else f"Choose a row from 0 to {len(runs[0]) - 1}."
 
     for place, run in enumerate(runs):
-        sliders = [Output(f"slider-{place}-{k}", "value") for k in range(len(run.sliders))]
+        moved = [Output(f"slider-{place}-{k}", "value") for k in range(len(run.sliders))]
+        moved += [Output(f"covariate-{place}-{k}", "value") for k in range(len(run.choices))]
 
-        @app.callback(*sliders, Input("row", "value"), Input(f"back-{place}", "n_clicks"))  # type: ignore[untyped-decorator]
+        @app.callback(*moved, Input("row", "value"), Input(f"back-{place}", "n_clicks"))  # type: ignore[untyped-decorator]
         def set_sliders(row: Any, clicks: Any, run: Explored = run) -> Any:
             number = run.check_row(row)
-            values = [no_update] * len(run.sliders) if number is None else run.at_row(number)
+            if number is None:
+                values: list[Any] = [no_update] * (len(run.sliders) + len(run.choices))
+            else:
+                values = [*run.at_row(number), *run.covariates_at(number)]
             return values[0] if len(values) == 1 else values
 
 
 def _follow_sliders(app: Any, place: int, run: Explored) -> None:
-    """The sliders say at which z p(x | z) is shown, and where the cross of the figures lies."""
+    """The sliders and covariates say at which z p(x | z) is shown, and where the cross of the figures lies."""
     from dash import Input, Output, no_update
 
-    texts = [Output(f"value-{place}-{k}", "children") for k in range(len(run.sliders))]
-    moved = [Input(f"slider-{place}-{k}", "value") for k in range(len(run.sliders))]
-    shown = Output(f"shown-{place}", "children")
+    size = len(run.sliders)
+    texts = [Output(f"value-{place}-{k}", "children") for k in range(size)]
+    inputs = [Input(f"slider-{place}-{k}", "value") for k in range(size)]
+    inputs += [Input(f"covariate-{place}-{k}", "value") for k in range(len(run.choices))]
+    words = [Output(f"{name}-{place}", "children") for name in ("shown", "given", "asked")]
     figures = [Output(f"{name}-{place}", "figure") for name in ("map", "posterior")]
 
-    @app.callback(shown, *figures, *texts, Input("row", "value"), Input(f"more-{place}", "n_clicks"), *moved)  # type: ignore[untyped-decorator]
+    @app.callback(*words, *figures, *texts, Input("row", "value"), Input(f"more-{place}", "n_clicks"), *inputs)  # type: ignore[untyped-decorator]
     def decode(row: Any, clicks: Any, *values: Any) -> Any:
         number = run.check_row(row)
         if number is None:
-            return [no_update] * (3 + len(values))
-        z, found = run.point(number, list(values)), run.posterior(number)
-        mean, drawn = run.decode(z, seed=clicks if isinstance(clicks, int) and 0 <= clicks < 2**31 else 0)
-        at = ", ".join(f"z{one.dim} = {float(z[0, one.dim]):.2f}" for one in run.sliders[:8])
-        things = {
-            "E[x | z] at the sliders": (mean, f"E[x | z] at {at}"),
-            f"Test row {number}": (found.data, f"test row {number}"),
-            "E[x | z] at its posterior mean": (found.again, f"reconstruction of test row {number}"),
-            "A draw of x at the sliders": (drawn, f"a draw of x at {at}"),
-        }
+            return [no_update] * (5 + size)
+        seed = clicks if isinstance(clicks, int) and 0 <= clicks < 2**31 else 0
+        z, found, asked = run.point(number, list(values[:size])), run.posterior(number), values[size:]
+        things = _things(run, number, z, asked, seed)
         return [
             _pictures(things) if run.view.kind == "picture" else _cells(things, run.view.columns),
+            f"Test row {number}: {run.given[number]}." if run.given[number] else "",
+            " ".join(filter(None, (one.said(value) for one, value in zip(run.choices, asked, strict=True)))),
             _map(run, found, z, number),
             _intervals(run, found, z),
             *(f"{float(z[0, one.dim]):.2f}" for one in run.sliders),
         ]
+
+
+def _things(run: Explored, row: int, z: Any, asked: Sequence[Any], seed: int) -> dict[str, tuple[RowView, str]]:
+    """What is shown of a row and of p(x | z) at the sliders, with texts for those who do not see it, by title."""
+    found = run.posterior(row)
+    mean, drawn = run.decode(z, seed, run.under(row, asked))
+    at = ", ".join(f"z{one.dim} = {float(z[0, one.dim]):.2f}" for one in run.sliders[:8])
+    there = "at the sliders and covariates" if run.choices else "at the sliders"
+    own = " and its covariates" if run.choices else ""
+    return {
+        f"E[x | z] {there}": (mean, f"E[x | z] at {at}"),
+        f"Test row {row}": (found.data, f"test row {row}"),
+        f"E[x | z] at its posterior mean{own}": (found.again, f"reconstruction of test row {row}"),
+        f"A draw of x {there}": (drawn, f"a draw of x at {at}"),
+    }
 
 
 def _pictures(things: Mapping[str, tuple[RowView, str]]) -> Any:

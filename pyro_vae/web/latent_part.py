@@ -6,8 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pyro_vae.criticism.latents.conditions import conditions
 from pyro_vae.data.rows import Rows
-from pyro_vae.vae import VAE
+from pyro_vae.models import VAE
+from pyro_vae.web.covariates import in_words
 from pyro_vae.web.figures import Figure, latent_map, numbers
 from pyro_vae.web.latents import check_real_latents, labels_of, plane_of, posterior, traverse
 from pyro_vae.web.views import View, view_of
@@ -59,17 +61,19 @@ def latent_part(vae: VAE, rows: Rows) -> LatentPart:
     if len(shown) < len(drawn):
         about += f" To keep this file small, only the first {len(shown):,} rows have theirs."
     names = None if labels is None else [str(label) for label in labels.tolist()]
-    traversal = asdict(traverse(vae, view, means[0], means.var(0, correction=0), budget=TRAVERSAL_SIZE))
+    own = conditions(vae, drawn.subset([0]))
+    traversal = asdict(traverse(vae, view, means[0], means.var(0, correction=0), budget=TRAVERSAL_SIZE, fields=own))
     count = len(traversal["dims"])
     kept = "" if count == means.shape[1] else f" The {count} of {means.shape[1]} latents whose means vary most."
+    given = in_words(vae, drawn)
     moved = (
         "E[x | z] as one latent moves from -3 to 3 standard deviations of the prior, the others as in the first test"
-        f" row.{kept}"
+        f" row{f', under its covariates ({given[0]})' if given[0] else ''}.{kept}"
     )
     points = {"x": numbers(plane.points[:, 0]), "y": numbers(plane.points[:, 1])}
     return LatentPart(
         latent_map(plane, labels, about),
-        {"kind": view.kind, "columns": view.columns, "shown": shown, "labels": names, **points},
+        {"kind": view.kind, "columns": view.columns, "shown": shown, "labels": names, "given": given, **points},
         {"kind": view.kind, "columns": view.columns, **traversal},
         moved=moved,
     )
@@ -79,7 +83,7 @@ def _shown(vae: VAE, view: View, rows: Rows, means: Any) -> list[list[Any]]:
     """Of each row what is shown: the row, and for pictures its reconstruction, as many as the size allows."""
     pieces = [view.show(rows.take(slice(None), like=vae.like)["x"])]
     if view.kind == "picture":
-        pieces.append(view.show_means(vae.decode(means)))
+        pieces.append(view.show_means(vae.decode(means, **conditions(vae, rows))))
     found, left = [], MAP_SIZE
     for row in zip(*pieces, strict=True):
         left -= len(json.dumps(row))

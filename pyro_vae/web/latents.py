@@ -12,11 +12,13 @@ from torch import Tensor
 
 from pyro_vae import priors
 from pyro_vae.criticism.latents import principal_components
+from pyro_vae.criticism.latents.conditions import repeated
 from pyro_vae.data.rows import Rows
 from pyro_vae.fields import OBSERVED
+from pyro_vae.models import VAE
 from pyro_vae.parts import support_name
+from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
-from pyro_vae.vae import VAE
 from pyro_vae.web.views import View, mean_of
 
 __all__ = [
@@ -36,17 +38,19 @@ SPAN = 3.0  # standard deviations of the prior that a latent moves either way
 
 
 def check_real_latents(vae: VAE, what: str) -> None:
-    """Raise a NotImplementedError unless the latents of a row are one vector of real numbers, and no field is read.
+    """Raise a NotImplementedError unless latents are one vector of real numbers, and no field but covariates is read.
 
     Args:
         vae: the model.
         what: the name of what needs it, with which the message begins.
     """
     used = vae.schema.fields or ()
-    fields = [name for name, one in vae.fields.items() if name != OBSERVED and (one.required or name in used)]
+    known = (OBSERVED, *(() if vae.covariates is None else vae.covariates.names))
+    fields = [name for name, one in vae.fields.items() if name not in known and (one.required or name in used)]
     if fields:
         raise NotImplementedError(
-            f"{what} must be of a model that reads no field of a row; got one that reads {', '.join(fields)}."
+            f"{what} must be of a model that reads no field of a row but covariates; got one that reads"
+            f" {', '.join(fields)}."
             " Use `vae.encode` and `vae.decode` from Python."
         )
     support = support_name(vae.family.support)
@@ -111,12 +115,24 @@ def posterior(vae: VAE, rows: Rows, num_draws: int = NUM_DRAWS) -> tuple[Tensor,
         return mean_of(q).detach().double().cpu(), draws
 
 
-def prior_moments(vae: VAE) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation of each latent under the prior, (D,): by 1,000 draws unless it is normal."""
+def prior_moments(vae: VAE, fields: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of each latent under the prior, (D,): by draws unless it is normal.
+
+    Args:
+        vae: the model.
+        fields: the covariates of rows, (N, ...) each: the moments are those of all N rows together.
+    """
+    fields = fields or {}
     if isinstance(vae.prior, priors.Normal):
-        p: Any = vae.prior()
-        return p.mean.detach().double().cpu(), p.stddev.detach().double().cpu()
-    z = vae.simulate(NUM_DRAWS, seed=0)["z"].double().cpu()
+        with evaluating(vae), torch.no_grad():
+            p: Any = vae.prior_of(fields)
+        means, variances = (
+            part.detach().double().cpu().reshape(-1, vae.prior.latent_dim) for part in (p.mean, p.variance)
+        )
+        return means.mean(0), (variances.mean(0) + means.var(0, correction=0)).sqrt()
+    rows = max((len(value) for value in fields.values()), default=1)
+    place = torch.arange(NUM_DRAWS) % rows
+    z = vae.simulate(NUM_DRAWS, seed=0, **{name: value[place] for name, value in fields.items()})["z"].double().cpu()
     return z.mean(0), z.std(0)
 
 
@@ -143,7 +159,16 @@ class Traversal:
     shown: list[list[Any]]
 
 
-def traverse(vae: VAE, view: View, start: Tensor, spread: Tensor, *, budget: int, most: int = 10) -> Traversal:
+def traverse(
+    vae: VAE,
+    view: View,
+    start: Tensor,
+    spread: Tensor,
+    *,
+    budget: int,
+    most: int = 10,
+    fields: dict[str, Tensor] | None = None,
+) -> Traversal:
     """E[x | z] along single latents, from -3 to 3 standard deviations of the prior around its mean.
 
     Args:
@@ -153,8 +178,9 @@ def traverse(vae: VAE, view: View, start: Tensor, spread: Tensor, *, budget: int
         spread: the variance of the posterior means of each latent, (D,), by which they are ordered.
         budget: largest number of characters of all that is shown; there are fewer places and latents if need be.
         most: largest number of latents.
+        fields: the covariates of the row, (1, ...) each, that all places keep.
     """
-    mean, scale = prior_moments(vae)
+    mean, scale = prior_moments(vae, fields)
     order = spread.argsort(descending=True, stable=True).tolist()
     for num_steps, num_dims in ((25, most), (13, most), (13, 5), (7, 5), (7, 2)):
         dims = order[:num_dims]
@@ -162,7 +188,8 @@ def traverse(vae: VAE, view: View, start: Tensor, spread: Tensor, *, budget: int
         codes = start.double().expand(len(dims), num_steps, -1).clone()
         for line, dim in enumerate(dims):
             codes[line, :, dim] = mean[dim] + steps * scale[dim]
-        shown = view.show_means(vae.decode(codes.flatten(0, 1)))
+        places = codes.flatten(0, 1)
+        shown = view.show_means(vae.decode(places, **repeated(fields or {}, len(places))))
         if sum(len(str(one)) for one in shown) <= budget:
             break
     lines = [shown[i : i + num_steps] for i in range(0, len(shown), num_steps)]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.criticism.diagnosis import Diagnosis
+from pyro_vae.criticism.latents.conditions import at_random
 from pyro_vae.datasets import Splits
+from pyro_vae.models import VAE
 from pyro_vae.reporting import cell_text
 from pyro_vae.saving import files
-from pyro_vae.vae import VAE
 from pyro_vae.web import check_figures, figures, table_figures
+from pyro_vae.web.covariates import under
 from pyro_vae.web.figures import Figure
 from pyro_vae.web.latent_part import LatentPart, latent_part
 from pyro_vae.web.numbers import sentence
@@ -100,6 +102,7 @@ def render(content: Content) -> str:
         about_checks=None if found.checks is None else str(found.checks).splitlines()[-3:],
         trained=what_was_trained(content.vae, content.splits, content.config),
         groups=groups,
+        under=under(content.vae, "rows of the data chosen at random"),
         part=part,
         page=markup(_as_json(page)),
         plotly=markup(plotly_js),
@@ -151,7 +154,8 @@ def _of_columns(content: Content) -> list[Figure]:
     if table is None:
         return []
     rows, schema = table.subset(slice(0, TABLE_ROWS)), table.schema
-    drawn = schema.decode(content.vae.sample(TABLE_DRAWS, seed=content.seed))
+    given = at_random(content.vae, rows, TABLE_DRAWS, content.seed)
+    drawn = schema.decode(content.vae.sample(TABLE_DRAWS, seed=content.seed, fields=given))
     levels = {name: getattr(kind, "levels", ()) for name, kind in schema.kinds.items() if hasattr(kind, "levels")}
     return table_figures.marginals(schema.decode(rows.x), drawn, levels)
 

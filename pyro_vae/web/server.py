@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_vae.datasets import Splits
-from pyro_vae.vae import VAE
+from pyro_vae.models import VAE
 from pyro_vae.web.explored import Explored
 
 __all__ = ["HOST", "check_installed", "make_server", "serve"]

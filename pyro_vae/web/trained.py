@@ -8,7 +8,8 @@ from typing import Any
 
 from pyro_vae.datasets import Splits
 from pyro_vae.likelihoods import Product
-from pyro_vae.vae import VAE
+from pyro_vae.models import VAE
+from pyro_vae.web.covariates import lines_of, reached
 
 __all__ = ["what_was_trained"]
 
@@ -18,14 +19,18 @@ Lines = list[tuple[str, str]]
 
 
 def what_was_trained(vae: VAE, splits: Splits, config: Mapping[str, Any]) -> dict[str, Lines]:
-    """Lines under the headings "Data", "Model", "Training" and "Versions"; folders of files are left out.
+    """Lines under "Data", "Model", "Covariates", "Training" and "Versions"; folders of files are left out.
 
     Args:
         vae: the model.
         splits: the data.
         config: the content of `config.json`; entries that are absent are left out.
     """
-    parts = {"Data": _data(splits), "Model": _model(vae), "Training": _training(config)}
+    parts = {"Data": _data(splits), "Model": _model(vae)}
+    known = [(name, _text(f"{kind}, {range_of}" if range_of else kind)) for name, kind, range_of in lines_of(vae)]
+    if known:
+        parts["Covariates"] = [*known, ("they reach", reached(vae))]
+    parts["Training"] = _training(config)
     versions = config.get("versions")
     if isinstance(versions, Mapping):
         parts["Versions"] = [(str(name), _text(value)) for name, value in versions.items()]
@@ -48,7 +53,7 @@ def _data(splits: Splits) -> Lines:
 
 def _model(vae: VAE) -> Lines:
     count = sum(parameter.numel() for parameter in vae.parameters())
-    parts = {name: part for name, part in vae.made_of().items() if part is not None}
+    parts = {name: part for name, part in vae.made_of().items() if part is not None and name != "covariates"}
     lines = [(name, _blocks(part) if isinstance(part, Product) else _text(part)) for name, part in parts.items()]
     return [*lines, ("parameters", f"{count:,}")]
 

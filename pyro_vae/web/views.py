@@ -15,12 +15,12 @@ from torch import Tensor
 from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import Blocks, unwrap
 from pyro_vae.distributions.moments import known_mean
+from pyro_vae.models import VAE
 from pyro_vae.plots import INK, TRAIN
 from pyro_vae.runtime.random import seeded
 from pyro_vae.tables import TableSchema
-from pyro_vae.vae import VAE
 
-__all__ = ["Cells", "Pictures", "View", "mean_of", "png", "view_of"]
+__all__ = ["Cells", "Pictures", "View", "mean_of", "png", "text_of", "view_of"]
 
 RowView = str | list[list[Any]]  # a picture as a data URI; or for each column [text, share of its bar or None]
 
@@ -99,7 +99,7 @@ class Cells:
             [
                 ["missing", None]
                 if value.isnan()
-                else [_text(cell), self._share(place, float(value)) if self.schema.holds_numbers(name) else None]
+                else [text_of(cell), self._share(place, float(value)) if self.schema.holds_numbers(name) else None]
                 for cell, value in zip(decoded[name], values[:, place], strict=True)
             ]
             for place, name in enumerate(self.columns)
@@ -133,7 +133,7 @@ class Cells:
             self.schema.kinds[name].decode(finite.numpy()) if self.schema.kinds[name].name == "time" else finite
         )
         return [
-            [_text(cell), self._share(place, float(mean))] if math.isfinite(mean) else ["not finite", None]
+            [text_of(cell), self._share(place, float(mean))] if math.isfinite(mean) else ["not finite", None]
             for cell, mean in zip(cells, means, strict=True)
         ]
 
@@ -143,7 +143,7 @@ class Cells:
         found = []
         for row in probabilities:
             best = int(row.argmax())
-            level = _text(names[best]) if best < len(names) else f"level {best}"
+            level = text_of(names[best]) if best < len(names) else f"level {best}"
             found.append([f"{level} ({float(row[best]):.0%})", round(float(row[best]), 3)])
         return found
 
@@ -219,7 +219,7 @@ def _bars(scaled: np.ndarray, zero: np.ndarray) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _text(cell: Any) -> str:
+def text_of(cell: Any) -> str:
     """A cell in words: numbers with four digits, dates without a time at midnight."""
     if isinstance(cell, Tensor):
         cell = cell.item()

@@ -59,7 +59,8 @@
   if (rows) {
     const input = at("row"), shown = at("row-shown"), map = at("figure-map"), ring = page.figures.map.data.length - 1;
     const show = (row) => {
-      const label = rows.labels ? `, label ${rows.labels[row]}` : "", name = `Row ${row}${label}`;
+      const label = rows.labels ? `, label ${rows.labels[row]}` : "";
+      const given = rows.given[row] ? `, ${rows.given[row]}` : "", name = `Row ${row}${label}${given}`;
       Plotly.restyle(map, { x: [[rows.x[row]]], y: [[rows.y[row]]] }, [ring]);
       const parts = rows.shown[row];
       if (!parts) {
