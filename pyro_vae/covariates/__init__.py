@@ -1,7 +1,7 @@
 """Covariates: what is known about a row besides x, and reaches encoder, decoder or prior.
 
-To add a kind, write a subclass of `Covariate` in the file of its sort, and a line in `covariates.NAMED` if it is to have
-a name.
+To add a kind, write a subclass of `Covariate` in the file of its sort, and a line in `covariates.NAMED` if it is to
+have a name.
 """
 
 from pyro_vae.covariates.base import Covariate
