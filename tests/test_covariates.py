@@ -288,6 +288,26 @@ def test_a_program_of_the_users_is_decoded_under_other_fields() -> None:
     torch.testing.assert_close(other - own, (5.0 - label).unsqueeze(-1).expand_as(own))
 
 
+class Moved(pv.VAE):
+    """A VAE whose data are moved by a field that its own program reads."""
+
+    def p_x(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> Any:
+        given = dict(batch)
+        moved = given.pop("move")
+        return self.likelihood(self.decoder(z) + moved.unsqueeze(-1), **given)
+
+    def model(self, x: Any = None, *, rows: int | None = None, move: torch.Tensor, **batch: torch.Tensor) -> Any:
+        return super().model(x, rows=rows, **batch, move=move)
+
+
+def test_a_subclass_is_decoded_under_fields_of_its_own_program() -> None:
+    vae = Moved(
+        likelihood=pv.likelihoods.Normal(3, standardize=False), prior=priors.Normal(2), decoder=nets.MLP((8,)), seed=0
+    )
+    own, other = (vae.reconstruct(X[:4], move=[0.0] * 4, **o) for o in ({}, {"decode_as": {"move": 2.0}}))
+    torch.testing.assert_close(other - own, torch.full((4, 3), 2.0))
+
+
 # Tables
 
 
@@ -367,6 +387,10 @@ BAD: dict[str, tuple[str, Any]] = {
     "other": ("other must be one of the levels", lambda v: Levels(["A", "B"], other="C")),
     "no covariates": ("covariates must be None or pv.Covariates", lambda v: conditional(covariates={"age": "real"})),
     "VampPrior": ("prior must not be VampPrior", lambda v: conditional(prior=priors.VampPrior(2, (3,)))),
+    "VampPrior, set later": (
+        "prior must not be VampPrior",
+        lambda v: setattr(conditional(), "prior", priors.VampPrior(2, (3,))),
+    ),
     "prior on a sphere": ("prior must draw real numbers", lambda v: conditional(prior=priors.PowerSpherical(2))),
     "sets": ("rows must be vectors or images", lambda v: conditional(event=(4, 2), encoder=nets.DeepSet())),
     "decode_as typo": ("would change nothing", lambda v: v.reconstruct(X, decode_as={"sit": "B"}, **FIELDS)),

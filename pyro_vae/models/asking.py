@@ -19,7 +19,7 @@ from pyro_vae.nets.beside import put_beside, shape_beside
 from pyro_vae.parts import support_name, support_of
 from pyro_vae.priors import VampPrior
 
-__all__ = ["AsksParts", "prepare_covariates"]
+__all__ = ["AsksParts", "check_prior", "prepare_covariates"]
 
 
 class AsksParts:
@@ -125,8 +125,11 @@ class AsksParts:
     @property
     def decoded_fields(self) -> tuple[str, ...]:
         """Names of the fields that p(x | z) depends on, under whose values `decode_as` may decode."""
-        covariates = self.covariates is not None and "decoder" in self.covariates.into
-        return (*self.likelihood.fields, *(self.covariates.names if covariates else ()))
+        own: Any = super()
+        read = [name for name in own.fields if name != OBSERVED]  # by programs of a subclass
+        if self.covariates is not None and "decoder" in self.covariates.into:
+            read += self.covariates.names
+        return tuple(dict.fromkeys((*read, *self.likelihood.fields)))
 
     def read_field(self, name: str, values: Any) -> Any:
         return super().read_field(name, values) if self.covariates is None else self.covariates.read(name, values)  # type: ignore[misc]
@@ -159,19 +162,29 @@ def prepare_covariates(covariates: Any, model: Any) -> Covariates | None:
         raise ValueError(
             f"covariate {taken[0]!r} must have a name that is no argument of a method; got {taken[0]!r}. Rename it."
         )
-    if isinstance(model.prior, VampPrior):
+    check_prior(covariates, model.prior)
+    prepared = copy.deepcopy(covariates)  # of its own: it holds what it learns from the data of this model
+    prepared.shift = None
+    return prepared
+
+
+def check_prior(covariates: Covariates, prior: Any) -> None:
+    """Raise unless a model with these covariates can have this prior.
+
+    Raises:
+        NotImplementedError: if it is a VampPrior.
+        ValueError: if it is to depend on covariates, and its draws are not all real numbers.
+    """
+    if isinstance(prior, VampPrior):
         raise NotImplementedError(
             "prior must not be VampPrior with covariates, which its pseudo-inputs lack. Choose another, e.g."
             " priors.Mixture."
         )
-    if "prior" in covariates.into and support_name(_support(model.prior)) != support_name(constraints.real):
+    if "prior" in covariates.into and support_name(_support(prior)) != support_name(constraints.real):
         raise ValueError(
-            f"prior must draw real numbers to depend on covariates; got {type(model.prior).__name__}. Choose another,"
-            " or leave 'prior' out of into=."
+            f"prior must draw real numbers to depend on covariates; got {type(prior).__name__}. Choose another, or"
+            " leave 'prior' out of into=."
         )
-    prepared = copy.deepcopy(covariates)  # of its own: it holds what it learns from the data of this model
-    prepared.shift = None
-    return prepared
 
 
 def _support(prior: Any) -> Any:

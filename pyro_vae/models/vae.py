@@ -26,7 +26,7 @@ from pyro_vae.inference.refinement import Refinement
 from pyro_vae.missing import AtRandom, Missing
 from pyro_vae.missing.base import default_encoder, prepare_missing
 from pyro_vae.model import LatentVariableModel, keep_parameters
-from pyro_vae.models.asking import AsksParts, prepare_covariates
+from pyro_vae.models.asking import AsksParts, check_prior, prepare_covariates
 from pyro_vae.models.paths import PATHS
 from pyro_vae.parts import support_name, support_of
 from pyro_vae.priors import aggregate
@@ -164,7 +164,7 @@ class VAE(AsksParts, LatentVariableModel):
         super().__setattr__(name, value.to(self.like))
         try:
             self._check_parts(earlier.latent_dim)
-        except ValueError:
+        except (ValueError, NotImplementedError):
             super().__setattr__(name, earlier)
             raise
 
@@ -174,6 +174,8 @@ class VAE(AsksParts, LatentVariableModel):
         A prior or a likelihood that needs fields is left to the checks of the first batch.
         """
         self.likelihood.check_support()
+        if self.covariates is not None:
+            check_prior(self.covariates, self.prior)
         seen = self.likelihood.feature_shape
         if isinstance(self.prior, priors.VampPrior) and self.prior.event_shape != seen:
             raise ValueError(
