@@ -205,7 +205,6 @@ FRAMES: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "an unknown name": (FRAME, {"leave_out": ["q"]}, V, r"leave_out must name columns of the frame \('a', .*; got 'q'"),
     "left out and not": (FRAME, {"leave_out": ["a"], "kinds": {"a": "real"}}, V, "without a kind; got 'a'"),
     "no dictionary": (FRAME, {"kinds": ["real"]}, T, "kinds must be a dictionary; got"),
-    "covariates": (FRAME, {"covariates": ["a"]}, NotImplementedError, "covariates must be None, since it is planned"),
     "id": (FRAME, {"id": "a"}, NotImplementedError, "id must be None"),
     "time": (FRAME, {"time": "a"}, NotImplementedError, "time must be None"),
 }  # fmt: skip
@@ -379,7 +378,7 @@ SCHEMA = table_of(gaps(LETTERS)).schema.to_plain()
 HOSTILE: dict[str, Any] = {
     "no dictionary": lambda plain: [plain],
     "an entry more": lambda plain: plain | {"code": "import os"},
-    "a later version": lambda plain: plain | {"version": 2},
+    "a later version": lambda plain: plain | {"version": 3},
     "another library": lambda plain: plain | {"library": "os"},
     "a library in a list": lambda plain: plain | {"library": ["pandas"]},
     "no list": lambda plain: plain | {"columns": {"a": 1}},

@@ -52,11 +52,11 @@ class SemiSupervisedVAE(VAE):
 
     Example:
         >>> from pyro_vae import likelihoods, priors
-        >>> vae = SemiSupervisedVAE(labels=3, likelihood=likelihoods.Bernoulli(5), prior=priors.Normal(2), seed=0)
-        >>> x = torch.ones(4, 5)
+        >>> vae = SemiSupervisedVAE(labels=3, likelihood=likelihoods.Bernoulli(4), prior=priors.Normal(2), seed=0)
+        >>> x = torch.eye(4)
         >>> history = vae.fit(x, fields={"label": [0, 1, -1, 2]}, epochs=2, seed=0, progress=False)
         >>> vae.classify(x).shape, vae.sample(6, label=2, seed=0).shape
-        (torch.Size([4, 3]), torch.Size([6, 5]))
+        (torch.Size([4, 3]), torch.Size([6, 4]))
     """
 
     def __init__(
