@@ -1,6 +1,6 @@
 """Quadrants of MNIST given others: a conditional VAE beside a network that gives each pixel a probability of its own.
 
-    python benchmarks/conditional.py --data-dir DATA                  # about 40 minutes on one core
+    python benchmarks/conditional.py --data-dir DATA                  # about 45 minutes on one core
     python benchmarks/conditional.py --data-dir DATA --quadrants 1 --epochs 5
 
 MNIST is binarized once. With 1, 2 or 3 quadrants seen (lower left; upper left too; lower right too, as in Sohn et al.

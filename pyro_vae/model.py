@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae import evaluation, imputation, predictive
 from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.frames import check_alignment
 from pyro_vae.data.loaders import names_of_columns, read_whole
 from pyro_vae.evaluation import annealing, audit, bound, likelihood
 from pyro_vae.fields import choose_fields, split_fields
@@ -132,6 +133,7 @@ class LatentVariableModel(ProgramPair):
             rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
             used = choose_fields(readable, (*names, *given), rows.field_names, seen=self.schema.fields)
             if given:
+                check_alignment(given, rows.index)
                 rows = rows.with_fields({name: self.read_field(name, values) for name, values in given.items()})
             for first_row, batch in rows.chunks(used, self.like, new=rows is not x and not given):
                 self.check_batch(batch, used, first_row)

@@ -367,6 +367,10 @@ BAD: dict[str, tuple[str, Any]] = {
         lambda v: v.elbo(X[:2], **first(2, age=torch.tensor([1.0, torch.nan]))),
     ),
     "two for binary": ("must be 0 or 1; got 2 in row 1", lambda v: v.elbo(X[:2], **first(2, sex=[1, 2]))),
+    "another order": (
+        "field 'age' must have the index of x, in its order; got 59 in place of 0 in row 0",
+        lambda v: v.elbo(FRAME[["u", "v", "w"]], **FIELDS | {"age": FRAME["age"][::-1]}),
+    ),
     "single value for rows": ("must have one entry per row (2)", lambda v: v.elbo(X[:2], **first(2, site="A"))),
     "a column": ("covariate 'age' must have shape (rows,)", lambda v: v.elbo(X[:2], **first(2, age=[[1.0], [2.0]]))),
     "absent": ("field 'site' must be given", lambda v: v.elbo(X[:2], age=[1.0, 2.0])),
@@ -442,6 +446,24 @@ def test_what_is_wrong_is_refused(name: str, fitted: pv.VAE) -> None:
 def test_a_constant_covariate_is_said() -> None:
     with pytest.warns(UserWarning, match="constant in the training rows"):
         conditional(covariates=pv.Covariates({"c": "real"})).fit(X, fields={"c": [1.0] * N}, **QUICK)
+
+
+UNUSUAL = {
+    "wrong unit": ("'age' lies far outside of the training rows", lambda v: v.sample(2, fields=dict(CHOSEN, age=5000))),
+    "wrong unit in rows": ("in row 1", lambda v: v.elbo(X[:2], **first(2, age=[50.0, 0.5e4]))),
+    "lost digits": (
+        "'c' varies in digits that torch.float32 does not hold",
+        lambda v: conditional(covariates=pv.Covariates({"c": "real"})).fit(X, fields={"c": AGE + 1e6}, **QUICK),
+    ),
+}
+CHOSEN = {"age": 50, "site": "B", "sex": 1, "year": 2020}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_is_said(name: str, fitted: pv.VAE) -> None:
+    message, call = UNUSUAL[name]
+    with pytest.warns(UserWarning, match=message):
+        call(fitted)
 
 
 def test_models_with_other_levels_are_not_compared(fitted: pv.VAE) -> None:

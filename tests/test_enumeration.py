@@ -180,16 +180,18 @@ BOUNDS = {
 }
 
 
+GRADIENTS = ("reparameterized", "stl", "dreg", "rloo", "vimco")
+# The mean of sticking the landing is a gradient of the ELBO alone.
+UNBIASED = [(name, g) for name in BOUNDS for g in GRADIENTS if (name, g) != ("iwae", "stl")]
+
+
 @pytest.mark.parametrize("label", [-1, 1], ids=["unknown", "label"])
-@pytest.mark.parametrize("gradient", ["reparameterized", "stl", "dreg", "rloo", "vimco"])
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize(("name", "gradient"), UNBIASED)
 def test_every_gradient_estimator_has_the_mean_of_the_sum_written_out(name: str, gradient: str, label: int) -> None:
     kind, num_particles, bound = BOUNDS[name]
     if gradient in ("rloo", "vimco"):
         num_particles = 3
         bound = bound if name == "iwae" else lambda log_w: log_w.mean(0)
-    if gradient == "stl" and name == "iwae":
-        pytest.skip("its mean is no gradient of the bound")
     program = Mixture()
     x, labels = X[:1].expand(MANY, -1), torch.full((MANY,), label)
     elbo = kind(num_particles=num_particles, gradient=gradient)
@@ -387,16 +389,19 @@ class Narrow(Outside):
         ),
         (Within, "must lie in the row plate 'data' and in no other; got 'data', 'cells'|got 'cells', 'data'"),
         (Endless, "must have finitely many values that can be listed; got Poisson"),
-        (Narrow, "must accept all values of 'y' at once"),
     ],
 )
 @pytest.mark.parametrize("num_particles", [1, 2])
 def test_a_site_that_cannot_be_summed_out_is_refused(kind: type[Mixture], message: str, num_particles: int) -> None:
     program = kind()
-    if kind is Narrow and num_particles == 1:
-        pytest.skip("one particle runs as it is, and torch says what does not fit")
     with pytest.raises(ValueError, match=message):
         pv.log_weights(program.model, program.guide, X, num_particles=num_particles)
+
+
+def test_programs_that_read_one_value_at_a_time_are_refused() -> None:
+    program = Narrow()  # with one particle torch's own error says what does not fit
+    with pytest.raises(ValueError, match="must accept all values of 'y' at once"):
+        pv.log_weights(program.model, program.guide, X, num_particles=2)
 
 
 @pytest.mark.parametrize(

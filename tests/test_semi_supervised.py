@@ -230,3 +230,17 @@ def test_rows_without_labels_help_on_the_digits() -> None:
         vae.fit(rows, fields={"label": field}, epochs=epochs, batch_size=100, seed=0, progress=False)
         accuracy.append((vae.classify(test).argmax(1) == digits.test.field("label")).double().mean().item())
     assert accuracy[0] > accuracy[1] + 0.03, accuracy
+
+
+def test_a_score_says_whether_labels_are_part_of_it() -> None:
+    vae = pv.SemiSupervisedVAE(labels=2, likelihood=pv.likelihoods.Normal(3), prior=pv.priors.Normal(2), seed=0)
+    plain = pv.VAE(likelihood=pv.likelihoods.Normal(3), prior=pv.priors.Normal(2), seed=0)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    said = {"log p(x)": [-1] * 4, "log p(x, label where known)": [0, -1, 1, -1], "log p(x, label)": [0, 1, 1, 0]}
+    for what, label in said.items():
+        assert str(vae.log_likelihood(x, label=label, num_particles=30, seed=0)).startswith(f"{what} >=")
+    assert vae.log_likelihood(x, num_particles=30, seed=0).what == "log p(x)"
+    rows = pv.Rows(x, {"label": torch.tensor([0, 1, 1, 0])})
+    with pytest.raises(ValueError, match="field 'label' must be read by all models, or left out"):
+        pv.compare({"a": vae, "b": plain}, rows, num_particles=30, seed=0)
+    pv.compare({"a": vae, "b": plain}, pv.Rows(x), num_particles=30, seed=0)

@@ -63,7 +63,7 @@ class Covariate(Part):
                 f" {'one value' if not self.shape else 'values of this shape'} for each row."
             )
 
-    def initialize(self, values: Tensor) -> None:
+    def initialize(self, name: str, values: Tensor) -> None:
         """Set what is computed from the values of the training rows, (N, *shape); by default there is nothing."""
 
     @abstractmethod

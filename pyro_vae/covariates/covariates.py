@@ -105,7 +105,7 @@ class Covariates(Part):
     def initialize(self, fields: Mapping[str, Tensor]) -> None:
         """Standardize by the values of the training rows."""
         for name, kind in self.kinds:
-            kind.initialize(fields[name])
+            kind.initialize(name, fields[name])
 
     def forward(self, **batch: Tensor) -> Tensor:
         """The covariates of a batch as inputs of a net, (B, F)."""

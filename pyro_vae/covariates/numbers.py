@@ -32,6 +32,8 @@ class _Numbers(Covariate):
 class Real(_Numbers):
     """Real numbers, standardized by mean and standard deviation of the training rows before they reach a net.
 
+    A warning names values that lie further from the training rows than the width of their range, as in another unit.
+
     Args:
         shape: the shape of the values of one row, such as (1, 28, 28) for an image, each of which is standardized by
             itself; () for one number.
@@ -42,26 +44,43 @@ class Real(_Numbers):
 
     mean: Tensor
     std: Tensor
+    ends: Tensor  # the smallest and the largest value of the training rows
 
     def __init__(self, shape: int | Sequence[int] = ()) -> None:
         super().__init__(shape)
         self.register_buffer("mean", torch.zeros(self.shape))
         self.register_buffer("std", torch.ones(self.shape))
+        self.register_buffer("ends", torch.tensor([-torch.inf, torch.inf]))
 
     def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
         self.check_shape(name, values)
         check_finite(f"covariate {name!r}", values, first_row)
-
-    def initialize(self, values: Tensor) -> None:
-        wide = values.double()
-        std = wide.std(0, correction=0)
-        if (std == 0).any() and not self.shape:
+        low, high = self.ends
+        far = (values < low - (high - low)) | (values > high + (high - low))
+        if far.any():
+            value, where = first_bad(values, far, first_row)
             warnings.warn(
-                "A covariate is constant in the training rows: a model can't learn what other values mean. Leave it"
-                " out, or train on rows where it varies.",
+                f"covariate {name!r} lies far outside of the training rows, {low:g} to {high:g}: {value:g}{where}. The"
+                " model extrapolates; check the unit.",
                 stacklevel=2,
             )
-        self.mean.copy_(wide.mean(0))
+
+    def initialize(self, name: str, values: Tensor) -> None:
+        wide, resolution = values.double(), torch.finfo(self.mean.dtype).eps
+        std, mean = wide.std(0, correction=0), wide.mean(0)
+        if (std == 0).any() and not self.shape:
+            warnings.warn(
+                f"covariate {name!r} is constant in the training rows: a model can't learn what other values mean."
+                " Leave it out, or train on rows where it varies.",
+                stacklevel=2,
+            )
+        if ((std > 0) & (std < 1e3 * resolution * mean.abs())).any():
+            warnings.warn(
+                f"covariate {name!r} varies in digits that {self.mean.dtype} does not hold. Subtract a constant.",
+                stacklevel=2,
+            )
+        self.ends.copy_(torch.stack([wide.min(), wide.max()]))
+        self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from pyro_vae.data.batches import Rows, as_rows
+from pyro_vae.data.frames import check_alignment
 from pyro_vae.data.loaders import read_whole
 from pyro_vae.data.tensors import as_tensor, check_finite
 from pyro_vae.evaluation import LogLikelihood, Mean, Method, UnreliableWarning, mean_over_rows
+from pyro_vae.evaluation.likelihood import known_labels
 from pyro_vae.evaluation.methods import as_method
 from pyro_vae.evaluation.remedies import remedy
 from pyro_vae.evaluation.results import SIGNS
@@ -90,9 +92,10 @@ class Comparison(Shown):
 
         count = len(next(iter(self.results.values())).estimate)
         lines = [line | {"elpd": f"{SIGNS['lower bound']}{line['elpd']:.3f}"} for line in self.lines()]
+        what = self.results[self.names[0]].what
         return (
             f"{reporting.table(lines)}\n"
-            f"Mean log p(x) in nats per row, {count} rows; differences to the best model, paired by row."
+            f"Mean {what} in nats per row, {count} rows; differences to the best model, paired by row."
         )
 
     def to_pandas(self) -> Any:
@@ -242,9 +245,24 @@ def _read(models: Mapping[str, Any], x: Any, fields: dict[str, Any]) -> tuple[Ro
         table = next((model.schema.table for model in models.values() if model.schema.table is not None), None)
         read = as_rows(matching(x, table), names, readable=(*readable, *seen), read_field=read_field)
         rows = read if isinstance(read, Rows) else read_whole(read, names, readable=readable)
+    check_alignment(given, rows.index)
     rows = rows.with_fields({name: read_field(name, values) for name, values in given.items()}) if given else rows
     used = choose_fields(readable, (*names, *given), rows.field_names)
-    return rows, {name: tuple(field for field in used if field in model.fields) for name, model in models.items()}
+    chosen = {name: tuple(field for field in used if field in model.fields) for name, model in models.items()}
+    _refuse_other_labels(models, rows, chosen)
+    return rows, chosen
+
+
+def _refuse_other_labels(models: Mapping[str, Any], rows: Rows, fields: dict[str, tuple[str, ...]]) -> None:
+    """Raise a ValueError where one model would be scored by log p(x, label), and another by log p(x)."""
+    labels = {name: set(known_labels(model, rows, fields[name])) for name, model in models.items()}
+    for one in set().union(*labels.values()):
+        without = [str(name) for name, found in labels.items() if one not in found]
+        if without:
+            raise ValueError(
+                f"field {one!r} must be read by all models, or left out; got {without} without it, of which log p(x)"
+                f" would be compared with log p(x, {one}). Pass rows without it: pv.Rows(rows.x)."
+            )
 
 
 def _check_measures(models: Mapping[str, Any], rows: Rows, fields: dict[str, tuple[str, ...]]) -> None:

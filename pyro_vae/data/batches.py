@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyro_vae.data.frames import ReadField, from_frame
+from pyro_vae.data.frames import ReadField, check_alignment, from_frame
 from pyro_vae.data.loaders import (
     fields_of_item,
     index_sampler,
@@ -129,6 +129,7 @@ class Batches:
             data, fields, readable=readable, batch_size=batch_size, shuffle=shuffle, read_field=read_field
         )
         if values:
+            check_alignment(values, getattr(self.data, "index", None))
             values = values if read_field is None else {name: read_field(name, values[name]) for name in values}
             fields, self.data = (*fields, *values), _with_values(self.data, values)
             self._new = False

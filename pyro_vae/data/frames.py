@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pyro_vae.data.columns import warn_of_lost_integers
 from pyro_vae.data.rows import Rows
 
-__all__ = ["UNNAMED", "ReadField", "from_frame", "refuse_row_names"]
+__all__ = ["UNNAMED", "ReadField", "check_alignment", "from_frame", "refuse_row_names"]
 
 ReadField = Callable[[str, Any], Any]  # from the name and the values of a field to a tensor
 UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # a column of row names, as `DataFrame.to_csv` and `read_csv` name it
@@ -57,3 +57,23 @@ def refuse_row_names(name: str) -> NoReturn:
     raise ValueError(
         f"columns must be data; got {name!r}, names of rows. Read the file with index_col=0, or drop this column."
     )
+
+
+def check_alignment(fields: Mapping[str, Any], index: Sequence[Any] | None) -> None:
+    """Raise a ValueError if a field is a pandas Series whose rows have other names, or another order, than those of x.
+
+    Args:
+        fields: the user's values by name.
+        index: the names of the rows of x; None where they have none.
+    """
+    for name, values in fields.items():
+        if index is None or not type(values).__module__.startswith("pandas") or not hasattr(values, "index"):
+            continue
+        own = values.index.tolist()
+        if own != list(index) and len(own) == len(index):
+            place = next(i for i, (one, other) in enumerate(zip(own, index, strict=True)) if one != other)
+            raise ValueError(
+                f"field {name!r} must have the index of x, in its order; got {own[place]!r} in place of"
+                f" {index[place]!r} in row {place}. Reorder it, {name}.loc[x.index], or pass {name}.to_numpy() if rows"
+                " belong together by their place."
+            )

@@ -59,7 +59,7 @@ class AuditedLogLikelihood(Shown):
         side = "above" if low.estimate >= 0 else "below"
         counts = "" if self.corrects else f", so that {self.cheap.method} counts"
         return (
-            f"log p(x) {self.mean()} nats {unit}; {self.better.method} is"
+            f"{self.cheap.what} {self.mean()} nats {unit}; {self.better.method} is"
             f" {replace(low, estimate=abs(low.estimate))} nats {side} {self.cheap.method}{where}{counts}"
         )
 

@@ -30,7 +30,20 @@ from pyro_vae.runtime import processes
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
 
-__all__ = ["conditional_log_likelihood", "log_likelihood"]
+__all__ = ["conditional_log_likelihood", "known_labels", "log_likelihood", "quantity"]
+
+
+def known_labels(model: ProgramPair, rows: Rows, fields: tuple[str, ...]) -> dict[str, bool]:
+    """The partly known fields that are known in some of these rows, and whether they are in all; without them: {}."""
+    partly = [name for name in fields if name in model.fields and model.fields[name].unknown]
+    known = {name: rows.field(name) >= 0 for name in partly}
+    return {name: bool(value.all()) for name, value in known.items() if value.any()}
+
+
+def quantity(model: ProgramPair, rows: Rows, fields: tuple[str, ...]) -> str:
+    """What the log-likelihood of these rows is: that of x, or of x with the labels that are known."""
+    labels = [name if whole else f"{name} where known" for name, whole in known_labels(model, rows, fields).items()]
+    return f"log p({', '.join(['x', *labels])})"
 
 
 def log_likelihood(
@@ -68,8 +81,9 @@ def log_likelihood(
     particles = num_particles if target_error is None else counts
     if OBSERVED in fields and (rows.has_missing or model.site_of_missing is not None):
         structure = structure._replace(num_cells=0)  # rows differ in how many cells they have, or patterns count too
-    result = as_log_likelihood(Summary(*columns), particles, method, structure)
-    warn_if_unreliable(result, _remedy("log p(x)", method, structure, result))
+    what = quantity(model, rows, fields)
+    result = as_log_likelihood(Summary(*columns), particles, method, structure, what)
+    warn_if_unreliable(result, _remedy("log p(x)", method, structure, result), what)
     if target_error is not None and not (result.standard_error <= target_error).all():
         above = int((~(result.standard_error <= target_error)).sum())
         warnings.warn(

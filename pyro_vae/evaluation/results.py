@@ -135,6 +135,7 @@ class LogLikelihood(Shown):
         num_cells: how many numbers a row of x has, or all rows together if joint; 0 if cells are missing, so that rows
             differ.
         kind: "lower bound", or "upper bound" for the upper half of a sandwich: what the estimate is in expectation.
+        what: what is estimated: "log p(x)", or "log p(x, label)" of rows with a known label.
     """
 
     estimate: Tensor
@@ -148,10 +149,11 @@ class LogLikelihood(Shown):
     discrete: bool = False
     num_cells: int = 1
     kind: str = "lower bound"
+    what: str = "log p(x)"
 
     def __str__(self) -> str:
         unit = "for all rows together" if self.joint else f"per row, {len(self.estimate)} rows"
-        return "; ".join([f"log p(x) {self.mean()} nats {unit}", *self.flags()])
+        return "; ".join([f"{self.what} {self.mean()} nats {unit}", *self.flags()])
 
     def flags(self) -> list[str]:
         """How many rows are flagged, and why, in words; rows whose k-hat is unknown are counted apart."""

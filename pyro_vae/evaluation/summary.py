@@ -55,14 +55,18 @@ def summarize_log_weights(log_w: Tensor) -> Summary:
 
 
 def as_log_likelihood(
-    summary: Summary, num_particles: int | Tensor, method: Method, structure: ProgramStructure
+    summary: Summary,
+    num_particles: int | Tensor,
+    method: Method,
+    structure: ProgramStructure,
+    what: str = "log p(x)",
 ) -> LogLikelihood:
-    """The result that users see.
+    """The result that users see; `what` says what is estimated.
 
     Raises:
         ValueError: if an estimate is NaN or infinity.
     """
-    check_estimates("log p(x)", summary.estimate)
+    check_estimates(what, summary.estimate)
     return LogLikelihood(
         *summary,
         num_particles=num_particles,
@@ -70,6 +74,7 @@ def as_log_likelihood(
         method=method.name,
         discrete=structure.discrete,
         num_cells=structure.num_cells,
+        what=what,
     )
 
 
