@@ -52,6 +52,15 @@ def _state() -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="module")
+def short_annealing() -> Iterator[None]:
+    """Few temperatures where the command line scores rows: for tests about commands and pages, not about numbers."""
+    import pages
+
+    with pages.short_annealing():
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with real MNIST; tests that need it are skipped where it is absent."""

@@ -26,7 +26,7 @@ HOSTILE = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>",
 
 @contextmanager
 def short_annealing():
-    """Few temperatures: these tests are about pages."""
+    """Few temperatures where the command line scores rows: for tests about commands and pages, not about numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "ANNEALING", pv.evaluation.AIS(num_steps=3, num_chains=4))
         yield

@@ -9,11 +9,11 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pytest
 import torch
 from exact import LinearGaussian
@@ -22,6 +22,7 @@ import pyro_vae as pv
 from pyro_vae.cli import choices, commands, main, options, runs, scoring
 from pyro_vae.training import loop
 
+pytestmark = pytest.mark.usefixtures("short_annealing")
 SCORED = ["--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
 SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "3", *SCORED]
 PICTURES = {"training", "reconstructions", "prior_means", "prior_draws", "interpolation", "latents"}
@@ -40,14 +41,6 @@ def numbers_in(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [number for part in value.values() for number in numbers_in(part)]
     return [value] if isinstance(value, int | float) else []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_annealing() -> Iterator[None]:
-    """Few temperatures: these tests are about commands, and `test_audit.py` and others about the numbers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "ANNEALING", pv.evaluation.AIS(num_steps=3, num_chains=4))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +138,13 @@ def test_history_csv_has_the_epochs_and_config_json_the_options_and_data(trained
         assert len(config["data"]["sha256"][split]) == 64
 
 
-def test_a_seed_repeats_a_run_and_leaves_the_split_of_the_data_alone(trained: Path, tmp_path: Path) -> None:
-    assert train(tmp_path / "same", "digits", "--no-pictures") == 0
-    assert train(tmp_path / "other", "digits", "--no-pictures", "--seed", "1") == 0
+def test_a_seed_repeats_a_run_and_leaves_the_split_of_the_data_alone(vectors: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", "0"), ("same", "0"), ("other", "1")):
+        assert train(tmp_path / name, str(vectors), "--no-pictures", "--seed", seed) == 0
     assert {file.name for file in (tmp_path / "same").iterdir()} == NUMBERS
-    first, same, other = (read(folder / "summary.json") for folder in (trained, tmp_path / "same", tmp_path / "other"))
+    first, same, other = (read(tmp_path / name / "summary.json") for name in ("first", "same", "other"))
     assert first["test_elbo"] == same["test_elbo"] != other["test_elbo"]
-    data = [read(folder / "config.json")["data"] for folder in (trained, tmp_path / "other")]
+    data = [read(tmp_path / name / "config.json")["data"] for name in ("first", "other")]
     assert data[0] == data[1]
 
 
@@ -191,8 +184,12 @@ def test_train_and_evaluate_print_the_log_likelihood_that_annealing_corrects(
     assert "On 3 rows drawn from the model" in out and f"{max(0.0, sandwich['gap']['estimate']):.3f} nats" in out
 
 
-def test_many_rows_are_scored_with_fewer_draws_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for draws, each in ((360 * 1200, 1000), (360 * 150, 150), (360 * 50, 100)):
+def test_many_rows_are_scored_with_fewer_draws_each(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, str(vectors), "--no-pictures") == 0
+    for draws, each in ((6 * 1200, 1000), (6 * 150, 150), (6 * 50, 100)):
         monkeypatch.setattr(scoring, "DRAWS", draws)
         assert main(["evaluate", str(run), "--rows", "2"]) == 0
         assert read(run / "evaluation.json")["test"]["likelihood"]["particles"] == each
@@ -385,16 +382,18 @@ def test_each_choice_of_model_estimator_and_data_trains_and_is_evaluated_alike(
     assert read(tmp_path / "run" / "evaluation.json")["test"] == read(tmp_path / "run" / "summary.json")["test"]
 
 
-def test_overwrite_replaces_every_file_of_the_earlier_run_and_no_other(run: Path) -> None:
+def test_overwrite_replaces_every_file_of_the_earlier_run_and_no_other(run: Path, vectors: Path) -> None:
     (run / "evaluation.json").write_text("{}")
     (run / "notes.txt").write_text("mine")
-    assert train(run, "digits", "--overwrite", "--no-pictures", "--seed", "2") == 0
+    assert train(run, str(vectors), "--overwrite", "--no-pictures", "--seed", "2") == 0
     assert {file.name for file in run.iterdir()} == NUMBERS | {"notes.txt"}
     assert read(run / "config.json")["seed"] == 2
 
 
-def test_without_a_terminal_ten_lines_report_the_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path / "run", "digits", "--no-pictures", "--epochs", "20") == 0
+def test_without_a_terminal_ten_lines_report_the_bounds(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", str(vectors), "--no-pictures", "--epochs", "20") == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert (
@@ -418,12 +417,14 @@ def test_an_interrupted_run_is_saved_with_summary_and_pictures(
     assert "Interrupted after 1 epoch." in capsys.readouterr().out
 
 
-def test_a_run_interrupted_in_its_first_epoch_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_interrupted_in_its_first_epoch_is_saved(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Loop, "_train_epoch", stop)
-    assert train(tmp_path / "run", "digits") == 130
+    assert train(tmp_path / "run", str(vectors)) == 130
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["epochs"] == 0 and summary["best_epoch"] is None
     assert pv.load(tmp_path / "run").prior.latent_dim == 3
@@ -632,17 +633,14 @@ def test_row_indices_are_written_as_ranges() -> None:
 def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    assert (
-        train(run, "digits", "--no-pictures", "--prior", "normal", "--guide", "normal") == 0
-    )  # whose KL is known for each latent
+    run = pages.train_digits(tmp_path, "--no-compile")
     assert main(["evaluate", str(run), "--report", "--num-particles", "30", "--rows", "2"]) == 0
     printed = capsys.readouterr()
-    assert "Diagnosis on 360 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err
+    assert "Diagnosis on 15 rows" in printed.out and "rows have a Pareto k-hat" not in printed.err
     report = read(run / "report.json")
-    assert (run / "report.txt").read_text().startswith("Diagnosis on 360 rows")
+    assert (run / "report.txt").read_text().startswith("Diagnosis on 15 rows")
     assert all(math.isfinite(number) for number in numbers_in(report))
-    assert len(report["khat"]) == 360 and report["rows"] == 360
+    assert len(report["khat"]) == 15 and report["rows"] == 15
     assert {finding["about"] for finding in report["findings"]} >= {"evidence", "latents at z", "predictive checks"}
     pictures = ("khat", "khat_map", "kl", "ranks", "guide_coverage", "pit", "coverage", "statistics", "traversal")
     for name in pictures:
@@ -650,32 +648,32 @@ def test_evaluate_report_writes_the_diagnosis_as_text_numbers_and_pictures(
         assert content.startswith(b"\x89PNG") and len(content) > 5000, name
     assert {f"{name}.png" for name in pictures} <= set(runs.FILES)  # so that they are removed when the run is replaced
     evaluation = read(run / "evaluation.json")
-    assert 0 <= evaluation["test"]["likelihood"]["unreliable_rows"] <= 360
+    assert 0 <= evaluation["test"]["likelihood"]["unreliable_rows"] <= 15
 
 
-def test_a_run_that_is_refused_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
+def test_a_run_that_is_refused_leaves_the_earlier_one_as_it_was(vectors: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(run, "digits", "--no-pictures") == 0
+    assert train(run, str(vectors), "--no-pictures") == 0
     files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
-    assert train(run, "digits", "--no-pictures", "--overwrite", "--likelihood", "bernoulli") == 2
+    assert train(run, str(vectors), "--no-pictures", "--overwrite", "--likelihood", "bernoulli") == 2
     left = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != "lock"}
     assert left == files
-    assert train(tmp_path / "new", "digits", "--likelihood", "bernoulli") == 2
+    assert train(tmp_path / "new", str(vectors), "--likelihood", "bernoulli") == 2
     assert not (tmp_path / "new").exists()
 
 
 def test_a_resumed_run_keeps_its_options_and_ends_bit_for_bit_as_one_that_was_not_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    assert train(whole, "digits", "--no-pictures", "--epochs", "4") == 0
-    assert train(run, "digits", "--no-pictures") == 0
+    assert train(whole, str(vectors), "--no-pictures", "--batch-size", "16", "--epochs", "4") == 0
+    assert train(run, str(vectors), "--no-pictures", "--batch-size", "16") == 0
     with monkeypatch.context() as patch:
         patch.setattr(pv.VAE, "fit", interrupted)
         assert main(["train", "--resume", str(run), "--epochs", "4"]) == 130
     assert main(["train", "--resume", str(run)]) == 0  # to the fourth epoch, too
-    assert main(["train", "--resume", str(run), "--batch-size", "64"]) == 2
-    assert "got batch_size 128 then and 64 now" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--batch-size", "32"]) == 2
+    assert "got batch_size 16 then and 32 now" in capsys.readouterr().err
     ends = [pv.load(folder).state_dict() for folder in (whole, run)]
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
     tables = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (whole, run)]
@@ -684,7 +682,7 @@ def test_a_resumed_run_keeps_its_options_and_ends_bit_for_bit_as_one_that_was_no
 
 
 def test_a_run_killed_while_it_replaces_another_leaves_the_other_as_it_was(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run / "model.safetensors").read_bytes()
     code = (
@@ -697,7 +695,7 @@ def test_a_run_killed_while_it_replaces_another_leaves_the_other_as_it_was(
     assert train(run, "digits") == 2
     assert "must be a folder without a run" in capsys.readouterr().err
     assert (run / "model.safetensors").read_bytes() == before and not (run / runs.REPLACED).exists()
-    assert train(run, "digits", "--no-pictures", "--overwrite") == 0
+    assert train(run, str(vectors), "--no-pictures", "--overwrite") == 0
     assert {file.name for file in run.iterdir()} == NUMBERS
 
 
@@ -719,16 +717,16 @@ def test_a_run_interrupted_while_it_sets_another_aside_puts_the_other_back(
 
 
 def test_restarted_processes_continue_only_a_run_of_their_own_launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
-    assert train(run, "digits", "--no-pictures") == 0
+    assert train(run, str(vectors), "--no-pictures") == 0
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert train(run, "digits", "--no-pictures", "--epochs", "3") == 0
+    assert train(run, str(vectors), "--no-pictures", "--epochs", "3") == 0
     assert read(run / "summary.json")["epochs"] == 3
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
-    assert train(run, "digits") == 2
+    assert train(run, str(vectors)) == 2
     assert "must be a folder without a run" in capsys.readouterr().err
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas
 import pytest
-from test_cli_tables import fails, people, short_annealing  # noqa: F401
+from test_cli_tables import fails, people
 
 import pyro_vae as pv
 from pyro_vae.cli import main, runs
 
+pytestmark = pytest.mark.usefixtures("short_annealing")
 SMALL = ["--epochs", "2", "--hidden", "8", "--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
 KINDS = "grade=ordinal:low:middle:high,note=leave_out,id=leave_out,seen=leave_out"
 FIELDS = ["--field", "weight=70", "--field", "site=north"]

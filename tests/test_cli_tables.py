@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.cli import main, runs, scoring, tables
+from pyro_vae.cli import main, runs, tables
 
+pytestmark = pytest.mark.usefixtures("short_annealing")
 N = 60
 SMALL = ["--epochs", "2", "--hidden", "8", "--num-likelihood-particles", "20", "--num-likelihood-rows", "2"]
 KINDS = "grade=ordinal:low:middle:high,note=leave_out"
@@ -56,13 +56,6 @@ def fails(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert captured.err.startswith("pyro-vae: error: ") and captured.err.count("\n") == 1, captured.err
     assert text in captured.err and captured.out == ""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_annealing() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "ANNEALING", pv.evaluation.AIS(num_steps=3, num_chains=4))
-        yield
 
 
 @pytest.fixture(scope="module")

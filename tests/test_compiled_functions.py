@@ -89,30 +89,32 @@ ELEMENTARY: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ELEMENTARY)
-def test_elementary_functions_are_within_3_units_in_the_last_place(name: str, dtype: torch.dtype) -> None:
+def test_elementary_functions_are_within_3_units_in_the_last_place(dtype: torch.dtype) -> None:
     """Uncompiled and compiled, over the whole range; what is not finite is as in torch."""
-    function, exact = ELEMENTARY[name]
     x = elementary_points(dtype)
-    kind = np.float32 if dtype == torch.float32 else np.float64
-    with mpmath.workdps(40):
-        known = [math.nan if math.isnan(value) else float(exact(mpmath.mpf(value))) for value in x.tolist()]
-    expected = np.array(known)
-    with np.errstate(over="ignore"):
-        rounded = expected.astype(kind)
-    finite = np.isfinite(rounded)
-    graph = Graph(lambda static, inputs: [function(inputs[0])], [], [x], num_threads=1)
-    for found in (function(x), *graph([x])):
-        values = found.numpy()
-        error = np.abs(values[finite].astype(np.float64) - expected[finite]) / np.spacing(np.abs(rounded[finite]))
-        assert error.max() <= 3
-        np.testing.assert_array_equal(values[~finite], rounded[~finite])
+
+    def values(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        return [function(inputs[0]) for function, _ in ELEMENTARY.values()]
+
+    compiled = Graph(values, [], [x], num_threads=1)([x])
+    for (name, (_, exact)), *both in zip(ELEMENTARY.items(), values([], [x]), compiled, strict=True):
+        with mpmath.workdps(40):
+            known = [math.nan if math.isnan(value) else float(exact(mpmath.mpf(value))) for value in x.tolist()]
+        expected = np.array(known)
+        with np.errstate(over="ignore"):
+            rounded = expected.astype(np.float32 if dtype == torch.float32 else np.float64)
+        finite = np.isfinite(rounded)
+        for found in both:
+            error = np.abs(found.numpy()[finite].astype(np.float64) - expected[finite])
+            assert (error / np.spacing(np.abs(rounded[finite]))).max() <= 3, name
+            np.testing.assert_array_equal(found.numpy()[~finite], rounded[~finite], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["log1p", "expm1", "softplus", "logsigmoid", "cross-entropy"])
-def test_graphs_differentiate_elementary_functions_twice(name: str) -> None:
+def test_graphs_differentiate_elementary_functions_twice() -> None:
+    negative = -30 * torch.rand(100, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([torch.linspace(-0.99, 30, 500), negative])
     functions_of_torch: dict[str, Any] = {
-        "log1p": torch.log1p,
+        "log1p": lambda x: torch.log1p(x.clamp_min(-0.99)),
         "expm1": torch.expm1,
         "softplus": torch.nn.functional.softplus,
         "logsigmoid": torch.nn.functional.logsigmoid,
@@ -120,14 +122,15 @@ def test_graphs_differentiate_elementary_functions_twice(name: str) -> None:
     }
 
     def slopes(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        x = inputs[0].detach().requires_grad_()
-        value = functions_of_torch[name](x)
-        (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-        (second,) = torch.autograd.grad(first.sum(), x)
-        return [value.detach(), first.detach(), second]
+        results = []
+        for function in functions_of_torch.values():
+            x = inputs[0].detach().requires_grad_()
+            value = function(x)
+            (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+            (second,) = torch.autograd.grad(first.sum(), x)
+            results += [value.detach(), first.detach(), second]
+        return results
 
-    x = torch.linspace(-0.99, 30, 500)
-    x = torch.cat([x, -30 * torch.rand(100, generator=torch.Generator().manual_seed(0))]) if name != "log1p" else x
     found = Graph(slopes, [], [x], num_threads=1)([x])
     torch.testing.assert_close(found, slopes([], [x]), rtol=1e-5, atol=1e-7)
 
@@ -139,29 +142,32 @@ def exact_rising(a: float, b: float, k: int, n: int) -> Any:
     return log_rising(a, k) + log_rising(b, n - k)
 
 
-@pytest.mark.parametrize("n", [1, 8, 16, 31, 32])
-def test_rising_factorials_and_their_derivatives_are_exact_uncompiled_and_compiled(n: int) -> None:
+def test_rising_factorials_and_their_derivatives_are_exact_uncompiled_and_compiled() -> None:
     """For parameters from the smallest to the largest number of float32, and all counts from 0 to n."""
-    stream = torch.Generator().manual_seed(0)
-    a, b = (10.0 ** (76 * torch.rand(5, n + 1, generator=stream, dtype=torch.float64) - 38) for _ in range(2))
-    a[0], b[1], a[2:4], b[2:4] = 1e38, 1e38, a[2:4].log().abs() / 9, b[2:4].log().abs() / 9
-    k = torch.arange(n + 1, dtype=torch.float64)
+    sizes, inputs, expected = (1, 8, 16, 31, 32), [], []
+    for n in sizes:
+        stream = torch.Generator().manual_seed(0)
+        a, b = (10.0 ** (76 * torch.rand(5, n + 1, generator=stream, dtype=torch.float64) - 38) for _ in range(2))
+        a[0], b[1], a[2:4], b[2:4] = 1e38, 1e38, a[2:4].log().abs() / 9, b[2:4].log().abs() / 9
+        inputs += [a, b]
+        counts = list(range(n + 1)) * 5
+        with mpmath.workdps(60):
+            for one, other, k in zip(a.flatten().tolist(), b.flatten().tolist(), counts, strict=True):
+                first = sum(1 / (mpmath.mpf(one) + j) for j in range(k))
+                second = sum(1 / (mpmath.mpf(other) + j) for j in range(n - k))
+                expected.append([float(exact_rising(one, other, k, n)), float(first), float(second)])
 
     def values(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        a, b = (value.detach().requires_grad_() for value in inputs)
-        value = log_rising(a, b, k, n)
-        return [value.detach(), *torch.autograd.grad(value.sum(), [a, b])]
+        results = []
+        for n, a, b in zip(sizes, inputs[::2], inputs[1::2], strict=True):
+            a, b = (value.detach().requires_grad_() for value in (a, b))
+            value = log_rising(a, b, torch.arange(n + 1, dtype=torch.float64), n)
+            slopes = torch.autograd.grad(value.sum(), [a, b])
+            results.append(torch.stack([value.detach(), *slopes], -1).flatten(0, 1))
+        return [torch.cat(results)]
 
-    cells = list(zip(a.flatten().tolist(), b.flatten().tolist(), k.repeat(5).int().tolist(), strict=True))
-    with mpmath.workdps(60):
-        expected = [
-            [float(exact_rising(*cell, n)) for cell in cells],
-            [float(sum(1 / (mpmath.mpf(a) + j) for j in range(k))) for a, b, k in cells],
-            [float(sum(1 / (mpmath.mpf(b) + j) for j in range(n - k))) for a, b, k in cells],
-        ]
-    for found in (values([], [a, b]), Graph(values, [], [a, b], num_threads=1)([a, b])):
-        for value, exact in zip(found, expected, strict=True):
-            np.testing.assert_allclose(value.flatten(), exact, rtol=1e-13, atol=1e-13)
+    for (found,) in (values([], inputs), Graph(values, [], inputs, num_threads=1)(inputs)):
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_rising_factorials_have_second_derivatives() -> None:
@@ -170,24 +176,25 @@ def test_rising_factorials_have_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda a, b: log_rising(a, b, k.detach(), 5), (a, b))
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_convolutions_with_channels_side_by_side_have_the_same_values_and_gradients(dtype, transposed, groups) -> None:
-    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+def test_convolutions_with_channels_side_by_side_have_the_same_values_and_gradients(dtype: torch.dtype) -> None:
+    """Convolutions and transposed ones, in one group of channels and in three."""
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = kind(6, 9, 3, stride=2, padding=1, groups=groups, dtype=dtype)
+        nets = [kind(6, 9, 3, stride=2, padding=1, groups=groups, dtype=dtype) for kind in kinds for groups in (1, 3)]
         x = torch.randn(4, 6, 7, 5, dtype=dtype)
 
     def gradients(static: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        leaves = [tensor.detach().requires_grad_() for tensor in (*static, inputs[0])]
-        parameters = dict(zip(("weight", "bias"), leaves, strict=False))
-        value = torch.func.functional_call(net, parameters, leaves[-1])
-        flat = value.view(len(value), -1)  # programs may take it for granted that values lie in order
-        return [flat.detach(), *torch.autograd.grad(flat.square().sum(), leaves)]
+        results = []
+        for net, weight, bias in zip(nets, static[::2], static[1::2], strict=True):
+            leaves = [tensor.detach().requires_grad_() for tensor in (weight, bias, inputs[0])]
+            value = torch.func.functional_call(net, {"weight": leaves[0], "bias": leaves[1]}, leaves[2])
+            flat = value.view(len(value), -1)  # programs may take it for granted that values lie in order
+            results += [flat.detach(), *torch.autograd.grad(flat.square().sum(), leaves)]
+        return results
 
-    static = [net.weight.detach(), net.bias.detach()]
+    static = [parameter.detach() for net in nets for parameter in (net.weight, net.bias)]
     found = Graph(gradients, static, [x], num_threads=1)([x])
     tolerance = 1e-5 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(found, gradients(static, [x]), rtol=tolerance, atol=tolerance)

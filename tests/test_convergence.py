@@ -227,6 +227,7 @@ def test_a_report_on_a_loaded_model_takes_its_history_or_the_one_that_it_is_give
             pv.diagnose(loaded, x, history=wrong, **few)
 
 
+@pytest.mark.usefixtures("short_annealing")
 def test_the_command_line_prints_stores_and_reports_it(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     run, file = tmp_path / "run", tmp_path / "x.npy"
     np.save(file, np.random.RandomState(0).randn(60, 4).astype(np.float32))

@@ -19,6 +19,7 @@ NUMBER = r"\s*-?\d+\.\d+"
 WITH_ERROR = NUMBER + r" \+- \d+\.\d+"
 
 # For every example, regular expressions that its output must match.
+SLOW = ("guides.py", "sharper_samples.py", "sklearn_pipeline.py")
 PROMISES = {
     "autoencoder_beside_vae.py": (
         "nats per row",
@@ -216,7 +217,9 @@ def test_an_example_has_at_most_120_lines_and_a_docstring_of_more_than_ten(name:
 
 
 @pytest.mark.usefixtures("plain_pyro")  # own_program.py trains by plain SVI, which keeps parameters in Pyro's store
-@pytest.mark.parametrize("name", PROMISES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PROMISES]
+)
 def test_an_example_runs_prints_its_tables_and_draws_its_figure(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
