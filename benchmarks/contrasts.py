@@ -238,7 +238,7 @@ def line(name: str, scores: list[Score], seconds: float) -> str:
     numbers = torch.tensor([[s.listed, s.realized, s.stated, s.power, s.coverage] for s in scores], dtype=torch.float64)
     mean, error = numbers.mean(0), numbers.std(0) / len(scores) ** 0.5
     shares = "  ".join(
-        f"{100 * m:5.1f} ({100 * e:3.1f})" if not m.isnan() else "          -"
+        f"{100 * m:5.2f} ({100 * e:4.2f})" if not m.isnan() else "            -"
         for m, e in zip(mean[1:], error[1:], strict=True)
     )
     return f"{name:44}  {len(scores):4}  {mean[0]:6.1f}  {shares}  {seconds:7.0f}"
@@ -278,7 +278,7 @@ def main(args: list[str] | None = None) -> None:
         f" average ({min(beyond):.0f} to {max(beyond):.0f}); standard deviation of an effect between data sets"
         f" {spread:.2f}"
     )
-    print(f"{'':44}  sets  listed   false, %   stated, %    power, %  covered, %  seconds")
+    print(f"{'':44}  sets  listed      false, %     stated, %      power, %    covered, %  seconds")
     more = options.train_rows - options.rows
     some = sets[: options.fitted_sets]
     ways: list[tuple[str, list[DataSet], Callable[[DataSet, int], Score]]] = [
