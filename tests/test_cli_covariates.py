@@ -90,6 +90,7 @@ BAD = {
     "no covariate": (["sample", "RUN", "--field", "visits=3"], "NAME=VALUE for a covariate (weight, site)"),
     "no equals sign": (["predict", "RUN", "--decode-as", "site"], "must be NAME=VALUE"),
     "part": (["train", "CSV", "--covariates", "site", "--kinds", KINDS, "--covariates-into", "nets"], "into must name"),
+    "part alone": (["train", "CSV", "--kinds", KINDS, "--covariates-into", "prior"], "must be given with --covariates"),
     "column": (["train", "CSV", "--covariates", "sites", "--kinds", KINDS], "covariates must name columns"),
     "gaps": (["train", "CSV", "--covariates", "visits", "--kinds", KINDS], "no missing cells as a covariate; got 3"),
     "images": (["train", "digits", "--covariates", "label"], "covariates must be None for 'digits'"),

@@ -576,6 +576,22 @@ def test_wrong_arguments_are_refused(
         pv.contrast(by_hand.vae, by_hand.x, **({"num_samples": 5, "seed": 0} | arguments), fields=by_hand.fields)
 
 
+@pytest.mark.parametrize("name", ["by", "ward"])
+def test_a_series_with_the_rows_in_another_order_is_refused(by_hand: ByHand, name: str) -> None:
+    frame, labels = pd.DataFrame(by_hand.x.numpy()), pd.Series(["x", "y"] * 20).iloc[::-1]
+    what = {"by": GROUP | {"by": labels}, "ward": {"field": "ward", "levels": ("x", "y"), "ward": labels}}[name]
+    with pytest.raises(ValueError, match=f"field '{name}' must have the index of x"):
+        pv.contrast(by_hand.vae, frame, **what, num_samples=5, seed=0, **by_hand.fields)
+
+
+def test_refits_leave_out_fields_that_the_model_does_not_read() -> None:
+    vae, options, x = regression(30)
+    rows = pv.Rows(x, options["fields"] | {"ward": torch.arange(30) % 2})
+    options = {"refit": "bootstrap", "refit_options": {"epochs": 1, "batch_size": 30}, "num_refits": 2}
+    found = pv.contrast(vae, rows, "arm", (0, 1), by="ward", num_samples=4, seed=0, **options)
+    assert found.groups == ["0", "1"] and found.draws.shape == (4, 2, 3)
+
+
 def test_wrong_questions_to_a_contrast_are_refused(by_hand: ByHand) -> None:
     found = pv.contrast(by_hand.vae, by_hand.x, **GROUP, num_samples=5, seed=0, fields=by_hand.fields)
     with pytest.raises(ValueError, match="threshold must be a positive number; got -1"):

@@ -58,6 +58,7 @@ INPUTS = {
     "a pandas category": (Levels(["b", "a"]), pd.Series(["a", "b"], dtype="category"), [[0.0, 1.0], [1.0, 0.0]]),
     "codes of text": (Levels(["b", "a"]), torch.tensor([1, 0]), [[0.0, 1.0], [1.0, 0.0]]),
     "years": (Levels([2020, 2021]), [2021.0, 2020.0], [[0.0, 1.0], [1.0, 0.0]]),
+    "large numbers": (Levels([20240100, 20240101]), [20240101.0, 20240100.0], [[0.0, 1.0], [1.0, 0.0]]),
     "years in a tensor": (Levels([2020, 2021]), torch.tensor([2021, 2020]), [[0.0, 1.0], [1.0, 0.0]]),
     "other text": (Levels(["a", "rest"], other="rest"), ["new", "a"], [[0.0, 1.0], [1.0, 0.0]]),
     "other years": (Levels([2020, 2021], other=2020), [1999, 2021], [[1.0, 0.0], [0.0, 1.0]]),
@@ -217,6 +218,29 @@ def test_numbers_given_covariates_agree_with_quadrature(name: str) -> None:
 # The doors
 
 FRAME = pd.DataFrame(X.numpy(), columns=["u", "v", "w"]).assign(**{name: np.asarray(v) for name, v in FIELDS.items()})
+
+
+@pytest.mark.parametrize("kind", ["binary", ["a", "b"]], ids=["binary", "levels"])
+def test_a_saved_model_in_float64_has_covariates_in_its_prior(kind: Any, tmp_path: Any) -> None:
+    fields = {"c": SEX if kind == "binary" else ["ab"[code] for code in SEX]}
+    vae = conditional(covariates=pv.Covariates({"c": kind}, EVERYWHERE)).double()
+    vae.fit(X.double(), fields=fields, **QUICK)
+    vae.save(tmp_path)
+    loaded = pv.load(tmp_path)
+    assert torch.equal(loaded.elbo(X, seed=0, **fields).bound, vae.elbo(X, seed=0, **fields).bound)
+
+
+def test_an_aggregate_posterior_takes_the_place_of_the_prior_that_covariates_shift() -> None:
+    """Two groups far apart: the prior is fitted to what the latents are without the shift of their group."""
+    x = X + 6.0 * torch.tensor(SEX).unsqueeze(1)
+    vae = conditional(covariates=pv.Covariates({"sex": "binary"}, ("encoder", "prior")), decoder=nets.MLP(()))
+    vae.fit(x, fields={"sex": SEX}, **QUICK | {"epochs": 60, "learning_rate": 0.02})
+    before = vae.log_likelihood(x, sex=SEX, num_particles=500, seed=0).estimate.mean()
+    vae.prior = vae.fit_aggregate_posterior(x, num_components=1, num_draws=20, fields={"sex": SEX})
+    after = vae.log_likelihood(x, sex=SEX, num_particles=500, seed=0).estimate.mean()
+    assert after > before - 0.1
+
+
 CODES = {"site": torch.tensor([0, 1, 2] * (N // 3)), "age": AGE, "sex": torch.tensor(SEX), "year": torch.tensor(YEAR)}
 DOORS: dict[str, Any] = {
     "keywords": (X, FIELDS),
@@ -404,6 +428,11 @@ BAD: dict[str, tuple[str, Any]] = {
     ),
     "reserved name": ("covariate 'offset' must have a name", lambda v: pv.Covariates({"offset": "real"})),
     "kind": ("kinds['age'] must be 'real', 'binary', a list of levels", lambda v: pv.Covariates({"age": "reel"})),
+    "twice": ("kinds must name each covariate once", lambda v: pv.Covariates([("a", "real"), ("a", "binary")])),
+    "large levels in float32": (
+        "'c' must hold its levels as integers",
+        lambda v: Levels([20240100, 20240101]).check("c", torch.tensor([20240101.0])),
+    ),
     "no covariate": ("Name at least one covariate", lambda v: pv.Covariates({})),
     "role": (
         "into must name some of encoder, decoder, prior",
@@ -420,7 +449,10 @@ BAD: dict[str, tuple[str, Any]] = {
     ),
     "prior on a sphere": ("prior must draw real numbers", lambda v: conditional(prior=priors.PowerSpherical(2))),
     "sets": ("rows must be vectors or images", lambda v: conditional(event=(4, 2), encoder=nets.DeepSet())),
-    "decode_as typo": ("would change nothing", lambda v: v.reconstruct(X, decode_as={"sit": "B"}, **FIELDS)),
+    "decode_as typo": (
+        "must name fields that the data depend on",
+        lambda v: v.reconstruct(X, decode_as={"sit": "B"}, **FIELDS),
+    ),
     "decode_as level": ("got 'Q'", lambda v: v.reconstruct(X, decode_as={"site": "Q"}, **FIELDS)),
     "decode_as length": (
         "must have one entry per row (60)",
@@ -428,7 +460,7 @@ BAD: dict[str, tuple[str, Any]] = {
     ),
     "decode_as text": ("decode_as must be a dictionary", lambda v: v.reconstruct(X, decode_as="B", **FIELDS)),
     "decode_as without effect": (
-        "would change nothing",
+        "must name fields that the data depend on",
         lambda v: conditional(("encoder",)).reconstruct(X, decode_as={"site": "B"}, **FIELDS),
     ),
     "table, missing": (
@@ -472,7 +504,10 @@ def test_a_constant_covariate_is_said() -> None:
 
 
 UNUSUAL = {
-    "wrong unit": ("'age' lies far outside of the training rows", lambda v: v.sample(2, fields=dict(CHOSEN, age=5000))),
+    "wrong unit": (
+        "'age' lies far outside of the rows by which it was standardized",
+        lambda v: v.sample(2, fields=dict(CHOSEN, age=5000)),
+    ),
     "wrong unit in rows": ("in row 1", lambda v: v.elbo(X[:2], **first(2, age=[50.0, 0.5e4]))),
     "lost digits": (
         "'c' varies in digits that torch.float32 does not hold",

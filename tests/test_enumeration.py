@@ -433,6 +433,11 @@ def test_what_is_not_built_is_refused() -> None:
         (NotImplementedError, "label must be unknown in every row", pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)),
         (NotImplementedError, "FreeBitsELBO with sites that are summed out is not built", elbos.FreeBitsELBO()),
         (NotImplementedError, "gradient must be 'score' for WakeSleep", elbos.WakeSleep(gradient="dreg")),
+        (
+            NotImplementedError,
+            "gradient must be 'score' for WakeSleep",
+            elbos.WakeSleep(gradient="dreg", num_particles=4, max_particles_at_once=2),
+        ),
     ]
     for kind, message, elbo in refused:
         with pytest.raises(kind, match=message):

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -119,6 +120,32 @@ def test_labels_may_be_absent_in_evaluation_and_nan_where_they_are_unknown(fitte
 
 
 @pytest.mark.parametrize(
+    "label",
+    [
+        ["a", -1, "c"],
+        ["a", torch.nan, "c"],
+        ["a", None, "c"],
+        [0, None, 2],
+        pd.Series(["a", None, "c"], dtype="string"),
+        pd.Series(["a", None, "c"], dtype="category"),
+        pd.Series([0, None, 2], dtype="Int64"),
+        torch.tensor([0.0, torch.nan, 2.0]),
+    ],
+    ids=str,
+)
+def test_labels_are_names_or_numbers_with_any_mark_of_an_unknown_one(label: object) -> None:
+    assert make(labels=["a", "b", "c"]).read_field("label", label).nan_to_num(-1).tolist() == [0, -1, 2]
+
+
+def test_contrasts_by_the_label_name_it() -> None:
+    vae = make(labels=["a", "b", "c"], covariates=pv.Covariates({"arm": "binary"}))
+    fields = {"label": LABEL, "arm": [0, 1, 0, 1, 0, 1]}
+    vae.fit(data(), fields=fields, epochs=1, seed=0, compile=False, progress=False)
+    found = pv.contrast(vae, data(), "arm", (0, 1), by="label", num_samples=4, num_candidates=50, seed=0, **fields)
+    assert found.groups == ["unknown", "a", "b", "c"][: len(found.groups)]
+
+
+@pytest.mark.parametrize(
     ("label", "message"),
     [
         ([0, 1, 2, 3, 0, 0], r"field 'label' must hold integers from 0 to 2, .*; got 3 in row 3"),
@@ -148,6 +175,7 @@ def test_fit_needs_some_labels(fields: dict[str, object]) -> None:
         ({"classifier_weight": -1.0}, ValueError, "classifier_weight must be zero or more; got -1"),
         ({"label_probabilities": [0.5, 0.6, 0.1]}, ValueError, "3 positive numbers of sum 1"),
         ({"label_probabilities": "equal"}, ValueError, "label_probabilities must be None, 'learned' or"),
+        ({"covariates": pv.Covariates({"label": "real"})}, ValueError, "covariates must not be named 'label'"),
         ({"prior": pv.priors.VampPrior(1, CELLS, 3)}, NotImplementedError, "prior must not be VampPrior with labels"),
     ],
 )
@@ -159,6 +187,9 @@ def test_impossible_options_are_refused(options: dict[str, object], error: type[
 def test_what_needs_a_label_says_so(fitted: pv.SemiSupervisedVAE) -> None:
     with pytest.raises(ValueError, match="label must be given here; got none"):
         fitted.decode(torch.zeros(2, 1))
+    for unknown in ([0, -1], torch.tensor([0.0, torch.nan])):
+        with pytest.raises(ValueError, match="field 'label' must be known to decode; got an unknown one in row 1"):
+            fitted.decode(torch.zeros(2, 1), label=unknown)
     with pytest.raises(NotImplementedError, match="refined is not built for labels"), fitted.refined():
         pass
     with pytest.raises(ValueError, match="method must be classifier or posterior; got 'net'"):

@@ -55,6 +55,10 @@ SMALL_ROWS = 64  # largest number of cells for which 12 latents are enough, as f
 
 def model(options: argparse.Namespace, splits: Splits) -> VAE:
     """The model that the options of `train` choose for the data."""
+    if options.covariates_into is not None and options.covariates is None:
+        raise ValueError(
+            f"--covariates-into must be given with --covariates; got {options.covariates_into} alone. Name covariates."
+        )
     if splits.table is not None:
         return _of_table(options, splits, splits.table)
     hidden, small = tuple(options.hidden), math.prod(splits.event_shape) <= SMALL_ROWS
@@ -77,7 +81,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
     """A model with likelihoods by the kinds of the columns, and room for missing cells where there are any."""
     tables.check_options(options)
     hidden, missing = tuple(options.hidden), tables.needs_missing(splits)
-    into = tables.read_names(options.covariates_into)
+    into = {} if options.covariates_into is None else {"into": tables.read_names(options.covariates_into) or ()}
     seen = table.likelihood().feature_shape
     return VAE.for_table(
         table,
@@ -86,7 +90,7 @@ def _of_table(options: argparse.Namespace, splits: Splits, table: Table) -> VAE:
         encoder=nets.Masked(nets.MLP(hidden)) if missing else nets.MLP(hidden),
         decoder=nets.MLP(hidden[::-1], dropout=options.dropout),
         missing=AtRandom() if missing else None,
-        covariates=table.covariates(into or ()) if table.schema.covariates else None,
+        covariates=table.covariates(**into) if table.schema.covariates else None,
         seed=options.seed,
     )
 

@@ -150,7 +150,7 @@ def read_fields(vae: VAE, option: str, entries: Sequence[str]) -> dict[str, Any]
             raise ValueError(f"{option} must be NAME=VALUE for a covariate ({known}); got {entry!r}. Correct it.")
         if name in found:
             raise ValueError(f"{option} must name each covariate once; got {name!r} twice. Choose one value.")
-        found[name] = text if getattr(kinds[name], "text", False) else _number(option, entry, text)
+        found[name] = text if kinds[name].level_names is not None else _number(option, entry, text)
     return found
 
 

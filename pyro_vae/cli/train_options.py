@@ -103,8 +103,7 @@ def _model(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--covariates-into",
         metavar="PART,...",
-        default="encoder,decoder",
-        help="what depends on the covariates: some of encoder, decoder and prior",
+        help="what depends on the covariates: some of encoder, decoder and prior (default: encoder,decoder)",
     )
     model.add_argument(
         "--likelihood",

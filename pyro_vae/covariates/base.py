@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.parts import Part
 
-__all__ = ["Covariate", "as_cells"]
+__all__ = ["Covariate", "as_cells", "is_missing"]
 
 
 class Covariate(Part):
@@ -24,6 +24,11 @@ class Covariate(Part):
 
     shape: tuple[int, ...] = ()
     size: int
+
+    @property
+    def level_names(self) -> list[str] | None:
+        """The names of the levels, in the order of their codes; None where numbers stand for themselves."""
+        return None
 
     def read(self, name: str, values: Any) -> Tensor:
         """The user's values, one for each row or a single one, as numbers.
@@ -42,7 +47,7 @@ class Covariate(Part):
         elif cells.dtype.kind == "f":
             gaps = np.isnan(cells)
         else:
-            gaps = np.array([_is_missing(cell) for cell in cells.reshape(-1)], bool).reshape(cells.shape)
+            gaps = np.array([is_missing(cell) for cell in cells.reshape(-1)], bool).reshape(cells.shape)
         if gaps.any():
             row = f" in row {np.argwhere(gaps)[0][0]}" if gaps.ndim else ""
             raise ValueError(
@@ -79,7 +84,7 @@ def as_cells(values: Any) -> Any:
     return cells if cells.dtype.kind in "biuf" else np.asarray(values, object)
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
     """Whether a cell of an array of objects stands for a missing value: None, NaN, or the marks of pandas."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True

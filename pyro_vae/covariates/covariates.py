@@ -66,6 +66,8 @@ class Covariates(Part):
                 f"kinds must be a dictionary of kinds by name; got {kinds!r}. Name at least one covariate."
             )
         self.names = [check_name(name) for name, _ in pairs]
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"kinds must name each covariate once; got {self.names}. Rename one.")
         self.parts = nn.ModuleList(_as_kind(name, kind) for name, kind in pairs)
         self.into = as_names(into, "into")
         if not self.into or not set(self.into) <= set(ROLES):
@@ -87,6 +89,10 @@ class Covariates(Part):
         """F, how many numbers reach a net."""
         return sum(kind.size for _, kind in self.kinds)
 
+    def kind(self, name: str) -> Covariate | None:
+        """The kind of the covariate of this name; None where there is none."""
+        return dict(self.kinds).get(name)
+
     def prepare(self, latent_dim: int) -> None:
         """Make the net of the prior; the constructor of a model calls this."""
         if "prior" in self.into:
@@ -94,7 +100,8 @@ class Covariates(Part):
 
     def read(self, name: str, values: Any) -> Any:
         """Values of a field as numbers; those of fields that are not covariates as a tensor."""
-        return dict(self.kinds)[name].read(name, values) if name in self.names else as_tensor(values, name)
+        kind = self.kind(name)
+        return as_tensor(values, name) if kind is None else kind.read(name, values)
 
     def check_fields(self, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
         """Raise a ValueError unless values of covariates are possible, and name the first row where they are not."""
@@ -113,15 +120,25 @@ class Covariates(Part):
 
     def shifted(self, prior: Any, batch: Mapping[str, Tensor]) -> dist.TorchDistribution:
         """p(z | covariates), (B,) distributions of events (D,), from p(z)."""
-        if self.shift is None:
-            raise ValueError("into must name the prior for it to be shifted; got none. Add 'prior'.")
-        loc, raw = self.shift(self(**batch)).chunk(2, -1)
-        scale = as_scale(raw)
+        loc, scale = self._shift_and_stretch(batch)
         base: Any = getattr(prior, "base_dist", None)
         if type(base) in (dist.Normal, dist.Laplace) and prior.event_dim == 1:
             return type(base)(loc + scale * base.loc, scale * base.scale).to_event(1)
         affine = transforms.AffineTransform(loc, scale, event_dim=1)
         return dist.TransformedDistribution(prior.expand(loc.shape[:-1]), [affine])
+
+    def unshifted(self, z: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """u = (z - a(c)) / b(c) of latents z (..., B, D) of rows with these fields, on which the prior itself is."""
+        loc, scale = self._shift_and_stretch(batch)
+        return (z - loc) / scale
+
+    def _shift_and_stretch(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """a(c) and b(c), (B, D) each."""
+        if self.shift is None:
+            raise ValueError("into must name the prior for it to be shifted; got none. Add 'prior'.")
+        given = self(**batch).to(next(self.shift.parameters(), torch.zeros(())).dtype)
+        loc, raw = self.shift(given).chunk(2, -1)
+        return loc, as_scale(raw)
 
 
 def check_name(name: Any) -> str:

@@ -40,7 +40,6 @@ class Levels(Covariate):
     """
 
     numbers: Tensor
-    like: Tensor
 
     def __init__(
         self, levels: Sequence[str] | Sequence[int], embed: int | None = None, other: str | int | None = None
@@ -53,7 +52,6 @@ class Levels(Covariate):
         self.embed, self.other = embed, other
         numbers = list(range(len(self.levels))) if self.text else self.levels
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64), persistent=False)
-        self.register_buffer("like", torch.zeros(()), persistent=False)
         if embed is None:
             self.size = len(self.levels)
             return
@@ -61,11 +59,17 @@ class Levels(Covariate):
         with seeded(0, INITIAL):
             self.vectors = nn.Parameter(torch.randn(len(self.levels), self.size) / self.size**0.5)
 
+    @property
+    def level_names(self) -> list[str] | None:
+        return list(self.levels) if self.text else None
+
     def read(self, name: str, values: Any) -> Tensor:
         cells = as_cells(values)
         self.refuse_missing(name, cells)
         if isinstance(cells, Tensor) or not self.text:
-            return super().read(name, cells if isinstance(cells, Tensor) else _as_numbers(name, cells, self.levels))
+            numbers = super().read(name, cells if isinstance(cells, Tensor) else _as_numbers(name, cells, self.levels))
+            whole = numbers.is_floating_point() and bool((numbers == numbers.round()).all())
+            return numbers.long() if whole else numbers  # float32 does not hold all whole numbers
         codes = {level: code for code, level in enumerate(self.levels)}
         other = -1 if self.other is None else codes[self.other]
         found = [codes.get(cell, other) if isinstance(cell, str) else -1 for cell in cells.reshape(-1).tolist()]
@@ -76,6 +80,11 @@ class Levels(Covariate):
 
     def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
         self.check_shape(name, values)
+        if values.is_floating_point() and (values.abs() >= 1 / torch.finfo(values.dtype).eps).any():
+            raise ValueError(
+                f"covariate {name!r} must hold its levels as integers where they are large; got {values.dtype}, which"
+                " holds no neighbouring numbers of that size. Pass integers."
+            )
         known = (values.unsqueeze(-1) == self.numbers).any(-1)
         if self.other is not None and not self.text:
             known = known | (values == values.round())
@@ -100,7 +109,7 @@ class Levels(Covariate):
             fallback = self.numbers == self.numbers[self.levels.index(self.other)]
             found = torch.where(found.any(-1, keepdim=True), found, fallback)
         if self.embed is None:
-            return found.to(self.like)
+            return found.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
         return found.to(self.vectors) @ self.vectors
 
 

@@ -32,7 +32,8 @@ class _Numbers(Covariate):
 class Real(_Numbers):
     """Real numbers, standardized by mean and standard deviation of the training rows before they reach a net.
 
-    A warning names values that lie further from the training rows than the width of their range, as in another unit.
+    Of a `DataLoader` these are the rows of its first batch. A warning names values that lie further from these rows
+    than the width of their range, as in another unit.
 
     Args:
         shape: the shape of the values of one row, such as (1, 28, 28) for an image, each of which is standardized by
@@ -44,7 +45,7 @@ class Real(_Numbers):
 
     mean: Tensor
     std: Tensor
-    ends: Tensor  # the smallest and the largest value of the training rows
+    ends: Tensor  # the smallest and the largest value of the rows that it is standardized by
 
     def __init__(self, shape: int | Sequence[int] = ()) -> None:
         super().__init__(shape)
@@ -60,8 +61,8 @@ class Real(_Numbers):
         if far.any():
             value, where = first_bad(values, far, first_row)
             warnings.warn(
-                f"covariate {name!r} lies far outside of the training rows, {low:g} to {high:g}: {value:g}{where}. The"
-                " model extrapolates; check the unit.",
+                f"covariate {name!r} lies far outside of the rows by which it was standardized, {low:g} to {high:g}:"
+                f" {value:g}{where}. The model extrapolates; check the unit.",
                 stacklevel=2,
             )
 
@@ -97,12 +98,6 @@ class Binary(_Numbers):
         ValueError: if a size is not positive.
     """
 
-    like: Tensor
-
-    def __init__(self, shape: int | Sequence[int] = ()) -> None:
-        super().__init__(shape)
-        self.register_buffer("like", torch.zeros(()), persistent=False)
-
     def check(self, name: str, values: Tensor, first_row: int = 0) -> None:
         self.check_shape(name, values)
         bad = (values != 0) & (values != 1)
@@ -113,4 +108,4 @@ class Binary(_Numbers):
             )
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.flattened(values.to(self.like))
+        return self.flattened(values if values.is_floating_point() else values.to(torch.get_default_dtype()))

@@ -66,7 +66,7 @@ class Classification(Shown):
         """Mean confidence of each group of rows, the share of right guesses, and its standard error, (bins,) each."""
         confidence, right = _by_group(self.probabilities, self.label, self.bins)
         share = torch.stack([part.mean() for part in right])
-        count = torch.tensor([len(part) for part in right])
+        count = torch.tensor([len(part) for part in right], device=share.device)
         return torch.stack([part.mean() for part in confidence]), share, (share * (1 - share) / count).sqrt()
 
     def confusion(self) -> Tensor:

@@ -310,7 +310,7 @@ class WakeSleep(WeightBound):
             return value
         shares = slope(self.bound, model - guide)  # normalized weights, (K, B)
         if self.gradient == "dreg":
-            if path.shares is not None:
+            if path.enumerates:
                 raise NotImplementedError(
                     "gradient must be 'score' for WakeSleep where sites are summed out; got 'dreg'. Or use IWAE."
                 )

@@ -1,4 +1,4 @@
-"""Imputations that carry the uncertainty of the parameters: the model is fitted again to resampled rows."""
+"""Copies of a model that are fitted again to resampled rows: draws from them carry uncertainty of the parameters."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from pyro_vae.data.rows import Rows
+from pyro_vae.fields import ROW_WEIGHTS
 
 __all__ = ["check_refit", "refits"]
 
 
 def check_refit(refit: Any, options: Any, *, single: bool) -> None:
-    """Raise unless the arguments of `impute` about refits are possible."""
+    """Raise unless the arguments about refits, of `impute` and `contrast`, are possible."""
     if refit is None:
         if options is not None:
             raise ValueError(f"refit_options must be left out without refit=; got {options!r}. Pass refit='bootstrap'.")
@@ -48,7 +49,8 @@ def refits(
         start = copy.deepcopy(model)
     finally:
         model.training_state = state
-    named = {"fields": ("x", *rows.field_names)} if rows.field_names else {}
+    used = [name for name in rows.field_names if name in (*fields, ROW_WEIGHTS)]
+    named = {"fields": ("x", *used)} if used else {}
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     for _ in range(count):

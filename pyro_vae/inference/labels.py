@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pyro_vae.arguments import finite_number
 
-__all__ = ["CLASSIFIER_WEIGHT", "Labelled", "as_label", "sample_label"]
+__all__ = ["CLASSIFIER_WEIGHT", "Labelled", "sample_label"]
 
 CLASSIFIER_WEIGHT = "classifier_weight"  # the key of `infer` that holds the weight of known labels
 
@@ -99,14 +99,14 @@ def sample_label(
     if weight < 0:
         raise ValueError(f"{CLASSIFIER_WEIGHT} must be zero or more; got {weight}. 1 counts each label once.")
     if label is not None:
-        label = as_label(label, distribution, name)
+        label = _as_label(label, distribution, name)
         distribution = Labelled(distribution, label)
     infer: Any = {"enumerate": "parallel", CLASSIFIER_WEIGHT: weight}
     drawn: Tensor = pyro.sample(name, distribution, infer=infer)
     return drawn
 
 
-def as_label(label: Tensor, distribution: Any, name: str) -> Tensor:
+def _as_label(label: Tensor, distribution: Any, name: str) -> Tensor:
     """Labels (B,) as integers, with -1 for NaN; a ValueError names the first row whose label is impossible."""
     if distribution.event_shape:
         raise ValueError(

@@ -64,6 +64,10 @@ class ProgramPair(ReadsFields, PyroModule):
         """The user's values of a field, one for each row or a single one, as a tensor."""
         return as_tensor(values, name)
 
+    def level_names(self, name: str) -> list[str] | None:
+        """The names of the levels of a field, in the order of their codes; None where numbers stand for themselves."""
+        return None
+
     @property
     def site_of_missing(self) -> str | None:
         """The latent site whose draws are the missing cells of x; None where the programs have no such site."""

@@ -72,6 +72,11 @@ class GradientPath:
     shares: Tensor | None = None
     chunks: list[tuple[GradientPath, int]] = field(default_factory=list)
 
+    @property
+    def enumerates(self) -> bool:
+        """Whether sites were summed out in the run, or in one of its chunks."""
+        return self.shares is not None or any(path.enumerates for path, _ in self.chunks)
+
     def set_factor(self, factor: Tensor) -> None:
         """Set the factor (K, B), of each chunk its own part."""
         self.factor = factor

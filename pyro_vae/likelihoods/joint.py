@@ -124,7 +124,6 @@ class Custom(Likelihood):
         self.function = function
         self.outputs_per_cell = positive_integer("outputs_per_cell", outputs_per_cell)
         self.support, self.discrete = support, support.is_discrete
-        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, outputs: Tensor, **batch: Tensor) -> dist.TorchDistribution:
         return self.function(outputs)  # type: ignore[no-any-return]

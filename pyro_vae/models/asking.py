@@ -35,9 +35,8 @@ class AsksParts:
 
     def _build_net(self, role: str, in_shape: Shape, out_shape: Shape) -> Rowwise:
         """The net with this role, with room for the covariates that it takes."""
-        takes = self.covariates is not None and role in self.covariates.into
         net = self.nets[role]
-        return build(net, shape_beside(net, in_shape, self.covariates.size if takes else 0), out_shape, role)
+        return build(net, shape_beside(net, in_shape, self.size_beside(role)), out_shape, role)
 
     def initialize(self, x: Tensor, *, observed: Tensor | None = None, **batch: Tensor) -> None:
         if self.covariates is not None:
@@ -70,11 +69,17 @@ class AsksParts:
             return pyro.sample("x", distribution, obs=x)
         return self.missing.sample_row(distribution, x, observed, self.likelihood)  # type: ignore[no-any-return]
 
+    def reads_covariates(self, role: str) -> bool:
+        """Whether the net with this role, or the prior, reads the covariates."""
+        return self.covariates is not None and role in self.covariates.into
+
+    def size_beside(self, role: str) -> int:
+        """How many numbers stand beside the input of the net with this role."""
+        return self.covariates.size if self.reads_covariates(role) else 0
+
     def beside(self, role: str, batch: Mapping[str, Tensor]) -> Tensor | None:
         """What stands beside the input of the net with this role, (..., F); None where nothing does."""
-        if self.covariates is None or role not in self.covariates.into:
-            return None
-        return self.covariates(**batch)  # type: ignore[no-any-return]
+        return self.covariates(**batch) if self.reads_covariates(role) else None
 
     def encoder_output(self, x: Tensor, observed: Tensor | None, batch: Mapping[str, Tensor]) -> Tensor:
         """The encoder's output for rows x with these fields, of which it sees the observed cells."""
@@ -104,8 +109,7 @@ class AsksParts:
     def prior_of(self, batch: Mapping[str, Tensor], **more: Any) -> Any:
         """The prior of rows with these fields; `more` is passed to the prior."""
         prior = self.prior(**more, **batch)
-        into_prior = self.covariates is not None and "prior" in self.covariates.into
-        return self.covariates.shifted(prior, batch) if into_prior else prior
+        return self.covariates.shifted(prior, batch) if self.reads_covariates("prior") else prior
 
     def check_data(self, x: Tensor, first_row: int = 0, *, observed: Tensor | None = None) -> None:
         same_shape = tuple(x.shape[1:]) == self.likelihood.event_shape  # the likelihood refuses others
@@ -127,12 +131,16 @@ class AsksParts:
         """Names of the fields that p(x | z) depends on, under whose values `decode_as` may decode."""
         own: Any = super()
         read = [name for name in own.fields if name != OBSERVED]  # by programs of a subclass
-        if self.covariates is not None and "decoder" in self.covariates.into:
+        if self.reads_covariates("decoder"):
             read += self.covariates.names
         return tuple(dict.fromkeys((*read, *self.likelihood.fields)))
 
     def read_field(self, name: str, values: Any) -> Any:
         return super().read_field(name, values) if self.covariates is None else self.covariates.read(name, values)  # type: ignore[misc]
+
+    def level_names(self, name: str) -> list[str] | None:
+        kind = None if self.covariates is None else self.covariates.kind(name)
+        return kind.level_names if kind is not None else super().level_names(name)  # type: ignore[misc,no-any-return]
 
     def check_fields(self, x: Tensor | None, fields: Mapping[str, Tensor], first_row: int = 0) -> None:
         if self.covariates is not None:

@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae import nets, priors
-from pyro_vae.arguments import finite_number, is_number, positive_integer
-from pyro_vae.fields import Field, merge_fields
+from pyro_vae.arguments import finite_number, is_integer, is_number, positive_integer
+from pyro_vae.covariates import Covariates
+from pyro_vae.covariates.base import as_cells, is_missing
+from pyro_vae.fields import Field, merge_fields, split_fields
 from pyro_vae.inference.chunks import chunk_weights, particle_counts, row_chunks
 from pyro_vae.inference.labels import sample_label
 from pyro_vae.inference.programs import num_rows
 from pyro_vae.missing.base import default_encoder
 from pyro_vae.model import keep_parameters
 from pyro_vae.models.vae import VAE
-from pyro_vae.nets.beside import shape_beside
 from pyro_vae.runtime.isolation import evaluating, isolated
 from pyro_vae.runtime.random import seeded
 
@@ -76,6 +76,8 @@ class SemiSupervisedVAE(VAE):
                 "prior must not be VampPrior with labels, which its pseudo-inputs lack. Choose another, e.g."
                 " priors.Mixture."
             )
+        if isinstance(parts.get("covariates"), Covariates) and LABEL in parts["covariates"].names:
+            raise ValueError("covariates must not be named 'label', the field of labels; got one. Rename it.")
         super().__init__(seed=seed, **parts)
         self.labels, self.label_names = labels if isinstance(labels, int) else list(labels), names
         self.classifier_weight = finite_number("classifier_weight", classifier_weight)
@@ -153,14 +155,17 @@ class SemiSupervisedVAE(VAE):
             )
         super().initialize(x, observed=observed, **batch)
 
-    def _build_net(self, role: str, in_shape: nets.Shape, out_shape: nets.Shape) -> nets.Rowwise:
-        net = self.nets[role]
-        takes = self.covariates is not None and ("encoder" if role == "classifier" else role) in self.covariates.into
-        size = (self.covariates.size if takes else 0) + (0 if role == "classifier" else self.num_labels)
-        return nets.build(net, shape_beside(net, in_shape, size), out_shape, role)
+    def level_names(self, name: str) -> list[str] | None:
+        return super().level_names(name) if name != LABEL else self.label_names
+
+    def reads_covariates(self, role: str) -> bool:
+        return super().reads_covariates("encoder" if role == "classifier" else role)
+
+    def size_beside(self, role: str) -> int:
+        return super().size_beside(role) + (0 if role == "classifier" else self.num_labels)
 
     def beside(self, role: str, batch: Mapping[str, Tensor]) -> Tensor | None:
-        further = super().beside("encoder" if role == "classifier" else role, batch)
+        further = super().beside(role, batch)
         if role == "classifier":
             return further
         if LABEL not in batch:
@@ -236,14 +241,25 @@ class SemiSupervisedVAE(VAE):
             for part in torch.arange(len(rows)).split(4096):
                 batch = rows.take(part, names, like=self.like)
                 x, label = batch.pop("x"), batch.pop(LABEL, None)
-                each = torch.arange(self.num_labels).reshape(-1, 1).expand(-1, len(x))  # (C, B)
+                each = torch.arange(self.num_labels, device=x.device).reshape(-1, 1).expand(-1, len(x))  # (C, B)
                 parameters.append(self._guide_parameters(x, batch | {LABEL: each}).movedim(0, 1))
                 probs = self.q_y(x, batch).probs
-                known = torch.zeros(len(x), dtype=torch.bool) if label is None else label >= 0
+                known = torch.zeros(len(x), dtype=torch.bool, device=x.device) if label is None else label >= 0
                 label = each[0] if label is None else label
                 weights.append(torch.where(known.unsqueeze(-1), (label.unsqueeze(-1) == each.T).to(probs), probs))
             q = self.family(torch.cat(parameters))
             return dist.MixtureSameFamily(dist.Categorical(torch.cat(weights)), q)
+
+    def decode(self, z: Any, **fields: Any) -> dist.TorchDistribution:
+        """p(x | z, y) for latents (..., D) and labels, which must be known: batch shape (...), event shape E."""
+        label = split_fields(fields)[1].get(LABEL)
+        unknown = torch.zeros(0) if label is None else ~(self.read_field(LABEL, label).reshape(-1) >= 0)
+        if unknown.any():
+            raise ValueError(
+                f"field 'label' must be known to decode; got an unknown one in row {int(unknown.nonzero()[0])}. Pass"
+                f" labels from 0 to {self.num_labels - 1}, or their names."
+            )
+        return super().decode(z, **fields)
 
     @contextmanager
     def refined(self, steps: int = 20, learning_rate: float = 0.05) -> Iterator[VAE]:
@@ -269,18 +285,18 @@ def _as_names(labels: Any) -> list[str]:
 
 def _as_codes(values: Any, names: list[str]) -> Tensor:
     """Labels as integers, with -1 where they are unknown: numbers from 0, or names."""
-    cells = values if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(cells, np.ndarray) and cells.dtype.kind not in "biuf":
-        codes: dict[Any, int] = {name: code for code, name in enumerate(names)}
+    cells = as_cells(values)
+    if not isinstance(cells, Tensor) and cells.dtype.kind == "O":
+        codes = {name: code for code, name in enumerate(names)}
         found = []
-        for row, cell in enumerate(cells.reshape(-1).tolist()):
-            unknown = cell is None or cell != cell or cell == -1
-            if not unknown and cell not in codes:
+        for row, cell in enumerate(cells.reshape(-1)):
+            code: Any = -1 if is_missing(cell) else codes.get(cell) if isinstance(cell, str) else cell
+            if not is_integer(code):
                 raise ValueError(
                     f"field 'label' must have one of the labels {names[:12]}; got {cell!r} in row {row}. Correct it, or"
                     " write -1 or None where it is unknown."
                 )
-            found.append(-1 if unknown else codes[cell])
+            found.append(int(code))
         return torch.tensor(found).reshape(cells.shape)
     numbers = cells if isinstance(cells, Tensor) else torch.tensor(cells)
     if not numbers.is_floating_point():

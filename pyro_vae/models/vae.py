@@ -389,7 +389,8 @@ class VAE(AsksParts, LatentVariableModel):
 
         Draws from the prior of training may fall where q(z | x) of no row has mass, and decode to nothing like the
         data. `vae.prior = vae.fit_aggregate_posterior(x)` mends that after training. This call leaves the model as it
-        is; with the new prior it is another model, whose log p(x) is mostly higher.
+        is; with the new prior it is another model, whose log p(x) is mostly higher. Where covariates shift and stretch
+        the draws of the prior, it is fitted to the draws of z without their shift and stretch.
 
         Args:
             x: rows (N, *E), mostly those of training.
@@ -417,6 +418,10 @@ class VAE(AsksParts, LatentVariableModel):
             )
         with seeded(seed):
             z = self.encode(x, fields=fields).sample((positive_integer("num_draws", num_draws),))
+        if self.reads_covariates("prior"):
+            rows, names = self.read_rows(x, {"fields": fields})
+            with evaluating(self):
+                z = self.covariates.unshifted(z, rows.take(slice(None), names, like=self.like))
         z = z.flatten(0, 1)
         if len(z) < 2:
             raise ValueError(f"x must be at least two rows; got {len(z)}. Pass those of training.")

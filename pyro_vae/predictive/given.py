@@ -52,8 +52,8 @@ def read_decode_as(model: ProgramPair, decode_as: Any, num_rows: int) -> dict[st
         if name not in model.decoded_fields:
             known = ", ".join(map(repr, model.decoded_fields)) or "none"
             raise ValueError(
-                f"decode_as must name fields that the data depend on given the latents ({known}); got {name!r}, which"
-                " would change nothing. Correct the name, or let the field into the decoder."
+                f"decode_as must name fields that the data depend on given the latents ({known}); got {name!r}."
+                " Correct the name, or let the covariate into the decoder."
             )
     return _read(model, decode_as, num_rows)
 

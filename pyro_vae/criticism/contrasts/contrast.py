@@ -16,6 +16,7 @@ from pyro_vae.criticism.contrasts.draws import Draws, LatentDraws, draws_of_mean
 from pyro_vae.criticism.contrasts.results import Contrast
 from pyro_vae.criticism.contrasts.sides import Sides, check_design, read_sides
 from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.data.frames import check_alignment
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import UnreliableWarning
 from pyro_vae.evaluation.results import SMALL_SHARE
@@ -68,7 +69,7 @@ def contrast(
             decoder reads the field, and else "own".
         by: the name of a field, or one label for each row: a contrast within each group of rows.
         scale: "difference", or "log ratio": the natural logarithm of the ratio of the two averages.
-        num_samples: S, draws of the contrast, at least 2.
+        num_samples: S, draws of the contrast, at least 2; as many of each refitted copy, rounded up.
         num_candidates: K, draws of the latents from the guide for each row, of which S are resampled.
         refit: "bootstrap" fits copies of the model on, each to as many rows drawn with replacement, and takes the draws
             from all of them, so that they carry an estimate of what is unknown about the parameters. The rows must be
@@ -176,6 +177,7 @@ def _read(
     wanted = {field, *read, *([by] if isinstance(by, str) else [])} - set(model.fields)
     outside = {name: given.pop(name) for name in wanted if name in given}
     rows, used = model.read_rows(x, given | ({"fields": names} if names else {}))
+    check_alignment(outside | {"by": by}, rows.index)
     return rows, used, outside
 
 

@@ -54,17 +54,10 @@ def read_labels(what: str, values: Any, num_rows: int) -> Labels:
 def labels_of_field(model: ProgramPair, rows: Rows, name: str) -> Labels:
     """The values of a field of the rows, with the names of levels where the model knows them."""
     found = _of_numbers(f"field {name!r}", rows.field(name), len(rows))
-    names = _names_of_levels(model, name)
+    names = model.level_names(name)
     if names is None:
         return found
-    return found._replace(names=[names[int(value)] for value in found.values])
-
-
-def _names_of_levels(model: ProgramPair, name: str) -> Sequence[str] | None:
-    """The names of the levels of a covariate, in the order of their codes; None where codes stand for themselves."""
-    covariates = getattr(model, "covariates", None)
-    kind = None if covariates is None else dict(covariates.kinds).get(name)
-    return list(kind.levels) if kind is not None and getattr(kind, "text", False) else None
+    return found._replace(names=["unknown" if value < 0 else names[int(value)] for value in found.values])
 
 
 def shown(values: Sequence[Any]) -> str:
