@@ -77,7 +77,7 @@ class LatentDraws:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor], Latents]]:
         """The numbers of the rows of a batch, the batch, and S draws of its latents."""
-        start = 0
+        start, self._khat, self._ess = 0, [], []
         chunks = row_chunks(self.model, self.rows, self.num_candidates, self.fields, structure=self.structure)
         for batch in chunks:
             candidates = predictive.draw_candidates(self.model, batch, self.num_candidates)
@@ -113,16 +113,16 @@ def draws_of_means(latents: LatentDraws, sides: Sides, columns: list[str]) -> Dr
             done = 0
             for count in particle_counts(batch, latents.num_samples):
                 some = {name: value[done : done + count] for name, value in drawn.items()}
-                for side, decoded in enumerate(sides.decoded):
+                for version, decoded in enumerate(sides.decoded):
                     own = {name: value[part].to(batch["x"].device) for name, value in decoded.items()}
                     distribution = _distribution(model, some, batch | own)
                     means = predictive_means(distribution, columns).reshape(count, len(batch["x"]), -1)
                     if totals.dim() == 0:
                         names = cell_names(distribution, sides.rows, columns)
                         totals = _room(latents.num_samples, weights.shape[2], len(names))
-                    for target in [side] if len(sides.decoded) > 1 else [0, 1]:
-                        sums = torch.einsum("sbc,bg->sgc", means.cpu().double(), weights[target, part])
-                        totals[target, done : done + count] += sums
+                    for side in [side for side in (0, 1) if sides.version[side] == version]:
+                        sums = torch.einsum("sbc,bg->sgc", means.cpu().double(), weights[side, part])
+                        totals[side, done : done + count] += sums
                 done += count
     without = ~totals.isfinite().flatten(0, 2).all(0)
     if without.any():
@@ -147,12 +147,12 @@ def draws_of_statistic(
     """
     whole = latents.together()
     versions = [sides.rows.with_fields(decoded) for decoded in sides.decoded]
-    read = [{field: rows.field(field) for field in fields_read(statistic)} for rows in versions] * (2 // len(versions))
+    read = [{field: versions[v].field(field) for field in fields_read(statistic)} for v in sides.version]
     sets = [_replicated(latents, rows, whole) for rows in versions]
     values: list[Tensor] = []
     of_rows = False
     for replicated in zip(*sets, strict=True):
-        data = replicated * (2 // len(replicated))
+        data = [replicated[v] for v in sides.version]
         if not values:
             side, group = divmod(int(sides.members.sum(1).argmax()), sides.members.shape[2])  # the one with most rows
             of_rows = _is_of_rows(name, statistic, *_rows_of(data[side], read[side], sides.members[side, :, group]))

@@ -37,6 +37,11 @@ class Sides:
     counts: tuple[int, int]
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The place in `decoded` of what either side is decoded under."""
+        return (0, len(self.decoded) - 1)
+
+    @property
     def weights(self) -> Tensor:
         """The weights by which averages over the rows of each side and group are sums over rows, (2, N, G)."""
         members = self.members.double()
