@@ -110,10 +110,14 @@ def split_fields(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, 
 
     Raises:
         TypeError: if `fields=` is neither names nor a dictionary.
+        ValueError: if a field is given in both ways.
     """
     given = {name: value for name, value in fields.items() if name != "fields"}
     named = fields.get("fields", ())
     if isinstance(named, Mapping):
+        twice = sorted(set(given) & set(named))
+        if twice:
+            raise ValueError(f"field {twice[0]!r} must be given once; got it by keyword and in fields=. Leave one out.")
         return (), given | dict(named)
     names = (named,) if isinstance(named, str) else tuple(named) if isinstance(named, Sequence) else (named,)
     if not all(isinstance(name, str) for name in names):

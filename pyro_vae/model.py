@@ -496,7 +496,7 @@ class LatentVariableModel(ProgramPair):
             (S, B, *E), or (Q, B, *E); a dictionary by site where the model has several data sites.
         """
         rows, names = self.read_rows(x, fields)
-        decoded = predictive.read_decode_as(self, decode_as, len(rows))
+        decoded = predictive.read_decode_as(self, decode_as, len(rows), rows.index)
         return predictive.posterior_predictive(
             self,
             rows,
@@ -605,7 +605,7 @@ class LatentVariableModel(ProgramPair):
         is that of `posterior_predictive`.
         """
         rows, names = self.read_rows(x, fields)
-        decoded = predictive.read_decode_as(self, decode_as, len(rows))
+        decoded = predictive.read_decode_as(self, decode_as, len(rows), rows.index)
         return predictive.reconstruct(self, rows, num_samples=num_samples, seed=seed, fields=names, decode_as=decoded)
 
     def encode(self, x: Any, *, seed: int | None = None, **fields: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pandas
@@ -54,6 +55,28 @@ def test_rows_are_predicted_under_other_values(trained: Path) -> None:
     assert (other["site"] == "south").all() and other["weight"][:60].tolist() == own["weight"].tolist()
     assert main(["predict", run, str(trained / "people.csv"), "--decode-as", "site=south", "--draws", "2"]) == 0
     assert pandas.read_csv(trained / "run" / "predictions_people.csv").equals(other)
+
+
+def test_dates_and_truth_values_may_be_chosen_and_what_is_far_away_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = pandas.date_range("2020-01-01", periods=60).strftime("%Y-%m-%d")
+    frame = pandas.DataFrame({"u": range(60), "seen": days, "smokes": [True, False] * 30})
+    frame.assign(u=frame["u"] + 0.5).to_csv(tmp_path / "x.csv", index=False)
+    given = ["--covariates", "seen,smokes", "--no-pictures", *SMALL]
+    assert main(["train", str(tmp_path / "x.csv"), "--run-dir", str(tmp_path / "run"), *given]) == 0
+    out = tmp_path / "drawn.csv"
+    arguments = ["sample", str(tmp_path / "run"), "--rows", "2", "--field", "smokes=False", "--out", str(out)]
+    assert main([*arguments, "--field", "seen=2020-02-01"]) == 0
+    drawn = pandas.read_csv(out)
+    assert drawn["seen"].tolist() == ["2020-02-01"] * 2 and not drawn["smokes"].any()
+    out.unlink()
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main([*arguments, "--field", "seen=2021-02-01"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyro-vae: warning: covariate 'seen' lies far outside")
 
 
 def test_evaluation_and_imputation_know_the_covariates(trained: Path) -> None:

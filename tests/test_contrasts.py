@@ -521,6 +521,9 @@ def test_draws_of_refits_come_from_each_copy_and_say_so() -> None:
     assert listed.monte_carlo_error == pytest.approx(float(shares[:, listed.index].mean(1).std() / 2))
     with pytest.raises(ValueError, match="refit_options must be arguments of fit with the number of epochs"):
         pv.contrast(vae, x, "arm", (0, 1), refit="bootstrap", fields=options["fields"])
+    wrong = options | {"refit_options": {"epochs": 1, "epoch": 2}}
+    with pytest.raises(TypeError, match="refit_options must be arguments of fit; got 'epoch'"):
+        pv.contrast(vae, x, "arm", (0, 1), num_refits=2, **wrong)
     with pytest.raises(ValueError, match="num_refits must be an integer of at least 2; got 1"):
         pv.contrast(vae, x, "arm", (0, 1), num_refits=1, **options)
 
@@ -534,6 +537,11 @@ def test_flagged_rows_are_warned_of() -> None:
 
 GROUP: dict[str, Any] = {"field": "group", "levels": ("A", "B")}
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (
+        GROUP | {"by": pd.Series(pd.date_range("2020", periods=40))},
+        TypeError,
+        "by must be text or numbers, one for each",
+    ),
     ({"field": 3, "levels": ("A", "B")}, TypeError, "field must be the name of a field; got 3"),
     ({"field": "grupo", "levels": ("A", "B")}, ValueError, r"field must name a field of the rows \('group', 'dose'\)"),
     ({"field": "group", "levels": ("A", "C")}, ValueError, "have one of the levels 'A', 'B'; got 'C'. Correct it"),
@@ -582,6 +590,20 @@ def test_a_series_with_the_rows_in_another_order_is_refused(by_hand: ByHand, nam
     what = {"by": GROUP | {"by": labels}, "ward": {"field": "ward", "levels": ("x", "y"), "ward": labels}}[name]
     with pytest.raises(ValueError, match=f"field '{name}' must have the index of x"):
         pv.contrast(by_hand.vae, frame, **what, num_samples=5, seed=0, **by_hand.fields)
+
+
+def test_statistics_of_levels_in_no_order_say_that_they_are_of_codes() -> None:
+    group = np.array(["A", "B"] * 20)
+    frame = pd.DataFrame(
+        {"n": np.arange(40) % 7 + 0.5, "kind": np.array(["x", "y", "z", "x", "z"] * 8), "group": group}
+    )
+    rows = pv.Table(frame, covariates=["group"])
+    vae = pv.VAE.for_table(rows, latent_dim=1, seed=0)
+    vae.fit(rows, epochs=1, seed=0, compile=False, progress=False)
+    few: dict[str, Any] = {"num_samples": 4, "num_candidates": 30, "seed": 0}
+    found = pv.contrast(vae, rows, "group", ("A", "B"), pv.statistics.variance, **few)
+    assert found.names == ["n", "kind (code)"]
+    assert "kind (code)" in str(pv.check(vae, rows, {"variance": pv.statistics.variance}, **few))
 
 
 def test_refits_leave_out_fields_that_the_model_does_not_read() -> None:

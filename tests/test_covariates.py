@@ -14,7 +14,7 @@ from test_hard_cases import Conditional, LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae import nets, priors
-from pyro_vae.covariates import Binary, Levels, Real
+from pyro_vae.covariates import Binary, Levels, Real, Time
 
 N = 60
 QUICK: dict[str, Any] = {"epochs": 2, "seed": 0, "compile": False, "progress": False}
@@ -62,6 +62,14 @@ INPUTS = {
     "years in a tensor": (Levels([2020, 2021]), torch.tensor([2021, 2020]), [[0.0, 1.0], [1.0, 0.0]]),
     "other text": (Levels(["a", "rest"], other="rest"), ["new", "a"], [[0.0, 1.0], [1.0, 0.0]]),
     "other years": (Levels([2020, 2021], other=2020), [1999, 2021], [[1.0, 0.0], [0.0, 1.0]]),
+    "dates": (Time("2020-01-01"), ["2020-01-02", "2020-01-03T12:00"], [[1.0], [2.5]]),
+    "times of pandas, in UTC": (
+        Time("2020-01-01"),
+        pd.Series(pd.to_datetime(["2020-01-02T01:00+01:00"])),
+        [[1.0]],
+    ),
+    "times of NumPy": (Time("2020-01-01"), np.array(["2020-01-03"], "datetime64[ns]"), [[2.0]]),
+    "days since the origin": (Time("2020-01-01"), [3.0], [[3.0]]),
     "real, before any data": (Real(), [1.0, 2.0], [[1.0], [2.0]]),
 }
 
@@ -380,6 +388,17 @@ def test_covariates_of_a_table_are_no_columns_of_x(tmp_path: Any) -> None:
     assert frame["site"].tolist() == list("CCC") and frame["year"].tolist() == [2021, 2021, 2020]
 
 
+def test_a_column_of_times_is_a_covariate_that_takes_dates() -> None:
+    frame = FRAME[["u", "v"]].assign(seen=pd.date_range("2020-01-01", periods=N, freq="12h"))
+    rows = pv.Table(frame, covariates=["seen"])
+    vae = pv.VAE.for_table(rows, latent_dim=1, seed=0)
+    vae.fit(rows, **QUICK)
+    drawn = [vae.sample(2, fields={"seen": value}, seed=0) for value in ("2020-01-11", pd.Timestamp("2020-01-11"), 10)]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    other = vae.reconstruct(frame, decode_as={"seen": frame["seen"]})
+    assert torch.equal(other, vae.reconstruct(frame))
+
+
 def test_schemas_of_tables_without_covariates_are_read_from_earlier_files() -> None:
     plain = pv.Table(FRAME).schema.to_plain()
     earlier = plain | {
@@ -453,6 +472,21 @@ BAD: dict[str, tuple[str, Any]] = {
         "must name fields that the data depend on",
         lambda v: v.reconstruct(X, decode_as={"sit": "B"}, **FIELDS),
     ),
+    "decode_as in another order": (
+        "field 'site' must have the index of x",
+        lambda v: v.reconstruct(FRAME, decode_as={"site": FRAME["site"][::-1]}, **FIELDS),
+    ),
+    "given twice": (
+        "field 'site' must be given once; got it by keyword and in fields=",
+        lambda v: v.elbo(X[:2], **first(2), fields={"site": ["A", "A"]}),
+    ),
+    "text for a number": (
+        "covariate 'age' must be numbers; got '50'",
+        lambda v: v.elbo(X[:2], **first(2, age=["50", 1])),
+    ),
+    "no date": ("covariate 'c' must be a date or time; got 'May'", lambda v: Time().read("c", ["May"])),
+    "no time": ("got a missing value in row 1", lambda v: Time().read("c", pd.to_datetime(["2020-01-01", None]))),
+    "no origin": ("origin must be a date or time; got 'start'", lambda v: Time("start")),
     "decode_as level": ("got 'Q'", lambda v: v.reconstruct(X, decode_as={"site": "Q"}, **FIELDS)),
     "decode_as length": (
         "must have one entry per row (60)",
@@ -504,6 +538,16 @@ def test_a_constant_covariate_is_said() -> None:
 
 
 UNUSUAL = {
+    "a level without a row": (
+        "covariate 'c' has no row at 'C', 'rest' among the 60 rows",
+        lambda v: conditional(covariates=pv.Covariates({"c": Levels(["A", "B", "C", "rest"], other="rest")})).fit(
+            X, fields={"c": ["A", "B"] * (N // 2)}, **QUICK
+        ),
+    ),
+    "a constant level": (
+        "'c' is constant in the training rows",
+        lambda v: conditional(covariates=pv.Covariates({"c": "binary"})).fit(X, fields={"c": [0] * N}, **QUICK),
+    ),
     "wrong unit": (
         "'age' lies far outside of the rows by which it was standardized",
         lambda v: v.sample(2, fields=dict(CHOSEN, age=5000)),

@@ -10,7 +10,9 @@ write its function in `commands` and its parser in `options`.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from pyro_vae.cli import commands, runs
 from pyro_vae.cli.options import parser
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 after success, 2 after an error (one line on stderr), 130 after Ctrl-C.
     """
+    shown, warnings.formatwarning = warnings.formatwarning, _as_line
     try:
         arguments = parser().parse_args(argv)
         if getattr(arguments, "resume", None) is not None:
@@ -44,3 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"pyro-vae: error: {message}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = shown
+
+
+def _as_line(message: Warning | str, *place: Any, **more: Any) -> str:
+    """A warning as one line, without the place in the code that it came from."""
+    return f"pyro-vae: warning: {' '.join(str(message).split())}\n"

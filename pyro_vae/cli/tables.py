@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import datasets
+from pyro_vae.covariates import Time
 from pyro_vae.datasets import Splits
 from pyro_vae.models import VAE
 from pyro_vae.tables import KINDS, Binary, Categorical, Ordinal, Table, TableSchema
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 FORMATS = (".csv", ".parquet")
+TRUTH = {"true": "1", "false": "0"}  # levels of a column of truth values
 LEVELS: dict[str, Any] = {"binary": Binary, "ordinal": Ordinal, "categorical": Categorical}
 
 
@@ -150,13 +152,14 @@ def read_fields(vae: VAE, option: str, entries: Sequence[str]) -> dict[str, Any]
             raise ValueError(f"{option} must be NAME=VALUE for a covariate ({known}); got {entry!r}. Correct it.")
         if name in found:
             raise ValueError(f"{option} must name each covariate once; got {name!r} twice. Choose one value.")
-        found[name] = text if kinds[name].level_names is not None else _number(option, entry, text)
+        takes_text = isinstance(kinds[name], Time) or kinds[name].level_names is not None
+        found[name] = text if takes_text else _number(option, entry, text)
     return found
 
 
 def _number(option: str, entry: str, text: str) -> float:
     try:
-        return float(text)
+        return float(TRUTH.get(text.lower(), text))
     except ValueError:
         raise ValueError(f"{option} must give this covariate a number; got {entry!r}. Correct it.") from None
 

@@ -8,5 +8,6 @@ from pyro_vae.covariates.base import Covariate
 from pyro_vae.covariates.covariates import Covariates
 from pyro_vae.covariates.levels import Levels
 from pyro_vae.covariates.numbers import Binary, Real
+from pyro_vae.covariates.times import Time
 
-__all__ = ["Binary", "Covariate", "Covariates", "Levels", "Real"]
+__all__ = ["Binary", "Covariate", "Covariates", "Levels", "Real", "Time"]

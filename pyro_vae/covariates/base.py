@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.parts import Part
 
-__all__ = ["Covariate", "as_cells", "is_missing"]
+__all__ = ["Covariate", "as_cells", "as_numbers", "is_missing", "warn_if_constant"]
 
 
 class Covariate(Part):
@@ -38,6 +39,8 @@ class Covariate(Part):
         """
         cells = as_cells(values)
         self.refuse_missing(name, cells)
+        if not isinstance(cells, Tensor) and cells.dtype.kind == "O":
+            cells = as_numbers(name, cells)
         return as_tensor(cells, f"covariate {name!r}")
 
     def refuse_missing(self, name: str, cells: Any) -> None:
@@ -84,11 +87,35 @@ def as_cells(values: Any) -> Any:
     return cells if cells.dtype.kind in "biuf" else np.asarray(values, object)
 
 
+def as_numbers(
+    name: str,
+    cells: np.ndarray,
+    expected: str = "be numbers",
+    advice: str = "Convert it; if it is text, give its levels as the kind.",
+) -> np.ndarray:
+    """Cells of an array of objects as numbers; raises a ValueError if one is none."""
+    for row, cell in enumerate(cells.reshape(-1)):
+        if isinstance(cell, str) or not isinstance(cell, int | float | np.number | np.bool_):
+            where = f" in row {row}" if cells.ndim else ""
+            raise ValueError(f"covariate {name!r} must {expected}; got {cell!r}{where}. {advice}")
+    return cells.astype(np.float64)
+
+
 def is_missing(cell: Any) -> bool:
     """Whether a cell of an array of objects stands for a missing value: None, NaN, or the marks of pandas."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
+
+
+def warn_if_constant(name: str, values: Tensor) -> None:
+    """Warn if all rows, of which there are several, have the same value."""
+    if len(values) > 1 and bool((values == values[0]).all()):
+        warnings.warn(
+            f"covariate {name!r} is constant in the training rows: a model can't learn what other values mean. Leave it"
+            " out, or train on rows where it varies.",
+            stacklevel=2,
+        )
 
 
 def first_bad(values: Tensor, bad: Tensor, first_row: int) -> tuple[Any, str]:

@@ -156,6 +156,7 @@ def _as_kind(name: str, kind: Any) -> Covariate:
         return kind
     if isinstance(kind, str) and kind in NAMED:
         return NAMED[kind]()
+    kind = kind.tolist() if hasattr(kind, "tolist") else kind  # of an array or a Series
     if isinstance(kind, Sequence) and not isinstance(kind, str):
         return Levels(kind)
     raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments import is_integer, positive_integer
-from pyro_vae.covariates.base import Covariate, as_cells, first_bad
+from pyro_vae.covariates.base import Covariate, as_cells, as_numbers, first_bad
 from pyro_vae.runtime.random import INITIAL, seeded
 
 __all__ = ["Levels"]
@@ -67,7 +68,10 @@ class Levels(Covariate):
         cells = as_cells(values)
         self.refuse_missing(name, cells)
         if isinstance(cells, Tensor) or not self.text:
-            numbers = super().read(name, cells if isinstance(cells, Tensor) else _as_numbers(name, cells, self.levels))
+            if not isinstance(cells, Tensor) and cells.dtype.kind == "O":
+                expected = f"have one of the levels {_shown(self.levels)}"
+                cells = as_numbers(name, cells, expected, "Convert it to whole numbers.")
+            numbers = super().read(name, cells)
             whole = numbers.is_floating_point() and bool((numbers == numbers.round()).all())
             return numbers.long() if whole else numbers  # float32 does not hold all whole numbers
         codes = {level: code for code, level in enumerate(self.levels)}
@@ -103,11 +107,27 @@ class Levels(Covariate):
             f"covariate {name!r} must have one of the levels {_shown(self.levels)}; got {level!r}{where}. {advice}"
         )
 
-    def forward(self, values: Tensor) -> Tensor:
+    def initialize(self, name: str, values: Tensor) -> None:
+        there = self._places(values).any(0).tolist()
+        absent = [level for level, found in zip(self.levels, there, strict=True) if not found]
+        if absent:
+            warnings.warn(
+                f"covariate {name!r} has no row at {_shown(absent)} among the {len(values):,} rows that the model"
+                " starts from: what is never trained means nothing. Train on rows with these levels, or do not use"
+                " them.",
+                stacklevel=2,
+            )
+
+    def _places(self, values: Tensor) -> Tensor:
+        """Which level each value is, (..., number of levels)."""
         found = values.unsqueeze(-1) == self.numbers
-        if self.other is not None:
-            fallback = self.numbers == self.numbers[self.levels.index(self.other)]
-            found = torch.where(found.any(-1, keepdim=True), found, fallback)
+        if self.other is None:
+            return found
+        fallback = self.numbers == self.numbers[self.levels.index(self.other)]
+        return torch.where(found.any(-1, keepdim=True), found, fallback)
+
+    def forward(self, values: Tensor) -> Tensor:
+        found = self._places(values)
         if self.embed is None:
             return found.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
         return found.to(self.vectors) @ self.vectors
@@ -126,19 +146,6 @@ def _as_levels(levels: Any) -> list[Any]:
     if len(cells) < 2 or len(set(cells)) < len(cells):
         raise ValueError(f"levels must be at least two different ones; got {levels!r}. Name each once.")
     return cells
-
-
-def _as_numbers(name: str, cells: np.ndarray, levels: list[Any]) -> np.ndarray:
-    """Cells of an array as numbers; text is refused."""
-    if cells.dtype.kind in "biuf":
-        return cells
-    for row, cell in enumerate(cells.reshape(-1)):
-        if isinstance(cell, str) or not isinstance(cell, int | float | np.number | bool):
-            raise ValueError(
-                f"covariate {name!r} must have one of the levels {_shown(levels)}; got {cell!r}"
-                f"{f' in row {row}' if cells.ndim else ''}. Convert it to whole numbers."
-            )
-    return cells.astype(np.float64)
 
 
 def _shown(levels: list[Any]) -> str:

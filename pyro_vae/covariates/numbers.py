@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_vae.covariates.base import Covariate, first_bad
+from pyro_vae.covariates.base import Covariate, first_bad, warn_if_constant
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.parts import as_event_shape
 
@@ -69,12 +69,8 @@ class Real(_Numbers):
     def initialize(self, name: str, values: Tensor) -> None:
         wide, resolution = values.double(), torch.finfo(self.mean.dtype).eps
         std, mean = wide.std(0, correction=0), wide.mean(0)
-        if (std == 0).any() and not self.shape:
-            warnings.warn(
-                f"covariate {name!r} is constant in the training rows: a model can't learn what other values mean."
-                " Leave it out, or train on rows where it varies.",
-                stacklevel=2,
-            )
+        if not self.shape:
+            warn_if_constant(name, values)
         if ((std > 0) & (std < 1e3 * resolution * mean.abs())).any():
             warnings.warn(
                 f"covariate {name!r} varies in digits that {self.mean.dtype} does not hold. Subtract a constant.",
@@ -106,6 +102,10 @@ class Binary(_Numbers):
             raise ValueError(
                 f"covariate {name!r} must be 0 or 1; got {value:g}{where}. Recode it, or list its levels: [1, 2]."
             )
+
+    def initialize(self, name: str, values: Tensor) -> None:
+        if not self.shape:
+            warn_if_constant(name, values)
 
     def forward(self, values: Tensor) -> Tensor:
         return self.flattened(values if values.is_floating_point() else values.to(torch.get_default_dtype()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def check_refit(refit: Any, options: Any, *, single: bool) -> None:
     if not isinstance(options, Mapping) or "epochs" not in options:
         raise ValueError(
             f"refit_options must be arguments of fit with the number of epochs; got {options!r}. Pass e.g."
-            " refit_options={'epochs': 50}: enough for the parameters to follow the rows."
+            " refit_options={'epochs': 200}: so many that more of them change the results no further."
         )
 
 
@@ -44,6 +45,9 @@ def refits(
         fields: names of the fields that the programs receive.
         seed: seed of the rows that are drawn and of the fits; None to use the global random state.
     """
+    unknown = sorted(set(options) - set(inspect.signature(model.fit).parameters) | set(options) & {"data"})
+    if unknown:
+        raise TypeError(f"refit_options must be arguments of fit; got {unknown[0]!r}. Correct the name.")
     state, model.training_state = model.training_state, None
     try:
         start = copy.deepcopy(model)

@@ -69,6 +69,7 @@ class SemiSupervisedVAE(VAE):
         seed: int | None = None,
         **parts: Any,
     ) -> None:
+        labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of an array or a Series
         names = _as_names(labels)
         self.__dict__["num_labels"] = len(names)  # the nets that VAE builds have room for them
         if isinstance(parts.get("prior"), priors.VampPrior):
@@ -277,7 +278,7 @@ def _as_names(labels: Any) -> list[str]:
     names = list(labels) if isinstance(labels, Sequence) and not isinstance(labels, str) else []
     if len(names) < 2 or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ValueError(
-            f"labels must be the number of labels, or at least two different names; got {labels!r}. Pass e.g."
+            f"labels must be the number of labels, or at least two different names as text; got {labels!r}. Pass e.g."
             " ['cat', 'dog']."
         )
     return names

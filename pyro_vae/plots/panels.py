@@ -133,7 +133,8 @@ def range_of(first: np.ndarray, *others: np.ndarray) -> tuple[float, float]:
     ends = [(first.min(), first.max())] if len(first) else []
     ends += [tuple(np.quantile(cells, (0.01, 0.99))) for cells in others if len(cells)]
     low, high = min(float(a) for a, _ in ends), max(float(b) for _, b in ends)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    half = max(0.5, 1e-6 * abs(low))
+    return (low, high) if high > low else (low - half, high + half)
 
 
 def scale(ax: Axes, axis: Any, cells: Any, limits: tuple[float, float]) -> None:
@@ -160,7 +161,7 @@ def _is_skewed(first: np.ndarray, low: float, high: float) -> bool:
 
 
 def _are_whole(cells: np.ndarray) -> bool:
-    return bool((cells == np.floor(cells)).all())
+    return bool(((cells == np.floor(cells)) & (np.abs(cells) < 2**53)).all())
 
 
 def _edges(first: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.data.frames import check_alignment
 from pyro_vae.data.rows import cast
 from pyro_vae.data.tensors import check_fields, check_finite
 from pyro_vae.fields import choose_fields, split_fields
@@ -37,17 +38,22 @@ def read_fields(model: ProgramPair, fields: dict[str, Any], num_rows: int | None
     return _read(model, given, num_rows)
 
 
-def read_decode_as(model: ProgramPair, decode_as: Any, num_rows: int) -> dict[str, Tensor]:
+def read_decode_as(
+    model: ProgramPair, decode_as: Any, num_rows: int, index: Sequence[Any] | None = None
+) -> dict[str, Tensor]:
     """The fields of `decode_as=` as tensors, (num_rows, ...) each; none where it is None.
 
     Raises:
         TypeError: if it is no dictionary.
-        ValueError: if a field has no part in p(x | z), has another number of rows, or is not possible.
+        ValueError: if a field has no part in p(x | z), has another number of rows or another index than x, or is not
+            possible.
     """
     if decode_as is None:
         return {}
     if not isinstance(decode_as, Mapping) or not decode_as:
-        raise TypeError(f"decode_as must be a dictionary of fields; got {decode_as!r}. Pass e.g. {{'site': 'B'}}.")
+        raise TypeError(
+            f"decode_as must be a dictionary of at least one field; got {decode_as!r}. Pass e.g. {{'site': 'B'}}."
+        )
     for name in decode_as:
         if name not in model.decoded_fields:
             known = ", ".join(map(repr, model.decoded_fields)) or "none"
@@ -55,6 +61,7 @@ def read_decode_as(model: ProgramPair, decode_as: Any, num_rows: int) -> dict[st
                 f"decode_as must name fields that the data depend on given the latents ({known}); got {name!r}."
                 " Correct the name, or let the covariate into the decoder."
             )
+    check_alignment(decode_as, index)
     return _read(model, decode_as, num_rows)
 
 

@@ -8,17 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.covariates import Covariate, Levels, Real
+from pyro_vae.covariates import Covariate, Levels, Real, Time
 from pyro_vae.data.tensors import as_tensor
-from pyro_vae.tables.columns import Column
+from pyro_vae.tables.columns import Column, as_time
 from pyro_vae.tables.kinds import Kind
+from pyro_vae.tables.kinds import Time as TimeKind
 
 __all__ = ["codes_of", "covariate_of", "field_of"]
 
 
 def covariate_of(kind: Kind) -> Covariate:
-    """The kind of covariate for a column of this kind: levels, or numbers that are standardized."""
-    return Levels(_levels_of(kind)) if hasattr(kind, "levels") else Real()
+    """The kind of covariate for a column of this kind: levels, or numbers or times that are standardized."""
+    if hasattr(kind, "levels"):
+        return Levels(_levels_of(kind))
+    if isinstance(kind, TimeKind) and kind.origin is not None:
+        return Time(as_time(kind.origin, kind.unit))
+    return Real()
 
 
 def field_of(kind: Kind, column: Column) -> Tensor:
@@ -32,7 +37,7 @@ def field_of(kind: Kind, column: Column) -> Tensor:
     if gaps.any():
         raise ValueError(
             f"column {column.name!r} must have no missing cells as a covariate; got {int(gaps.sum()):,}, the first in"
-            f" row {int(np.argmax(gaps))}. Model it, by leaving it out of covariates=, or drop these rows."
+            f" row {int(np.argmax(gaps))}. Drop these rows, or train a new model with this column among those of x."
         )
     if not hasattr(kind, "levels"):
         return torch.tensor(codes)

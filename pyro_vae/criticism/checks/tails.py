@@ -19,6 +19,7 @@ from pyro_vae.criticism.checks.transforms import (
     Ranks,
     check_unit,
     column_names,
+    columns_of_statistics,
     completed,
     pit_of_cells,
     prior_replicates,
@@ -272,7 +273,8 @@ def check(
             for tally in tallies.values():
                 tally.posterior.add(tally(replicate))
         columns = column_names(rows)
-        found = {name: tally.result(columns, independent=not structure.joint) for name, tally in tallies.items()}
+        seen = columns_of_statistics(model, rows)
+        found = {name: tally.result(seen, independent=not structure.joint) for name, tally in tallies.items()}
         if unit == "row":
             values = PIT(ranks.below(), "row", columns)
         else:

@@ -25,8 +25,18 @@ from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.display import Shown
 from pyro_vae.runtime.isolation import evaluating
 from pyro_vae.runtime.random import seeded
+from pyro_vae.tables import Categorical
 
-__all__ = ["PIT", "Ranks", "check_unit", "column_names", "pit", "pit_of_cells", "prior_replicates"]
+__all__ = [
+    "PIT",
+    "Ranks",
+    "check_unit",
+    "column_names",
+    "columns_of_statistics",
+    "pit",
+    "pit_of_cells",
+    "prior_replicates",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,6 +220,13 @@ class Ranks:
 
 def column_names(rows: Rows) -> list[str]:
     return rows.columns or [str(i) for i in range(math.prod(rows.event_shape))]
+
+
+def columns_of_statistics(model: LatentVariableModel, rows: Rows) -> list[str]:
+    """The names of the cells of a row for statistics, which see columns with levels in no order as codes 0, 1, ..."""
+    schema = model.table_schema
+    nominal = [] if schema is None else [name for name in schema.names if isinstance(schema.kinds[name], Categorical)]
+    return [f"{name} (code)" if name in nominal else name for name in map(str, column_names(rows))]
 
 
 def prior_replicates(model: ProgramPair, batch: dict[str, Tensor], num_samples: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.criticism.checks.fields import fields_read
-from pyro_vae.criticism.checks.transforms import column_names
+from pyro_vae.criticism.checks.transforms import column_names, columns_of_statistics
 from pyro_vae.criticism.contrasts.draws import Draws, LatentDraws, draws_of_means, draws_of_statistic, joined
 from pyro_vae.criticism.contrasts.results import Contrast
 from pyro_vae.criticism.contrasts.sides import Sides, check_design, read_sides
@@ -107,14 +107,17 @@ def contrast(
         if refit is not None and refit_options is not None:
             copies = refits(model, read, num_refits, refit_options, names, seed)
             each = -(-num_samples // num_refits)
-        columns = [str(name) for name in column_names(sides.rows)]
         parts = []
         for copy in copies:
             latents = LatentDraws(copy, sides.rows, names, structure, each, num_candidates)
             if statistic is None:
-                parts.append(draws_of_means(latents, sides, columns))
+                parts.append(draws_of_means(latents, sides, [str(name) for name in column_names(read)]))
             else:
-                parts.append(draws_of_statistic(latents, sides, columns, statistic, _name_of(statistic)))
+                parts.append(
+                    draws_of_statistic(
+                        latents, sides, columns_of_statistics(model, read), statistic, _name_of(statistic)
+                    )
+                )
     drawn = joined(parts)
     _warn_without_effect(drawn, field, design)
     shown = (str(levels[0]), str(levels[1]))

@@ -44,9 +44,9 @@ class Draws:
 
 
 def joined(parts: Sequence[Draws]) -> Draws:
-    """The draws from several models as one, with the worst k-hat and effective number of candidates of each row."""
-    khat, ess = (torch.stack([getattr(part, name) for part in parts]) for name in ("khat", "ess"))
-    return Draws(torch.cat([part.values for part in parts], 1), parts[0].names, khat.amax(0), ess.amin(0))
+    """The draws from several models as one, with the median k-hat and effective number of candidates of each row."""
+    khat, ess = (torch.stack([getattr(part, name) for part in parts]).median(0).values for name in ("khat", "ess"))
+    return Draws(torch.cat([part.values for part in parts], 1), parts[0].names, khat, ess)
 
 
 class LatentDraws:

@@ -39,7 +39,7 @@ def read_labels(what: str, values: Any, num_rows: int) -> Labels:
     """
     cells = None if isinstance(values, Tensor) else _text(values)
     if cells is None:
-        return _of_numbers(what, as_tensor(values, what), num_rows)
+        return _of_numbers(what, _as_numbers(what, values), num_rows)
     _check_shape(what, cells.shape, num_rows)
     wrong = [row for row, cell in enumerate(cells) if not isinstance(cell, str)]
     if wrong:
@@ -63,6 +63,14 @@ def labels_of_field(model: ProgramPair, rows: Rows, name: str) -> Labels:
 def shown(values: Sequence[Any]) -> str:
     """At most twelve values in a message."""
     return ", ".join(map(repr, values[:12])) + (", ..." if len(values) > 12 else "")
+
+
+def _as_numbers(what: str, values: Any) -> Tensor:
+    try:
+        return as_tensor(values, what)
+    except TypeError:
+        kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
+        raise TypeError(f"{what} must be text or numbers, one for each row; got {kind}. Convert it to text.") from None
 
 
 def _of_numbers(what: str, values: Tensor, num_rows: int) -> Labels:

@@ -58,7 +58,7 @@ class Contrast(Shown):
             harmonic mean of `ess` over the rows.
         num_candidates: K, draws from the guide for each row.
         num_refits: from how many bootstrap copies of the model the draws come, one after the other in equal numbers; 0:
-            from the model itself. k-hat and `ess` are then the worst of all copies.
+            from the model itself. k-hat and `ess` are then the medians over copies.
     """
 
     draws: Tensor

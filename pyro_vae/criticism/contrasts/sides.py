@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.criticism.contrasts.labels import Labels, labels_of_field, read_labels, shown
 from pyro_vae.data.rows import Rows, cast
+from pyro_vae.fields import OBSERVED
 from pyro_vae.inference.pair import ProgramPair
 
 __all__ = ["Sides", "check_design", "read_sides"]
@@ -119,9 +120,9 @@ def _labels(model: ProgramPair, rows: Rows, name: str, given: dict[str, Any], wh
         return read_labels(f"field {name!r}", given[name], len(rows))
     if name in rows.field_names:
         return labels_of_field(model, rows, name)
-    known = dict.fromkeys((*model.fields, *rows.field_names, *given))
+    known = [name for name in dict.fromkeys((*model.fields, *rows.field_names, *given)) if name != OBSERVED]
     raise ValueError(
-        f"{what} must name a field of the rows ({shown(list(known)) or 'they have none'}); got {name!r}. Correct the"
+        f"{what} must name a field of the rows ({shown(known) or 'they have none'}); got {name!r}. Correct the"
         f" name, or pass the values of the rows by keyword: {name}=..."
     )
 

@@ -70,7 +70,7 @@ class _Levels(Kind):
 
     def refuse_unseen(self, column: Column, cells: np.ndarray) -> None:
         """Raise a ValueError if there are cells with a level that the kind does not have."""
-        advice = "Correct these cells, or mark them as missing."
+        advice = "Correct these cells, or drop these rows; a column of x may mark them as missing."
         column.refuse(cells, f"have one of the levels {shown(self.levels, 12)}", advice)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
