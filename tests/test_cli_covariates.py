@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -58,8 +60,11 @@ def test_rows_are_predicted_under_other_values(trained: Path) -> None:
 
 
 def test_dates_and_truth_values_may_be_chosen_and_what_is_far_away_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def show(*warning: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(*warning[:4]))
+
     days = pandas.date_range("2020-01-01", periods=60).strftime("%Y-%m-%d")
     frame = pandas.DataFrame({"u": range(60), "seen": days, "smokes": [True, False] * 30})
     frame.assign(u=frame["u"] + 0.5).to_csv(tmp_path / "x.csv", index=False)
@@ -74,6 +79,7 @@ def test_dates_and_truth_values_may_be_chosen_and_what_is_far_away_is_one_line(
     capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", show)  # as Python does where nothing records warnings
         assert main([*arguments, "--field", "seen=2021-02-01"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pyro-vae: warning: covariate 'seen' lies far outside")

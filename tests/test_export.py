@@ -44,6 +44,7 @@ def cases() -> dict[str, pv.VAE]:
     }
 
 
+@pytest.mark.slow
 def test_exported_parts_give_the_same_numbers_where_pyro_vae_is_not_installed(tmp_path: Path) -> None:
     expected = {}
     for name, vae in cases().items():

@@ -267,14 +267,14 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mapped.write(tmp_path_factory.mktemp("large") / "x.npy", 400_000_000)
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.slow) if "np.load" in way else way for way in mapped.WAYS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", mapped.WAYS)
 def test_training_on_a_memory_mapped_file_takes_little_memory(large_file: Path, way: str) -> None:
     found = mapped.run_apart(way, large_file, seconds=60.0, sample=2**21)
     assert found.peak < 200_000_000 and found.num_rows > 0
 
 
+@pytest.mark.slow
 def test_the_check_of_memory_can_fail(large_file: Path) -> None:
     found = mapped.run_apart("pv.datasets.load", large_file, seconds=1.0, sample=2**30)
     assert found.peak > 200_000_000

@@ -88,6 +88,8 @@ class TableSchema:
             advice = (
                 "Read the file with its separator: read_csv(sep=...)." if unsplit else "Pass kinds={...}, or others."
             )
+            if self.covariates:
+                advice = "Leave a column out of covariates=."
             raise ValueError(
                 f"frame must have a column to model; got {f'none: {reasons}' if reasons else 'no column'}. {advice}"
             )
