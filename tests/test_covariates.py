@@ -68,6 +68,7 @@ INPUTS = {
         pd.Series(pd.to_datetime(["2020-01-02T01:00+01:00"])),
         [[1.0]],
     ),
+    "a name of the kind": (pv.Covariates({"c": "time"}).kind("c"), ["1970-01-03"], [[2.0]]),
     "times of NumPy": (Time("2020-01-01"), np.array(["2020-01-03"], "datetime64[ns]"), [[2.0]]),
     "days since the origin": (Time("2020-01-01"), [3.0], [[3.0]]),
     "real, before any data": (Real(), [1.0, 2.0], [[1.0], [2.0]]),
@@ -446,7 +447,10 @@ BAD: dict[str, tuple[str, Any]] = {
         lambda v: conditional(covariates=pv.Covariates({"seed": "real"})),
     ),
     "reserved name": ("covariate 'offset' must have a name", lambda v: pv.Covariates({"offset": "real"})),
-    "kind": ("kinds['age'] must be 'real', 'binary', a list of levels", lambda v: pv.Covariates({"age": "reel"})),
+    "kind": (
+        "kinds['age'] must be 'real', 'binary', 'time', a list of levels",
+        lambda v: pv.Covariates({"age": "reel"}),
+    ),
     "twice": ("kinds must name each covariate once", lambda v: pv.Covariates([("a", "real"), ("a", "binary")])),
     "large levels in float32": (
         "'c' must hold its levels as integers",

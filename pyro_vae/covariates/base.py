@@ -91,7 +91,7 @@ def as_numbers(
     name: str,
     cells: np.ndarray,
     expected: str = "be numbers",
-    advice: str = "Convert it; if it is text, give its levels as the kind.",
+    advice: str = "Convert it; levels and dates are kinds of their own, such as ['A', 'B'] and 'time'.",
 ) -> np.ndarray:
     """Cells of an array of objects as numbers; raises a ValueError if one is none."""
     for row, cell in enumerate(cells.reshape(-1)):

@@ -15,6 +15,7 @@ from pyro_vae.arguments import check_kind
 from pyro_vae.covariates.base import Covariate
 from pyro_vae.covariates.levels import Levels
 from pyro_vae.covariates.numbers import Binary, Real
+from pyro_vae.covariates.times import Time
 from pyro_vae.data.tensors import as_names, as_tensor
 from pyro_vae.fields import OBSERVED, RESERVED, ROW_WEIGHTS, Field
 from pyro_vae.parts import Part, as_scale
@@ -22,7 +23,7 @@ from pyro_vae.parts import Part, as_scale
 __all__ = ["ROLES", "Covariates"]
 
 ROLES = ("encoder", "decoder", "prior")
-NAMED: dict[str, type[Covariate]] = {"real": Real, "binary": Binary}
+NAMED: dict[str, type[Covariate]] = {"real": Real, "binary": Binary, "time": Time}
 TAKEN = (*RESERVED, ROW_WEIGHTS, OBSERVED, "offset", "total_count", "time", "length", "fields")
 
 
@@ -34,7 +35,7 @@ class Covariates(Part):
     prior, where a net gives a and b.
 
     Args:
-        kinds: the kind of each covariate by name: "real", "binary", a list of levels, or an object such as
+        kinds: the kind of each covariate by name: "real", "binary", "time", a list of levels, or an object such as
             `covariates.Levels(sites, embed=4)`.
         into: what depends on them: any of "encoder", "decoder" and "prior".
         prior_net: the net from covariates to a(c) and b(c).
@@ -160,6 +161,6 @@ def _as_kind(name: str, kind: Any) -> Covariate:
     if isinstance(kind, Sequence) and not isinstance(kind, str):
         return Levels(kind)
     raise TypeError(
-        f"kinds[{name!r}] must be 'real', 'binary', a list of levels or an object of pv.covariates; got {kind!r}."
-        " Choose one."
+        f"kinds[{name!r}] must be 'real', 'binary', 'time', a list of levels or an object of pv.covariates; got"
+        f" {kind!r}. Choose one."
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments import is_integer, is_number
-from pyro_vae.covariates import Binary, Covariate, Levels
+from pyro_vae.covariates import Binary, Covariate, Levels, Time
 from pyro_vae.data.rows import Rows
 from pyro_vae.models import VAE
 from pyro_vae.tables import Kind
@@ -96,7 +96,7 @@ def _choice(name: str, kind: Covariate, column: Kind | None, values: Tensor) -> 
         numbers = kind.numbers if isinstance(kind, Levels) else torch.tensor([0, 1])
         return Choice(name, "", tuple(cells_of(kind, column, numbers.cpu())), tuple(numbers.double().tolist()))
     ends = values.double().min(), values.double().max()
-    unit = ""
+    unit = f"days since {kind.origin}" if isinstance(kind, Time) else ""
     if column is not None and column.name == "time":
         unit = f"days since {text_of(column.decode(codes_of(column, torch.zeros(1)))[0])}"
     low, high = (float(f"{float(end):.7g}") for end in ends)

@@ -107,17 +107,14 @@ def contrast(
         if refit is not None and refit_options is not None:
             copies = refits(model, read, num_refits, refit_options, names, seed)
             each = -(-num_samples // num_refits)
+        columns = columns_of_statistics(model, read) if statistic else [str(name) for name in column_names(read)]
         parts = []
         for copy in copies:
             latents = LatentDraws(copy, sides.rows, names, structure, each, num_candidates)
             if statistic is None:
-                parts.append(draws_of_means(latents, sides, [str(name) for name in column_names(read)]))
+                parts.append(draws_of_means(latents, sides, columns))
             else:
-                parts.append(
-                    draws_of_statistic(
-                        latents, sides, columns_of_statistics(model, read), statistic, _name_of(statistic)
-                    )
-                )
+                parts.append(draws_of_statistic(latents, sides, columns, statistic, _name_of(statistic)))
     drawn = joined(parts)
     _warn_without_effect(drawn, field, design)
     shown = (str(levels[0]), str(levels[1]))
