@@ -23,6 +23,7 @@ __all__ = [
     "choose_fields",
     "keyword_fields",
     "merge_fields",
+    "refuse_unread",
     "split_fields",
 ]
 
@@ -216,18 +217,16 @@ def choose_fields(
     Raises:
         ValueError: if a field is named that nothing reads, or one is absent that is required or was used in `fit`.
     """
-    known = (*readable, ROW_WEIGHTS) if training else tuple(readable)
+    refuse_unread(readable, named, training=training)
     used = dict.fromkeys(name for name in named if name != "x")
-    for name in used:
-        if name not in known:
-            raise ValueError(_unread(name, readable))
-    used |= dict.fromkeys(name for name in stored if name in known)
+    used |= dict.fromkeys(name for name in stored if name in readable or (training and name == ROW_WEIGHTS))
+    given = _shown(list(used))
     if OBSERVED in readable:
         used[OBSERVED] = None
     for name, field in readable.items():
         if field.required and name not in used:
             raise ValueError(
-                f"field {name!r} must be given, since the model requires it; got {_shown(list(used))}. Pass {name}= by"
+                f"field {name!r} must be given, since the model requires it; got {given}. Pass {name}= by"
                 f" keyword or in fields=, or as a field of Rows."
             )
     for name in seen or ():
@@ -235,10 +234,17 @@ def choose_fields(
         if name not in used and not may_lack and (training or name != ROW_WEIGHTS):
             neutral = " Pass ones for rows that count alike." if name == ROW_WEIGHTS else ""
             raise ValueError(
-                f"field {name!r} must be given, since fit used it; got {_shown(list(used))}. Pass {name}= by keyword or"
+                f"field {name!r} must be given, since fit used it; got {given}. Pass {name}= by keyword or"
                 f" in fields=, or as a field of Rows.{neutral}"
             )
     return tuple(used)
+
+
+def refuse_unread(readable: Mapping[str, Field], named: Collection[str], *, training: bool = False) -> None:
+    """Raise a ValueError if a field is named that nothing reads; the arguments are those of `choose_fields`."""
+    for name in named:
+        if name not in readable and name != "x" and not (training and name == ROW_WEIGHTS):
+            raise ValueError(_unread(name, readable))
 
 
 def _unread(name: str, readable: Mapping[str, Field]) -> str:

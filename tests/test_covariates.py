@@ -480,6 +480,10 @@ BAD: dict[str, tuple[str, Any]] = {
         "field 'site' must have the index of x",
         lambda v: v.reconstruct(FRAME, decode_as={"site": FRAME["site"][::-1]}, **FIELDS),
     ),
+    "unknown name with text": (
+        "field 'sites' must be one that the model reads",
+        lambda v: conditional().fit(X, fields=FIELDS | {"sites": SITE}, **QUICK),
+    ),
     "given twice": (
         "field 'site' must be given once; got it by keyword and in fields=",
         lambda v: v.elbo(X[:2], **first(2), fields={"site": ["A", "A"]}),

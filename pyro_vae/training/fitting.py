@@ -19,7 +19,7 @@ from pyro_vae.data.columns import Ranges, named_columns, warn_of_lost_digits
 from pyro_vae.data.loaders import names_of_columns
 from pyro_vae.elbos import Estimator, from_pyro
 from pyro_vae.elbos.foreign import runs_one_by_one
-from pyro_vae.fields import OBSERVED, ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, split_fields
+from pyro_vae.fields import OBSERVED, ROW_WEIGHTS, Schema, check_one_per_row, choose_fields, refuse_unread, split_fields
 from pyro_vae.graphs.graph import CaptureError
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.programs import plate_nesting
@@ -122,6 +122,7 @@ def _check_bfloat16(like: torch.Tensor) -> None:
 def _read_data(model: ProgramPair, data: Any, options: FitOptions) -> tuple[Batches, Batches | None]:
     """The rows to train on and the validation rows, read and checked."""
     names, values = split_fields({"fields": options.fields})
+    refuse_unread(model.fields, values, training=True)
     data = matching(data, model.schema.table)
     readable = (*model.fields, ROW_WEIGHTS)
     common: dict[str, Any] = {"like": model.like, "readable": readable, "batch_size": options.batch_size}
