@@ -68,6 +68,7 @@ INPUTS = {
         pd.Series(pd.to_datetime(["2020-01-02T01:00+01:00"])),
         [[1.0]],
     ),
+    "dates without hyphens": (Time("2020-01-01"), ["20200103"], [[2.0]]),
     "a name of the kind": (pv.Covariates({"c": "time"}).kind("c"), ["1970-01-03"], [[2.0]]),
     "times of NumPy": (Time("2020-01-01"), np.array(["2020-01-03"], "datetime64[ns]"), [[2.0]]),
     "days since the origin": (Time("2020-01-01"), [3.0], [[3.0]]),
@@ -493,6 +494,12 @@ BAD: dict[str, tuple[str, Any]] = {
         lambda v: v.elbo(X[:2], **first(2, age=["50", 1])),
     ),
     "no date": ("covariate 'c' must be a date or time; got 'May'", lambda v: Time().read("c", ["May"])),
+    "a year": ("covariate 'c' must be a date or time; got '2020'", lambda v: Time().read("c", ["2020"])),
+    "a number among dates": (
+        "covariate 'c' must be a date or time; got 5",
+        lambda v: Time().read("c", [pd.Timestamp("2020-01-01"), 5]),
+    ),
+    "number as origin": ("origin must be the text of a date or time; got 2020", lambda v: Time(2020)),
     "no time": ("got a missing value in row 1", lambda v: Time().read("c", pd.to_datetime(["2020-01-01", None]))),
     "no origin": ("origin must be a date or time; got 'start'", lambda v: Time("start")),
     "decode_as level": ("got 'Q'", lambda v: v.reconstruct(X, decode_as={"site": "Q"}, **FIELDS)),
@@ -541,7 +548,7 @@ def test_what_is_wrong_is_refused(name: str, fitted: pv.VAE) -> None:
 
 
 def test_a_constant_covariate_is_said() -> None:
-    with pytest.warns(UserWarning, match="constant in the training rows"):
+    with pytest.warns(UserWarning, match="covariate 'c' is constant in the 60 rows that the model starts from"):
         conditional(covariates=pv.Covariates({"c": "real"})).fit(X, fields={"c": [1.0] * N}, **QUICK)
 
 
@@ -553,7 +560,7 @@ UNUSUAL = {
         ),
     ),
     "a constant level": (
-        "'c' is constant in the training rows",
+        "'c' is constant in the 60 rows that the model starts from",
         lambda v: conditional(covariates=pv.Covariates({"c": "binary"})).fit(X, fields={"c": [0] * N}, **QUICK),
     ),
     "wrong unit": (

@@ -112,8 +112,8 @@ def warn_if_constant(name: str, values: Tensor) -> None:
     """Warn if all rows, of which there are several, have the same value."""
     if len(values) > 1 and bool((values == values[0]).all()):
         warnings.warn(
-            f"covariate {name!r} is constant in the training rows: a model can't learn what other values mean. Leave it"
-            " out, or train on rows where it varies.",
+            f"covariate {name!r} is constant in the {len(values):,} rows that the model starts from: a model can't"
+            " learn what other values mean. Leave it out, or train on rows where it varies.",
             stacklevel=2,
         )
 

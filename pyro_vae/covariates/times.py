@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ DAY = np.timedelta64(1, "D")
 class Time(Real):
     """Dates and times, as days since `origin`, which are standardized as `Real` numbers are.
 
-    Values are those of pandas, NumPy and datetime, or ISO text such as "2020-05-01". Times with a time zone count in
-    UTC. Numbers, and tensors, are days since `origin`.
+    Values are those of pandas, NumPy and datetime, or ISO text with a day, such as "2020-05-01". Times with a time zone
+    count in UTC. Numbers, and tensors, are days since `origin`.
 
     Args:
         origin: a time in ISO form.
@@ -36,10 +36,10 @@ class Time(Real):
 
     def __init__(self, origin: str = "1970-01-01") -> None:
         super().__init__()
+        if not isinstance(origin, str):
+            raise ValueError(f"origin must be the text of a date or time; got {origin!r}. Write e.g. '2020-05-01'.")
         self.origin = origin
         self._start = _as_time("origin", origin)
-        if np.isnat(self._start):
-            raise ValueError(f"origin must be a time; got {origin!r}. Pass e.g. '2020-01-01'.")
 
     def read(self, name: str, values: Any) -> Tensor:
         times = None if isinstance(values, Tensor) else np.asarray(values)
@@ -56,15 +56,18 @@ class Time(Real):
 
 
 def _are_times(cells: np.ndarray) -> bool:
-    """Whether a cell is something else than a number."""
-    return any(not isinstance(cell, int | float | np.number) for cell in cells.reshape(-1))
+    """Whether a cell is a time or text."""
+    return any(isinstance(cell, date | np.datetime64 | str) for cell in cells.reshape(-1))
 
 
 def _as_time(what: str, cell: Any) -> np.datetime64:
-    """A time of Python, pandas or NumPy, or in ISO form, in UTC."""
-    if getattr(cell, "tzinfo", None) is not None:
-        cell = cell.astimezone(UTC).replace(tzinfo=None)
+    """A time of Python, pandas or NumPy, or in ISO form with year, month and day, in UTC."""
     try:
-        return np.datetime64(cell, "us")
-    except (ValueError, TypeError):
-        raise ValueError(f"{what} must be a date or time; got {cell!r}. Write e.g. '2020-05-01'.") from None
+        time = datetime.fromisoformat(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        time = None
+    if not isinstance(time, date | np.datetime64):
+        raise ValueError(f"{what} must be a date or time; got {cell!r}. Write e.g. '2020-05-01'.")
+    if isinstance(time, datetime) and time.tzinfo is not None:
+        time = time.astimezone(UTC).replace(tzinfo=None)
+    return np.asarray(time, "datetime64[us]")[()]

@@ -107,7 +107,9 @@ def contrast(
         if refit is not None and refit_options is not None:
             copies = refits(model, read, num_refits, refit_options, names, seed)
             each = -(-num_samples // num_refits)
-        columns = columns_of_statistics(model, read) if statistic else [str(name) for name in column_names(read)]
+        columns = (
+            [str(name) for name in column_names(read)] if statistic is None else columns_of_statistics(model, read)
+        )
         parts = []
         for copy in copies:
             latents = LatentDraws(copy, sides.rows, names, structure, each, num_candidates)

@@ -243,14 +243,16 @@ class Contrast(Shown):
         lines, some = self.lines(), self.largest()
         kind = "" if self.scale == "difference" else ", natural logarithm"
         what = self.quantity if self.quantity == "predictive means" else f"{self.quantity} of replicated data"
-        refits = f" from {self.num_refits:,} bootstrap refits" if self.num_refits else ""
+        refits, of_copies = (
+            (f" from {self.num_refits:,} bootstrap refits", ", its median over them,") if self.num_refits else ("", "")
+        )
         part = f"The {len(some)} of {len(lines):,} cells with the largest |estimate| in standard errors.\n"
         return (
             f"{reporting.table([rounded(lines[i]) for i in some])}\n"
             f"{part if len(some) < len(lines) else ''}"
             f"{self.field}: {self._order()} of {what}{kind}. {self._design()}\n"
             f"{len(self.draws):,} draws{refits}, resampled from {self.num_candidates:,} candidates of each row; k-hat"
-            f" flags {int(self.flagged.sum()):,} of {len(self.khat):,} rows.\n"
+            f"{of_copies} flags {int(self.flagged.sum()):,} of {len(self.khat):,} rows.\n"
             f"{LEFT_OUT['refits' if self.num_refits else self.rows]}"
         )
 
