@@ -276,7 +276,7 @@ def test_the_second_run_of_the_guide_repeats_dropout_and_moves_statistics_once()
 
     program = Dropped()
     x = program.draw(6)
-    from pyro_vae.inference.programs import GradientPath
+    from pyro_vae.inference.gradients import GradientPath
 
     before = torch.get_rng_state()
     plain = pv.log_weights(program.model, program.guide, x, num_particles=2)

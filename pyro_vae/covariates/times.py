@@ -60,7 +60,7 @@ def _are_times(cells: np.ndarray) -> bool:
     return any(isinstance(cell, date | np.datetime64 | str) for cell in cells.reshape(-1))
 
 
-def _as_time(what: str, cell: Any) -> np.datetime64:
+def _as_time(what: str, cell: Any) -> np.ndarray:
     """A time of Python, pandas or NumPy, or in ISO form with year, month and day, in UTC."""
     try:
         time = datetime.fromisoformat(cell) if isinstance(cell, str) else cell
@@ -70,4 +70,4 @@ def _as_time(what: str, cell: Any) -> np.datetime64:
         raise ValueError(f"{what} must be a date or time; got {cell!r}. Write e.g. '2020-05-01'.")
     if isinstance(time, datetime) and time.tzinfo is not None:
         time = time.astimezone(UTC).replace(tzinfo=None)
-    return np.asarray(time, "datetime64[us]")[()]
+    return np.array(time, "datetime64[us]")

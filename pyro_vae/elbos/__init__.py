@@ -16,7 +16,7 @@ from pyro_vae.elbos.regularized import (
     KLBalancedELBO,
 )
 from pyro_vae.elbos.weighted import CIWAE, CUBO, IWAE, MIWAE, PIWAE, TVO, Renyi, WakeSleep, WeightBound
-from pyro_vae.inference.programs import GradientPath
+from pyro_vae.inference.gradients import GradientPath
 
 __all__ = [
     "CIWAE",

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.inference.programs import GradientPath, Program
+from pyro_vae.inference.gradients import GradientPath
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.schedules import value_at
 

@@ -14,7 +14,7 @@ from pyro_vae.arguments import is_number
 from pyro_vae.elbos.base import Terms
 from pyro_vae.elbos.weighted import WeightBound
 from pyro_vae.inference.enumeration import weighted
-from pyro_vae.inference.programs import GradientPath
+from pyro_vae.inference.gradients import GradientPath
 from pyro_vae.inference.weights import LogWeights, Site
 
 __all__ = ["ELBO", "MeanFieldELBO", "closed_forms_hold", "kl_by_cell", "kl_terms", "sum_terms"]

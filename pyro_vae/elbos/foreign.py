@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from pyro_vae.elbos.base import Estimator, Terms
 from pyro_vae.elbos.evidence import ELBO, MeanFieldELBO
 from pyro_vae.elbos.weighted import Renyi
-from pyro_vae.inference.programs import GradientPath, Program, ScaleRows, row_plate
+from pyro_vae.inference.gradients import GradientPath
+from pyro_vae.inference.handlers import Program, ScaleRows
+from pyro_vae.inference.programs import row_plate
 from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["PyroEstimator", "from_pyro", "runs_one_by_one"]

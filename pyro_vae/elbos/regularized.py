@@ -15,7 +15,7 @@ from torch.distributions import Independent
 from pyro_vae.arguments import finite_number, is_number
 from pyro_vae.distributions import unwrap
 from pyro_vae.elbos.evidence import ELBO, ScaledTerms, closed_forms_hold, closed_kl, kl_by_cell, scaled
-from pyro_vae.inference.programs import GradientPath
+from pyro_vae.inference.gradients import GradientPath
 from pyro_vae.inference.weights import LogWeights, Site
 
 __all__ = ["DIPVAE", "BetaTCVAE", "CapacityELBO", "FreeBitsELBO", "InfoVAE", "KLBalancedELBO"]

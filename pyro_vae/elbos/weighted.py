@@ -15,8 +15,8 @@ from torch import Tensor
 from pyro_vae import bounds
 from pyro_vae.arguments import is_number, positive_integer
 from pyro_vae.elbos.base import Estimator, Terms
-from pyro_vae.inference.gradients import GRADIENTS, Bound, baselines, curvature, slope
-from pyro_vae.inference.programs import GradientPath, Program
+from pyro_vae.inference.gradients import GRADIENTS, Bound, GradientPath, baselines, curvature, slope
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.weights import LogWeights
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep", "WeightBound"]

@@ -22,8 +22,8 @@ from pyro_vae.evaluation.base import Batch, Method, log_densities
 from pyro_vae.evaluation.results import Sandwich, as_sandwich
 from pyro_vae.evaluation.summary import Summary, as_log_likelihood, summarize_log_weights
 from pyro_vae.inference.chunks import fields_of, program_structure, row_chunks
+from pyro_vae.inference.handlers import fix_latents
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.predictive import simulated_rows
 from pyro_vae.runtime.isolation import evaluating

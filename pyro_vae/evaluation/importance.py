@@ -12,8 +12,9 @@ from torch import Tensor
 from pyro_vae.arguments import check_compile
 from pyro_vae.evaluation.base import Batch, Method, log_weights_of
 from pyro_vae.inference.chunks import chunk_weights, fields_of, particle_counts
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, find_plates
+from pyro_vae.inference.programs import find_plates
 
 __all__ = ["Importance"]
 

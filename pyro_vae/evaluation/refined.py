@@ -16,8 +16,8 @@ from pyro_vae.distributions import unwrap
 from pyro_vae.evaluation.base import Batch, Method
 from pyro_vae.evaluation.importance import Importance
 from pyro_vae.inference.chunks import chunk_weights, fields_of
+from pyro_vae.inference.handlers import Program, fix_latents
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, fix_latents
 from pyro_vae.inference.refinement import Refinement
 from pyro_vae.inference.weights import LogWeights, log_weights
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from pyro_vae.data.batches import Rows
 from pyro_vae.distributions import Blocks
 from pyro_vae.inference.enumeration import is_marked
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import Program, any_site_outside_rows, find_plates, run_programs
+from pyro_vae.inference.programs import any_site_outside_rows, find_plates, run_programs
 from pyro_vae.inference.weights import LogWeights, log_weights
 from pyro_vae.parts import support_name, support_of
 from pyro_vae.runtime.isolation import evaluating

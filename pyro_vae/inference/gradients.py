@@ -28,16 +28,64 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pyro_vae.bounds import leave_one_out
 
-__all__ = ["GRADIENTS", "baselines", "curvature", "slope"]
+__all__ = ["GRADIENTS", "GradientPath", "baselines", "curvature", "slope"]
 
 Bound = Callable[[Tensor], Tensor]
 GRADIENTS = ("reparameterized", "stl", "dreg", "rloo", "vimco")
+
+
+@dataclass
+class GradientPath:
+    """The path of a gradient from the log-weights through the draws to the guide's parameters.
+
+    Of the three paths to the parameters two lead to those of the guide: explicitly, as the
+    parameters of log q, and through the draws z, which are functions of parameters and noise. A gradient estimator
+    decides what each path contributes; this object changes a run accordingly.
+
+    Attributes:
+        through_draws: whether gradients pass through the draws; if not, draws are constants.
+        detached_log_q: whether log q is evaluated with the guide's parameters held constant, so that it depends on
+            them through the draws alone. This costs a second run of the guide.
+        factor: (K, B), set by `set_factor` after the run: multiplies the gradient that the draws receive from the
+            model, and from a detached log q, on its way back. What flows inside the guide, from one draw to the next,
+            is multiplied once only.
+        shares: the responsibilities of the values of enumerated sites (`inference.enumeration`), set where log q is
+            detached. A draw given one value of an enumerated site has a share R of its particle's weight; the doubly
+            reparameterized coefficient of its path is R^2 where that of a draw without such a site is 1.
+        chunks: the paths of the chunks of particles that make up one run, each with its number of particles.
+    """
+
+    through_draws: bool = True
+    detached_log_q: bool = False
+    factor: Tensor | None = None
+    shares: Tensor | None = None
+    chunks: list[tuple[GradientPath, int]] = field(default_factory=list)
+
+    @property
+    def enumerates(self) -> bool:
+        """Whether sites were summed out in the run, or in one of its chunks."""
+        return self.shares is not None or any(path.enumerates for path, _ in self.chunks)
+
+    def set_factor(self, factor: Tensor) -> None:
+        """Set the factor (K, B), of each chunk its own part."""
+        self.factor = factor
+        if self.chunks:
+            parts = factor.split([count for _, count in self.chunks])
+            for (path, _), part in zip(self.chunks, parts, strict=True):
+                path.factor = part
+
+    def for_chunk(self, num_particles: int) -> GradientPath:
+        """The path of the next chunk, of `num_particles` particles."""
+        path = GradientPath(self.through_draws, self.detached_log_q)
+        self.chunks.append((path, num_particles))
+        return path
 
 
 def slope(bound: Bound, log_w: Tensor) -> Tensor:

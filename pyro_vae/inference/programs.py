@@ -1,4 +1,4 @@
-"""Runs of a pair of Pyro programs: under particles, scaled to all rows, with gradients through the draws or without.
+"""Runs of a pair of Pyro programs: under particles, with gradients through the draws or without.
 
 A *particle* is one weighted draw of all latents from the guide. A *row plate* is the plate over rows of data.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,22 +16,18 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vae.fields import check_one_per_row
 from pyro_vae.inference import broadcasting
 from pyro_vae.inference.enumeration import Marks, SumOut, is_marked
+from pyro_vae.inference.gradients import GradientPath
+from pyro_vae.inference.handlers import DetachDraws, FixLatents, Program, ReplaceDraws
 from pyro_vae.runtime.isolation import call_frozen, evaluating, isolated, preserved_buffers
 from pyro_vae.runtime.random import Noise, preserved_rng
 
 __all__ = [
-    "FixLatents",
-    "GradientPath",
     "Plates",
-    "Program",
-    "ScaleRows",
     "any_site_outside_rows",
     "check_sites",
     "find_plates",
-    "fix_latents",
     "known_plates",
     "num_rows",
     "particles",
@@ -41,130 +36,6 @@ __all__ = [
     "row_plate",
     "run_programs",
 ]
-
-Program = Callable[..., Any]
-
-
-@dataclass
-class GradientPath:
-    """The path of a gradient from the log-weights through the draws to the guide's parameters.
-
-    Of the three paths to the parameters (`inference.gradients`) two lead to those of the guide: explicitly, as the
-    parameters of log q, and through the draws z, which are functions of parameters and noise. A gradient estimator
-    decides what each path contributes; this object changes a run accordingly.
-
-    Attributes:
-        through_draws: whether gradients pass through the draws; if not, draws are constants.
-        detached_log_q: whether log q is evaluated with the guide's parameters held constant, so that it depends on
-            them through the draws alone. This costs a second run of the guide.
-        factor: (K, B), set by `set_factor` after the run: multiplies the gradient that the draws receive from the
-            model, and from a detached log q, on its way back. What flows inside the guide, from one draw to the next,
-            is multiplied once only.
-        shares: the responsibilities of the values of enumerated sites (`inference.enumeration`), set where log q is
-            detached. A draw given one value of an enumerated site has a share R of its particle's weight; the doubly
-            reparameterized coefficient of its path is R^2 where that of a draw without such a site is 1.
-        chunks: the paths of the chunks of particles that make up one run, each with its number of particles.
-    """
-
-    through_draws: bool = True
-    detached_log_q: bool = False
-    factor: Tensor | None = None
-    shares: Tensor | None = None
-    chunks: list[tuple[GradientPath, int]] = field(default_factory=list)
-
-    @property
-    def enumerates(self) -> bool:
-        """Whether sites were summed out in the run, or in one of its chunks."""
-        return self.shares is not None or any(path.enumerates for path, _ in self.chunks)
-
-    def set_factor(self, factor: Tensor) -> None:
-        """Set the factor (K, B), of each chunk its own part."""
-        self.factor = factor
-        if self.chunks:
-            parts = factor.split([count for _, count in self.chunks])
-            for (path, _), part in zip(self.chunks, parts, strict=True):
-                path.factor = part
-
-    def for_chunk(self, num_particles: int) -> GradientPath:
-        """The path of the next chunk, of `num_particles` particles."""
-        path = GradientPath(self.through_draws, self.detached_log_q)
-        self.chunks.append((path, num_particles))
-        return path
-
-
-def fix_latents(program: Program, values: dict[str, Tensor]) -> Program:
-    """The program with its latent sites fixed at `values`, whose log-probabilities count as those of draws."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with FixLatents(values):
-            return program(*args, **kwargs)
-
-    return run
-
-
-class FixLatents(poutine.messenger.Messenger):
-    """A handler that fixes latent sites at `values`; their log-probabilities count as those of draws."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
-class _ReplaceDraws(poutine.messenger.Messenger):
-    """Let sites draw, and replace what they drew by `values`: random numbers are used up as in the run before."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
-
-
-class _DetachDraws(poutine.messenger.Messenger):
-    """Make draws constants, through which no gradient passes."""
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if isinstance(msg["value"], Tensor):
-            msg["value"] = msg["value"].detach()
-
-
-class ScaleRows(poutine.messenger.Messenger):
-    """A handler that multiplies the log-probability of every site in the row plate by N/B, where B of N rows are seen.
-
-    The estimator knows N, the program does not.
-
-    Args:
-        plate: the name of the row plate.
-        num_rows: N; B is the size that the plate itself states. None: the factor is 1.
-        row_weights: further factors of the rows, (B,).
-    """
-
-    def __init__(self, plate: str, num_rows: int | None, row_weights: Tensor | None) -> None:
-        super().__init__()
-        self.plate, self.num_rows, self.row_weights = plate, num_rows, row_weights
-        self.size: int | None = None
-        self.factor: float | Tensor = 1.0
-
-    def _factor(self, size: int) -> float | Tensor:
-        """N/B for a plate of this size, times the row weights: one object for all sites, so that they compare equal."""
-        if size != self.size:
-            if self.row_weights is not None and self.row_weights.dim() != 1:  # they would multiply along particles
-                check_one_per_row("row_weights", self.row_weights, size)
-            factor = 1.0 if self.num_rows is None else self.num_rows / size
-            self.size, self.factor = size, factor if self.row_weights is None else factor * self.row_weights
-        return self.factor
-
-    def _pyro_sample(self, msg: Any) -> None:
-        for frame in msg["cond_indep_stack"]:
-            if frame.name == self.plate:
-                factor, scale = self._factor(frame.full_size or frame.size), msg["scale"]
-                msg["scale"] = scale * factor if isinstance(scale, Tensor) or scale != 1.0 else factor
 
 
 def row_plate(program: Program) -> str:
@@ -376,7 +247,7 @@ def run_programs(
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     noise = Noise() if path.detached_log_q else None
-    with noise or nullcontext(), nullcontext() if path.through_draws else _DetachDraws():
+    with noise or nullcontext(), nullcontext() if path.through_draws else DetachDraws():
         guide_trace = trace(guide)
     draws = guide_trace
     if path.through_draws:
@@ -444,7 +315,7 @@ def _trace_detached_guide(guide: Program, trace: Callable[[Program], Any], draws
             " Subclass LatentVariableModel, or use gradient='reparameterized'."
         )
     values = {name: site["value"] for name, site in draws.nodes.items() if site["type"] == "sample"}
-    with Noise(repeat=noise), poutine.block(hide_types=["param"]), _ReplaceDraws(values):
+    with Noise(repeat=noise), poutine.block(hide_types=["param"]), ReplaceDraws(values):
         return call_frozen(owner, lambda: trace(guide))
 
 

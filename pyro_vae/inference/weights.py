@@ -13,11 +13,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.inference.enumeration import Enumeration, PlatesUnknownError, Summed, SumOut
+from pyro_vae.inference.gradients import GradientPath
+from pyro_vae.inference.handlers import Program, ScaleRows
 from pyro_vae.inference.programs import (
-    GradientPath,
     Plates,
-    Program,
-    ScaleRows,
     check_sites,
     find_plates,
     known_plates,

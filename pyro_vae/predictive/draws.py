@@ -15,16 +15,9 @@ from pyro_vae.data.batches import Rows
 from pyro_vae.fields import split_fields
 from pyro_vae.inference import chunks
 from pyro_vae.inference.chunks import ProgramStructure, chunk_weights, fields_of, particle_counts, row_chunks
+from pyro_vae.inference.handlers import FixLatents, fix_latents
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import (
-    FixLatents,
-    any_site_outside_rows,
-    find_plates,
-    fix_latents,
-    particles,
-    plate_nesting,
-    row_dims,
-)
+from pyro_vae.inference.programs import any_site_outside_rows, find_plates, particles, plate_nesting, row_dims
 from pyro_vae.predictive.candidates import Latents, draw_candidates
 from pyro_vae.predictive.given import read_decode_as, read_fields, rows_of
 from pyro_vae.predictive.memory import check_memory

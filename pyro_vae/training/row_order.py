@@ -9,8 +9,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.inference.broadcasting import subsamples
+from pyro_vae.inference.handlers import FixLatents
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import FixLatents, row_dims, run_programs
+from pyro_vae.inference.programs import row_dims, run_programs
 from pyro_vae.runtime.isolation import evaluating, preserved_buffers
 from pyro_vae.runtime.random import preserved_rng
 

@@ -15,8 +15,8 @@ from pyro_vae.elbos.evidence import closed_forms_hold, kl_by_cell
 from pyro_vae.evaluation import Mean, mean_over_rows
 from pyro_vae.inference import chunks
 from pyro_vae.inference.chunks import chunk_weights, fields_of, program_structure, row_chunks
+from pyro_vae.inference.handlers import fix_latents
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.programs import fix_latents
 from pyro_vae.inference.weights import LogWeights, Site, log_weights
 from pyro_vae.model import LatentVariableModel, check_model
 from pyro_vae.runtime.display import Shown
