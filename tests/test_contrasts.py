@@ -199,7 +199,8 @@ def test_intervals_cover_the_effect_in_95_of_100_data_sets() -> None:
 def test_the_benchmark_runs_in_small_and_its_scores_are_right(capsys: Any) -> None:
     contrasts.main(["--smoke"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9 and lines[3].startswith("contrast, the model's own parameters")
+    assert len(lines) == 13 and lines[7].startswith("contrast, the model's own parameters")
+    assert lines[1].endswith("a regression 0.110, 0.111, 0.112") and lines[2].startswith("  2 refits of 30 steps")
     score = contrasts.scored(torch.tensor([0, 2, 3]), torch.tensor([True, True, False, True, True]))
     assert (score.listed, score.realized, score.power) == (3, pytest.approx(1 / 3), 0.5)
 
